@@ -1,0 +1,16 @@
+// epilogue: what follows a sum before it is stored: y = (activate(sum) ∘ operand) * scale.
+// The kernel's Params ends with the members act, operand_op, operand_rows, scale. Needs shared/activation.wgsl.
+
+const OPERAND_NONE: u32 = 0u;
+const OPERAND_ADD: u32 = 1u;
+const OPERAND_MUL: u32 = 2u;
+
+fn epilogue(sum: f32, act: u32, operand_op: u32, operand: f32, scale: f32) -> f32 {
+    var y = activate(sum, act);
+    if operand_op == OPERAND_ADD {
+        y = y + operand;
+    } else if operand_op == OPERAND_MUL {
+        y = y * operand;
+    }
+    return y * scale;
+}

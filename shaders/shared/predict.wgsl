@@ -1,0 +1,14 @@
+// predict: what a step makes of the network's output. All of a step's numbers come in one array of 16:
+// [0] guidance  [1] x0_x  [2] x0_out  [3] eps_x  [4] eps_out  [5] mean_x  [6] mean_x0  [7] mean_eps
+// [8] clip kind  [9] clip range or largest threshold  [10] quantile  [11] variance kind  [12] sigma
+// [13] log variance, smallest  [14] log variance, largest  [15] noise factor
+
+// Classifier-free guidance (Ho & Salimans 2022): from the unconditional towards the conditional output and beyond.
+fn guide(unconditional: f32, conditional: f32, guidance: f32) -> f32 {
+    return unconditional + guidance * (conditional - unconditional);
+}
+
+// x̂₀ or ε̂, both linear in the sample and the (guided) output.
+fn linear(x: f32, out: f32, of_x: f32, of_out: f32) -> f32 {
+    return of_x * x + of_out * out;
+}

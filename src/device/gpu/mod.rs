@@ -1,0 +1,186 @@
+//! The GPU device: adapters, compute pipelines, buffers. Programs are in [`program`].
+
+mod program;
+
+pub(super) use program::GpuProgram;
+
+use crate::error::{Error, Result};
+use crate::kernels::{Kernel, Precision};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A wgpu device with the pipelines made on it so far. Cheap to clone.
+#[derive(Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: wgpu::AdapterInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipelines: Mutex<HashMap<(&'static str, Precision), wgpu::ComputePipeline>>,
+    /// The first error nobody asked for, and the reason the device was lost.
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[derive(Default)]
+struct Faults {
+    error: Option<String>,
+    lost: Option<String>,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    wgpu::Instance::new(descriptor)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()))
+}
+
+/// The names of all adapters, for messages.
+pub(super) fn list_adapters() -> String {
+    let names: Vec<String> = adapters().iter().map(|a| describe(&a.get_info())).collect();
+    if names.is_empty() { "no adapter found".into() } else { format!("found: {}", names.join("; ")) }
+}
+
+fn describe(info: &wgpu::AdapterInfo) -> String {
+    format!("{} ({:?}, {})", info.name, info.backend, info.driver_info)
+}
+
+impl Gpu {
+    /// The best hardware adapter, if there is one: discrete before integrated before virtual.
+    pub(super) fn open_hardware() -> Result<Option<Gpu>> {
+        let rank = |a: &wgpu::Adapter| match a.get_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => Some(0),
+            wgpu::DeviceType::IntegratedGpu => Some(1),
+            wgpu::DeviceType::VirtualGpu => Some(2),
+            wgpu::DeviceType::Other | wgpu::DeviceType::Cpu => None,
+        };
+        let best = adapters().into_iter().filter(|a| rank(a).is_some()).min_by_key(rank);
+        best.map(Gpu::open).transpose()
+    }
+
+    /// The first adapter whose description holds `name`, case aside.
+    pub(super) fn open_named(name: &str) -> Result<Gpu> {
+        let wanted = name.to_lowercase();
+        let found = adapters().into_iter().find(|a| describe(&a.get_info()).to_lowercase().contains(&wanted));
+        let missing = || Error::Device(format!("no adapter's name holds `{name}` ({})", list_adapters()));
+        Gpu::open(found.ok_or_else(missing)?)
+    }
+
+    fn open(adapter: wgpu::Adapter) -> Result<Gpu> {
+        let info = adapter.get_info();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("ancestral"),
+            required_features: adapter.features() & wgpu::Features::SHADER_F16,
+            // All the adapter has: large models bind large weights.
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info))))?;
+        Ok(Gpu::from_wgpu(info, device, queue))
+    }
+
+    /// Wraps a device and queue the caller already has. f16 kernels run if it was opened with `SHADER_F16`.
+    pub fn from_wgpu(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let seen = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("{error}");
+            seen.lock().unwrap_or_else(PoisonError::into_inner).error.get_or_insert_with(|| error.to_string());
+        }));
+        let seen = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.lost.get_or_insert_with(|| format!("{reason:?}: {message}"));
+        });
+        Gpu { inner: Arc::new(Inner { info, device, queue, pipelines: Mutex::default(), faults }) }
+    }
+
+    /// Adapter, backend and driver.
+    pub fn name(&self) -> String {
+        describe(&self.inner.info)
+    }
+
+    /// Whether kernels with f16 storage can run.
+    pub fn has_f16(&self) -> bool {
+        self.inner.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    pub(super) fn prefers_f16(&self) -> bool {
+        self.has_f16() && self.inner.info.device_type != wgpu::DeviceType::Cpu
+    }
+
+    fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// Turns what the driver reported meanwhile into an error.
+    fn check(&self, running: &str) -> Result<()> {
+        let mut faults = self.inner.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = faults.lost.clone() {
+            return Err(Error::DeviceLost { running: running.to_string(), reason });
+        }
+        match faults.error.take() {
+            Some(error) => Err(Error::Device(format!(
+                "{}: while running {running}: {error}. Please report it; `--device cpu` avoids it",
+                self.name()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all submitted work.
+    fn wait(&self, running: &str, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let polled = self.device().poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        self.check(running)?;
+        match polled {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::DeviceLost { running: running.to_string(), reason: e.to_string() }),
+        }
+    }
+
+    /// The pipeline of a kernel, compiled once per precision.
+    fn pipeline(&self, kernel: &'static Kernel, precision: Precision) -> Result<wgpu::ComputePipeline> {
+        let key = (kernel.name, precision);
+        let lock = || self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = lock().get(&key).cloned() {
+            return Ok(pipeline);
+        }
+        let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(kernel.source(precision).into()) };
+        // SAFETY: the kernels guard their own indices and every loop is bounded by the uniform; the tests run each
+        // of them against its reference at ragged sizes. What is switched off is naga's injected clamping and loop
+        // counting, not the driver's robust buffer access.
+        let module =
+            unsafe { self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::Device(format!("{}: kernel `{}`: {error}", self.name(), kernel.name)));
+        }
+        lock().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+}

@@ -1,0 +1,301 @@
+//! A graph on the GPU: buffers, bind groups, submissions sized by cost.
+
+use super::Gpu;
+use crate::device::{Monitor, Weights, weight_tensors};
+use crate::error::{Error, Result};
+use crate::graph::plan::{Limits, Plan};
+use crate::graph::{Graph, Node, Source, Storage, TensorId};
+use crate::kernels::{ALL, Precision};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use std::time::{Duration, Instant};
+
+/// A submission should take about this long, so that no watchdog fires and a cancel is heard.
+const SUBMISSION: Duration = Duration::from_millis(100);
+
+pub(in crate::device) struct GpuProgram {
+    gpu: Gpu,
+    precision: Precision,
+    plan: Plan,
+    arenas: Vec<wgpu::Buffer>,
+    /// Per tensor: the buffer of a weight, input or constant.
+    buffers: Vec<Option<wgpu::Buffer>>,
+    nodes: Vec<Recorded>,
+    /// Work (operations and elements moved) the device does in a second, as measured.
+    pace: f64,
+}
+
+/// A node ready to be encoded.
+struct Recorded {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+    work: f64,
+}
+
+impl Gpu {
+    pub(in crate::device) fn program(
+        &self,
+        graph: &Graph,
+        weights: &Weights,
+        precision: Precision,
+        kept: &[TensorId],
+    ) -> Result<GpuProgram> {
+        if (precision.elem_f16 || precision.weight_f16) && !self.has_f16() {
+            return Err(Error::Device(format!("{} has no f16 shaders; use f32", self.name())));
+        }
+        let limits = self.device().limits();
+        let bytes = |id: TensorId| tensor_bytes(graph, id, precision);
+        let too_large = |id: TensorId, what: &str| {
+            Error::Device(format!(
+                "{what} of shape {:?} takes {} MiB, but {} binds at most {} MiB; use a smaller picture or batch, or `--device cpu`",
+                graph.info(id).shape,
+                bytes(id) >> 20,
+                self.name(),
+                limits.max_storage_buffer_binding_size >> 20,
+            ))
+        };
+        let plan_limits = Limits {
+            align: u64::from(limits.min_storage_buffer_offset_alignment),
+            max_buffer: limits.max_buffer_size.min(1 << 31),
+        };
+        let plan = Plan::new(graph, plan_limits, bytes, kept).map_err(|id| too_large(id, "an activation"))?;
+        for i in 0..graph.tensors.len() {
+            if bytes(TensorId(i)) > limits.max_storage_buffer_binding_size {
+                return Err(too_large(TensorId(i), "a tensor"));
+            }
+        }
+        self.compile(graph, precision)?;
+        let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let arenas: Vec<wgpu::Buffer> =
+            plan.arenas.iter().map(|&size| self.buffer("activations", size, storage)).collect();
+        let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
+        for (i, tensor) in graph.tensors.iter().enumerate() {
+            match &tensor.source {
+                Source::Constant(values) => {
+                    let buffer = self.buffer("constant", bytes(TensorId(i)), storage);
+                    self.write_values(&buffer, 0, values, false);
+                    buffers[i] = Some(buffer);
+                }
+                Source::Input(name) => buffers[i] = Some(self.buffer(name, bytes(TensorId(i)), storage)),
+                _ => {}
+            }
+        }
+        for (id, name, repack, _) in weight_tensors(graph) {
+            let half = is_half(graph, id, precision);
+            buffers[id.0] = Some(weights.gpu(name, repack, half, || {
+                let buffer = self.buffer(name, bytes(id), storage);
+                weights.checkpoint().stream(name, repack, &mut |first, values| {
+                    self.write_values(&buffer, first, values, half);
+                    Ok(())
+                })?;
+                // Hand the staging memory back before the next tensor.
+                self.queue().submit([]);
+                Ok(buffer)
+            })?);
+        }
+        self.wait("the upload of weights", None)?;
+        let mut program =
+            GpuProgram { gpu: self.clone(), precision, plan, arenas, buffers, nodes: Vec::new(), pace: 2e9 };
+        program.record(graph)?;
+        self.check("the recording of the graph")?;
+        Ok(program)
+    }
+
+    /// Compiles the pipelines the graph needs, in parallel.
+    fn compile(&self, graph: &Graph, precision: Precision) -> Result<()> {
+        ALL.par_iter()
+            .filter(|k| graph.nodes.iter().any(|n| n.kernel.name == k.name))
+            .try_for_each(|kernel| self.pipeline(kernel, precision).map(drop))
+    }
+
+    fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        // A multiple of 4, as bindings and copies need.
+        let size = size.max(4).div_ceil(4) * 4;
+        self.device().create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+    }
+
+    /// Writes values from element `first` on.
+    fn write_values(&self, buffer: &wgpu::Buffer, first: usize, values: &[f32], half: bool) {
+        if !half {
+            self.queue().write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(values));
+            return;
+        }
+        // Copies are in whole words: pieces start at even elements, an odd last one is padded.
+        let mut halves = vec![f16::ZERO; values.len().div_ceil(2) * 2];
+        halves[..values.len()].convert_from_f32_slice(values);
+        self.queue().write_buffer(buffer, first as u64 * 2, bytemuck::cast_slice(&halves));
+    }
+}
+
+fn is_half(graph: &Graph, id: TensorId, precision: Precision) -> bool {
+    match graph.info(id).storage {
+        Storage::Elem => precision.elem_f16,
+        Storage::Weight => precision.weight_f16,
+        Storage::F32 => false,
+    }
+}
+
+fn tensor_bytes(graph: &Graph, id: TensorId, precision: Precision) -> u64 {
+    let size = if is_half(graph, id, precision) { 2 } else { 4 };
+    (graph.info(id).len() as u64 * size).div_ceil(4) * 4
+}
+
+impl GpuProgram {
+    /// The buffer and byte range a tensor is bound from.
+    fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
+        let size = std::num::NonZeroU64::new(tensor_bytes(graph, id, self.precision))?;
+        Some(match self.plan.places[id.0] {
+            Some(place) => wgpu::BufferBinding { buffer: &self.arenas[place.arena], offset: place.offset, size: Some(size) },
+            None => wgpu::BufferBinding { buffer: self.buffers[id.0].as_ref()?, offset: 0, size: Some(size) },
+        })
+    }
+
+    fn record(&mut self, graph: &Graph) -> Result<()> {
+        let align = u64::from(self.gpu.device().limits().min_uniform_buffer_offset_alignment);
+        let offsets: Vec<u64> = graph
+            .nodes
+            .iter()
+            .scan(0, |at, node| {
+                let offset = *at;
+                *at += (node.params.len() as u64).div_ceil(align) * align;
+                Some(offset)
+            })
+            .collect();
+        let total = offsets.last().map_or(0, |last| last + align.max(256));
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = self.gpu.buffer("params", total, usage);
+        let mut bytes = vec![0; uniforms.size() as usize];
+        for (node, offset) in graph.nodes.iter().zip(&offsets) {
+            bytes[*offset as usize..][..node.params.len()].copy_from_slice(&node.params);
+        }
+        self.gpu.queue().write_buffer(&uniforms, 0, &bytes);
+        for (node, offset) in graph.nodes.iter().zip(offsets) {
+            let recorded = self.record_node(graph, node, &uniforms, offset)?;
+            self.nodes.push(recorded);
+        }
+        Ok(())
+    }
+
+    fn record_node(&self, graph: &Graph, node: &Node, uniforms: &wgpu::Buffer, offset: u64) -> Result<Recorded> {
+        let pipeline = self.gpu.pipeline(node.kernel, self.precision)?;
+        let params = wgpu::BufferBinding {
+            buffer: uniforms,
+            offset,
+            size: std::num::NonZeroU64::new(node.params.len() as u64),
+        };
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+        for (i, id) in node.inputs.iter().chain([&node.output]).enumerate() {
+            let binding = self.binding(graph, *id).ok_or_else(|| {
+                Error::Device(format!("{}: tensor {i} has no memory; please report it", node.label))
+            })?;
+            let resource = wgpu::BindingResource::Buffer(binding);
+            entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
+        }
+        let bind_group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&node.label),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        let cost = graph.node_cost(node);
+        // Arithmetic and traffic in one figure: a device that does 1 operation moves a fraction of an element.
+        let work = cost.flops + 8.0 * (cost.reads + cost.writes) + 1e5;
+        Ok(Recorded { pipeline, bind_group, grid: node.grid, work })
+    }
+
+    pub(in crate::device) fn memory(&self) -> (u64, u64) {
+        (self.plan.bytes(), self.plan.lower_bound)
+    }
+
+    pub(in crate::device) fn write(&mut self, graph: &Graph, id: TensorId, values: &[f32]) {
+        if let Some(buffer) = &self.buffers[id.0] {
+            self.gpu.write_values(buffer, 0, values, is_half(graph, id, self.precision));
+        }
+    }
+
+    pub(in crate::device) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
+        let total: f64 = self.nodes.iter().map(|n| n.work).sum();
+        let mut done = 0.0;
+        let mut next = 0;
+        let mut waiting: Option<(wgpu::SubmissionIndex, f64, usize)> = None;
+        let mut since = Instant::now();
+        while next < self.nodes.len() || waiting.is_some() {
+            if !monitor((done / total) as f32) {
+                return Err(Error::Cancelled);
+            }
+            let submitted = (next < self.nodes.len()).then(|| {
+                let (end, work) = self.piece(next);
+                let index = self.submit(graph, next..end);
+                next = end;
+                (index, work, end)
+            });
+            // One piece is always in flight while the next is encoded.
+            if let Some((index, work, end)) = std::mem::replace(&mut waiting, submitted) {
+                self.gpu.wait(&graph.nodes[end - 1].label, Some(index))?;
+                let seconds = since.elapsed().as_secs_f64().max(1e-6);
+                since = Instant::now();
+                self.pace = 0.5 * self.pace + 0.5 * work / seconds;
+                done += work;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the piece of work that starts at node `first`, and its work.
+    fn piece(&self, first: usize) -> (usize, f64) {
+        let budget = self.pace * SUBMISSION.as_secs_f64();
+        let (mut end, mut work) = (first, 0.0);
+        while end < self.nodes.len() && (end == first || work + self.nodes[end].work <= budget) {
+            work += self.nodes[end].work;
+            end += 1;
+        }
+        (end, work)
+    }
+
+    fn submit(&self, graph: &Graph, nodes: std::ops::Range<usize>) -> wgpu::SubmissionIndex {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: graph.nodes.get(nodes.start).map(|n| n.label.as_str()),
+                timestamp_writes: None,
+            });
+            for node in &self.nodes[nodes] {
+                pass.set_pipeline(&node.pipeline);
+                pass.set_bind_group(0, &node.bind_group, &[]);
+                pass.dispatch_workgroups(node.grid[0], node.grid[1], node.grid[2]);
+            }
+        }
+        self.gpu.queue().submit([encoder.finish()])
+    }
+
+    pub(in crate::device) fn read(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
+        let Some(binding) = self.binding(graph, id) else { return Ok(Vec::new()) };
+        let size = tensor_bytes(graph, id, self.precision);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.gpu.buffer("read back", size, usage);
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(binding.buffer, binding.offset, &staging, 0, size);
+        self.gpu.queue().submit([encoder.finish()]);
+        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        self.gpu.wait("a read back", None)?;
+        let mapped = staging
+            .get_mapped_range(..)
+            .map_err(|e| Error::DeviceLost { running: "a read back".into(), reason: e.to_string() })?;
+        let len = graph.info(id).len();
+        Ok(if is_half(graph, id, self.precision) {
+            let halves: &[f16] = bytemuck::cast_slice(&mapped);
+            halves[..len].iter().map(|v| v.to_f32()).collect()
+        } else {
+            let values: &[f32] = bytemuck::cast_slice(&mapped);
+            values[..len].to_vec()
+        })
+    }
+
+    pub(in crate::device) fn copy(&mut self, graph: &Graph, from: TensorId, to: TensorId) {
+        let (Some(from), Some(target)) = (self.binding(graph, from), &self.buffers[to.0]) else { return };
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(from.buffer, from.offset, target, 0, tensor_bytes(graph, to, self.precision));
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+}

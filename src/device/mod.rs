@@ -1,0 +1,256 @@
+//! Devices run graphs: the GPU through wgpu, the CPU through the kernels' `cpu` functions.
+
+mod cpu;
+mod gpu;
+
+pub use gpu::Gpu;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Repack, Source, Storage, TensorId, fuse::fuse};
+use crate::kernels::Precision;
+use crate::weights::Checkpoint;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Which device to take.
+#[derive(Clone, Debug, Default)]
+pub enum DeviceChoice {
+    /// A hardware GPU, else the CPU.
+    #[default]
+    Auto,
+    /// The best hardware GPU, or an error.
+    Gpu,
+    /// The CPU device.
+    Cpu,
+    /// The adapter whose name holds this text, case aside; also how software Vulkan is chosen.
+    Named(String),
+    /// A wgpu device and queue the caller already has.
+    Existing(Gpu),
+}
+
+impl DeviceChoice {
+    /// `auto`, `gpu`, `cpu`, or part of an adapter's name.
+    pub fn parse(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "" | "auto" => DeviceChoice::Auto,
+            "gpu" => DeviceChoice::Gpu,
+            "cpu" => DeviceChoice::Cpu,
+            _ => DeviceChoice::Named(text.to_string()),
+        }
+    }
+}
+
+/// Something that runs graphs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// Plain parallel loops and blocked matrix products.
+    Cpu,
+    /// Compute pipelines through wgpu.
+    Gpu(Gpu),
+}
+
+impl Device {
+    /// Opens the chosen device. Errors name the adapters there are.
+    pub fn open(choice: &DeviceChoice) -> Result<Device> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Existing(gpu) => Ok(Device::Gpu(gpu.clone())),
+            DeviceChoice::Gpu => Gpu::open_hardware()?.map(Device::Gpu).ok_or_else(|| {
+                Error::Device(format!(
+                    "no hardware GPU answers ({}); install its Vulkan driver, or use `--device cpu`",
+                    gpu::list_adapters()
+                ))
+            }),
+            DeviceChoice::Named(name) => Gpu::open_named(name).map(Device::Gpu),
+            DeviceChoice::Auto => match Gpu::open_hardware() {
+                Ok(Some(gpu)) => Ok(Device::Gpu(gpu)),
+                Ok(None) => Ok(Device::Cpu),
+                Err(error) => {
+                    log::warn!("{error}; taking the CPU");
+                    Ok(Device::Cpu)
+                }
+            },
+        }
+    }
+
+    /// What a person calls it: the adapter with its driver, or the CPU and its threads.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu => format!("CPU, {} threads", rayon::current_num_threads()),
+            Device::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// The storage types that serve this device best: f16 where its shaders have it and it is hardware.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Device::Gpu(gpu) if gpu.prefers_f16() => Precision::F16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// Makes a graph runnable: fuses, plans, uploads the weights it reads, compiles pipelines.
+    ///
+    /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
+    /// above the device's limits, a kernel its compiler refuses.
+    pub fn program(&self, mut graph: Graph, weights: &Weights, options: &ProgramOptions) -> Result<Program> {
+        fuse(&mut graph);
+        let kept = if options.keep_all { graph.nodes.iter().map(|n| n.output).collect() } else { Vec::new() };
+        let backend = match self {
+            Device::Cpu => Backend::Cpu(cpu::CpuProgram::new(&graph, weights, &kept)?),
+            Device::Gpu(gpu) => Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?)),
+        };
+        Ok(Program { graph, backend })
+    }
+}
+
+/// How a graph is built into a program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProgramOptions {
+    /// Storage of activations and weights on the GPU; the CPU computes in f32.
+    pub precision: Precision,
+    /// Keep every node's output readable, for [`crate::bisect`].
+    pub keep_all: bool,
+}
+
+/// A checkpoint and what of it is on the device already, so that programs of several sizes share one copy.
+pub struct Weights {
+    checkpoint: Checkpoint,
+    on_cpu: Mutex<HashMap<WeightKey, Arc<Vec<f32>>>>,
+    on_gpu: Mutex<HashMap<WeightKey, wgpu::Buffer>>,
+}
+
+/// Tensor name, layout, and whether it is stored in f16.
+type WeightKey = (String, Repack, bool);
+
+impl Weights {
+    /// Nothing is read before a program needs it.
+    pub fn new(checkpoint: Checkpoint) -> Self {
+        Weights { checkpoint, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+    }
+
+    /// The file or files.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    fn cpu(&self, name: &str, repack: Repack) -> Result<Arc<Vec<f32>>> {
+        let key = (name.to_string(), repack, false);
+        let mut cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = cache.get(&key) {
+            return Ok(values.clone());
+        }
+        let values = Arc::new(self.checkpoint.read(name, repack)?);
+        cache.insert(key, values.clone());
+        Ok(values)
+    }
+
+    fn gpu(&self, name: &str, repack: Repack, f16: bool, upload: impl FnOnce() -> Result<wgpu::Buffer>) -> Result<wgpu::Buffer> {
+        let key = (name.to_string(), repack, f16);
+        let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(buffer) = cached {
+            return Ok(buffer);
+        }
+        let buffer = upload()?;
+        self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).insert(key, buffer.clone());
+        Ok(buffer)
+    }
+}
+
+enum Backend {
+    Cpu(cpu::CpuProgram),
+    Gpu(Box<gpu::GpuProgram>),
+}
+
+/// Called between pieces of work with the share of the run that is done; returning false cancels.
+pub type Monitor<'a> = dyn FnMut(f32) -> bool + 'a;
+
+/// A graph on a device: write inputs, run, read outputs, as often as you like.
+pub struct Program {
+    graph: Graph,
+    backend: Backend,
+}
+
+impl Program {
+    /// The graph as it runs: after fusion.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Bytes of activations, and the least any plan could take.
+    pub fn memory(&self) -> (u64, u64) {
+        match &self.backend {
+            Backend::Cpu(p) => (p.peak_bytes(), p.peak_bytes()),
+            Backend::Gpu(p) => p.memory(),
+        }
+    }
+
+    #[track_caller]
+    fn input(&self, name: &str) -> TensorId {
+        match self.graph.find_input(name) {
+            Some(id) => id,
+            None => panic!("the graph has no input `{name}`"),
+        }
+    }
+
+    #[track_caller]
+    fn output(&self, name: &str) -> TensorId {
+        match self.graph.find_output(name) {
+            Some(id) => id,
+            None => panic!("the graph has no output `{name}`"),
+        }
+    }
+
+    /// Sets an input.
+    #[track_caller]
+    pub fn write(&mut self, name: &str, values: &[f32]) {
+        let id = self.input(name);
+        let expected = self.graph.info(id).len();
+        assert_eq!(values.len(), expected, "input `{name}` has {expected} elements, {} given", values.len());
+        match &mut self.backend {
+            Backend::Cpu(p) => p.write(id, values),
+            Backend::Gpu(p) => p.write(&self.graph, id, values),
+        }
+    }
+
+    /// Computes every node.
+    pub fn run(&mut self, monitor: &mut Monitor<'_>) -> Result<()> {
+        match &mut self.backend {
+            Backend::Cpu(p) => p.run(&self.graph, monitor),
+            Backend::Gpu(p) => p.run(&self.graph, monitor),
+        }
+    }
+
+    /// An output's values.
+    #[track_caller]
+    pub fn read(&mut self, name: &str) -> Result<Vec<f32>> {
+        let id = self.output(name);
+        self.read_tensor(id)
+    }
+
+    /// A kept tensor's values.
+    pub fn read_tensor(&mut self, id: TensorId) -> Result<Vec<f32>> {
+        match &mut self.backend {
+            Backend::Cpu(p) => Ok(p.read(id)),
+            Backend::Gpu(p) => p.read(&self.graph, id),
+        }
+    }
+
+    /// Copies the first elements of an output to an input, as many as it holds, for the next run.
+    #[track_caller]
+    pub fn feed_back(&mut self, output: &str, input: &str) {
+        let (from, to) = (self.output(output), self.input(input));
+        match &mut self.backend {
+            Backend::Cpu(p) => p.copy(from, to),
+            Backend::Gpu(p) => p.copy(&self.graph, from, to),
+        }
+    }
+}
+
+/// The weight tensors a graph reads: id, name, layout, storage.
+fn weight_tensors(graph: &Graph) -> impl Iterator<Item = (TensorId, &str, Repack, Storage)> {
+    graph.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
+        Source::Weight { name, repack, .. } => Some((TensorId(i), name.as_str(), *repack, t.storage)),
+        _ => None,
+    })
+}

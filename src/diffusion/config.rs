@@ -1,0 +1,280 @@
+//! What a checkpoint's `scheduler_config.json` says (diffusers), or an OpenAI command line.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::schedule::{BetaSchedule, Precision, Schedule, Spacing};
+use super::scheduler::{Clip, Sampler};
+use crate::error::{Error, Result};
+
+/// More training timesteps than any model has; a file that claims more is broken.
+const MOST_TIMESTEPS: u64 = 1_000_000;
+
+/// What the network's output means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PredictionType {
+    /// The noise ε.
+    Epsilon,
+    /// The clean sample x_0.
+    Sample,
+    /// v = √ᾱ ε − √(1−ᾱ) x_0 (arXiv:2202.00512).
+    VPrediction,
+}
+
+/// Which variance the ancestral step adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VarianceType {
+    /// The posterior's, β̃ = β (1−ᾱ_prev)/(1−ᾱ).
+    FixedSmall,
+    /// The same by way of its logarithm.
+    FixedSmallLog,
+    /// β.
+    FixedLarge,
+    /// β by way of its logarithm. (diffusers takes the square root of that logarithm, which is NaN; here it
+    /// gives √β like OpenAI's code.)
+    FixedLargeLog,
+    /// The network's extra channels are the variance.
+    Learned,
+    /// The network's extra channels v interpolate: log σ² = (v+1)/2·log β + (1−v)/2·log β̃
+    /// (Nichol & Dhariwal 2021).
+    LearnedRange,
+}
+
+/// A trained process and how it is sampled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerConfig {
+    /// T.
+    pub num_train_timesteps: usize,
+    /// How β grows.
+    pub beta_schedule: BetaSchedule,
+    /// `rescale_betas_zero_snr`.
+    pub rescale_betas_zero_snr: bool,
+    /// float32 for diffusers, float64 for OpenAI's checkpoints.
+    pub precision: Precision,
+    /// What the network predicts.
+    pub prediction_type: PredictionType,
+    /// The ancestral step's variance.
+    pub variance_type: VarianceType,
+    /// What happens to x̂0 before it is used.
+    pub clip: Clip,
+    /// How a number of steps becomes timesteps.
+    pub spacing: Spacing,
+    /// Added to every timestep of the leading spacing.
+    pub steps_offset: usize,
+    /// DDIM: ᾱ after the last step is 1 (else ᾱ_0).
+    pub set_alpha_to_one: bool,
+    /// The sampler the file names.
+    pub sampler: Sampler,
+    /// OpenAI's loops draw noise in every step, used or not; a shared generator moves on accordingly.
+    pub always_draws: bool,
+}
+
+impl SchedulerConfig {
+    /// Reads `scheduler_config.json`. Unknown keys are ignored, as diffusers does.
+    ///
+    /// Errors: [`Error::File`] when it cannot be read or is no JSON object, [`Error::Config`] naming the key
+    /// when a value has the wrong type or is none of those supported.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+        Self::from_json(path, &text)
+    }
+
+    /// [`SchedulerConfig::read`] of a text; `path` is for messages.
+    pub fn from_json(path: &Path, text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|error| Error::file(path, error))?;
+        let Value::Object(map) = value else {
+            return Err(Error::file(
+                path,
+                "expected a JSON object with `_class_name` and the scheduler's settings",
+            ));
+        };
+        let json = Json { path, map: &map };
+        let samplers = [
+            ("DDPMScheduler", Sampler::Ddpm),
+            ("DDIMScheduler", Sampler::Ddim { eta: 0.0, rederive_epsilon: false }),
+            ("UnCLIPScheduler", Sampler::UnClip),
+        ];
+        let sampler = json.choice("_class_name", None, &samplers)?;
+        let unclip = sampler == Sampler::UnClip;
+        let num_train_timesteps = json.unsigned("num_train_timesteps", 1000, 1..=MOST_TIMESTEPS)?;
+        let config = SchedulerConfig {
+            num_train_timesteps,
+            beta_schedule: json.beta_schedule(unclip)?,
+            rescale_betas_zero_snr: !unclip && json.boolean("rescale_betas_zero_snr", false)?,
+            precision: Precision::Float32,
+            prediction_type: json.prediction_type(unclip)?,
+            variance_type: json.variance_type(&sampler)?,
+            clip: json.clip(unclip)?,
+            spacing: if unclip { Spacing::Fractional } else { json.spacing()? },
+            steps_offset: json.unsigned("steps_offset", 0, 0..=MOST_TIMESTEPS)?,
+            set_alpha_to_one: json.boolean("set_alpha_to_one", true)?,
+            sampler,
+            always_draws: false,
+        };
+        // found here, a nonsensical beta is named with its file
+        config.schedule().map_err(|error| json.error(json.beta_key(), error))?;
+        Ok(config)
+    }
+
+    /// OpenAI's Gaussian diffusion (guided-diffusion, glide-text2im): ε prediction, x̂0 clipped to [−1, 1],
+    /// float64. Its timesteps are chosen with [`super::Timesteps::Respaced`].
+    pub fn openai(
+        beta_schedule: BetaSchedule,
+        num_train_timesteps: usize,
+        variance_type: VarianceType,
+    ) -> Self {
+        SchedulerConfig {
+            num_train_timesteps,
+            beta_schedule,
+            rescale_betas_zero_snr: false,
+            precision: Precision::Float64,
+            prediction_type: PredictionType::Epsilon,
+            variance_type,
+            clip: Clip::Range(1.0),
+            spacing: Spacing::Fractional,
+            steps_offset: 0,
+            set_alpha_to_one: true,
+            sampler: Sampler::Ddpm,
+            always_draws: true,
+        }
+    }
+
+    /// β and ᾱ of the trained process. Errors: see [`Schedule::new`].
+    pub fn schedule(&self) -> Result<Schedule> {
+        let zero_snr = self.rescale_betas_zero_snr;
+        Schedule::new(&self.beta_schedule, self.num_train_timesteps, self.precision, zero_snr)
+    }
+}
+
+/// A JSON object whose errors name file, key, value and what is supported.
+struct Json<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+}
+
+impl Json<'_> {
+    fn error(&self, key: &str, what: impl ToString) -> Error {
+        Error::config(self.path, key, what)
+    }
+
+    /// The key's value; null counts as absent.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn boolean(&self, key: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.error(key, format!("expected true or false, found {value}")))
+    }
+
+    fn unsigned(&self, key: &str, default: usize, range: std::ops::RangeInclusive<u64>) -> Result<usize> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let number = value.as_u64().filter(|number| range.contains(number)).map(|number| number as usize);
+        let (low, high) = (range.start(), range.end());
+        let what = || format!("expected a whole number from {low} to {high}, found {value}");
+        number.ok_or_else(|| self.error(key, what()))
+    }
+
+    fn number(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_f64().ok_or_else(|| self.error(key, format!("expected a number, found {value}")))
+    }
+
+    /// A number above 0 (what ranges and maxima must be).
+    fn positive(&self, key: &str, default: f64) -> Result<f64> {
+        let number = self.number(key, default)?;
+        if number > 0.0 {
+            Ok(number)
+        } else {
+            Err(self.error(key, format!("must be above 0, found {number}")))
+        }
+    }
+
+    fn choice<T: Clone>(&self, key: &str, default: Option<T>, choices: &[(&str, T)]) -> Result<T> {
+        let Some(value) = self.get(key) else {
+            return default
+                .ok_or_else(|| self.error(key, format!("is missing; supported: {}", names(choices))));
+        };
+        let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
+        let what = || format!("{value} is not supported; supported: {}", names(choices));
+        found.map(|(_, choice)| choice.clone()).ok_or_else(|| self.error(key, what()))
+    }
+
+    fn beta_key(&self) -> &'static str {
+        if self.get("trained_betas").is_some() { "trained_betas" } else { "beta_schedule" }
+    }
+
+    fn beta_schedule(&self, unclip: bool) -> Result<BetaSchedule> {
+        const COSINE: (&str, BetaSchedule) = ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2);
+        if unclip {
+            return self.choice("beta_schedule", Some(COSINE.1), &[COSINE]);
+        }
+        if let Some(value) = self.get("trained_betas") {
+            let betas = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+            let what = "expected a list of numbers, one for each training timestep";
+            return betas.map(BetaSchedule::Trained).ok_or_else(|| self.error("trained_betas", what));
+        }
+        let (beta_start, beta_end) = (self.number("beta_start", 0.0001)?, self.number("beta_end", 0.02)?);
+        let linear = BetaSchedule::Linear { beta_start, beta_end };
+        let choices = [
+            ("linear", linear.clone()),
+            ("scaled_linear", BetaSchedule::ScaledLinear { beta_start, beta_end }),
+            COSINE,
+            ("sigmoid", BetaSchedule::Sigmoid { beta_start, beta_end }),
+        ];
+        self.choice("beta_schedule", Some(linear), &choices)
+    }
+
+    fn prediction_type(&self, unclip: bool) -> Result<PredictionType> {
+        // files of diffusers before 0.9 say it with a boolean
+        let old =
+            !unclip && self.get("prediction_type").is_none() && !self.boolean("predict_epsilon", true)?;
+        let default = if old { PredictionType::Sample } else { PredictionType::Epsilon };
+        let choices = [
+            ("epsilon", PredictionType::Epsilon),
+            ("sample", PredictionType::Sample),
+            ("v_prediction", PredictionType::VPrediction),
+        ];
+        self.choice("prediction_type", Some(default), if unclip { &choices[..2] } else { &choices })
+    }
+
+    fn variance_type(&self, sampler: &Sampler) -> Result<VarianceType> {
+        let choices = [
+            ("fixed_small_log", VarianceType::FixedSmallLog),
+            ("learned_range", VarianceType::LearnedRange),
+            ("fixed_small", VarianceType::FixedSmall),
+            ("fixed_large", VarianceType::FixedLarge),
+            ("fixed_large_log", VarianceType::FixedLargeLog),
+            ("learned", VarianceType::Learned),
+        ];
+        let unclip = *sampler == Sampler::UnClip;
+        let default = if unclip { VarianceType::FixedSmallLog } else { VarianceType::FixedSmall };
+        self.choice("variance_type", Some(default), if unclip { &choices[..2] } else { &choices })
+    }
+
+    fn clip(&self, unclip: bool) -> Result<Clip> {
+        if !unclip && self.boolean("thresholding", false)? {
+            let ratio = self.number("dynamic_thresholding_ratio", 0.995)?;
+            if !(0.0..=1.0).contains(&ratio) {
+                let what = format!("expected a quantile from 0 to 1, found {ratio}");
+                return Err(self.error("dynamic_thresholding_ratio", what));
+            }
+            return Ok(Clip::Dynamic { ratio, max: self.positive("sample_max_value", 1.0)? });
+        }
+        if self.boolean("clip_sample", true)? {
+            return Ok(Clip::Range(self.positive("clip_sample_range", 1.0)?));
+        }
+        Ok(Clip::None)
+    }
+
+    fn spacing(&self) -> Result<Spacing> {
+        let choices =
+            [("leading", Spacing::Leading), ("linspace", Spacing::Linspace), ("trailing", Spacing::Trailing)];
+        self.choice("timestep_spacing", Some(Spacing::Leading), &choices)
+    }
+}
+
+fn names<T>(choices: &[(&str, T)]) -> String {
+    choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,21 @@
+//! Diffusion arithmetic on the CPU: β schedules, timesteps, sampler steps as scalars, noise streams.
+//!
+//! - [`schedule`]: β, ᾱ and the timesteps a sampler visits.
+//! - [`config`]: what a checkpoint's `scheduler_config.json` says.
+//! - [`scheduler`]: every sampler as a list of [`Step`]s for one fused kernel.
+//! - [`mod@reference`]: what that kernel computes, in f64.
+//! - [`noise`]: PyTorch's CPU generator, bit for bit.
+
+pub(crate) mod box_muller;
+pub mod config;
+pub mod noise;
+pub mod reference;
+pub mod schedule;
+pub mod scheduler;
+#[cfg(test)]
+mod tests;
+
+pub use config::{PredictionType, SchedulerConfig, VarianceType};
+pub use noise::NoiseStream;
+pub use schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
+pub use scheduler::{Clip, Coefficients, Sampler, Step, Timesteps, Variance, add_noise, steps};

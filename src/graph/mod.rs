@@ -1,0 +1,307 @@
+//! The graph: plain data, recorded once, read by every device.
+//!
+//! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
+//! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
+//! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
+//! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
+//! [`Graph::weights`] lists what a checkpoint must hold.
+
+pub mod fuse;
+pub mod plan;
+
+use crate::kernels::{Cost, Kernel};
+
+/// Names one tensor of a [`Graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub(crate) usize);
+
+/// A tensor as forwards pass it around: its id and its shape, outermost dimension first.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Which tensor of the graph.
+    pub id: TensorId,
+    /// Row-major shape; pictures are `[N, H, W, C]`, tokens `[N, L, C]`.
+    pub shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// Size of dimension `axis`.
+    pub fn dim(&self, axis: usize) -> usize {
+        self.shape[axis]
+    }
+
+    /// Size of the innermost dimension: channels, in every layout used here.
+    pub fn channels(&self) -> usize {
+        *self.shape.last().unwrap_or(&1)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the tensor has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Product of all dimensions but the innermost.
+    pub fn rows(&self) -> usize {
+        self.len() / self.channels().max(1)
+    }
+}
+
+/// How a tensor is stored; the WGSL aliases of the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// Activations: f32, or f16 where the program was built so.
+    Elem,
+    /// Weight matrices: f32 or f16, independent of the activations.
+    Weight,
+    /// Always f32: biases, norm weights, noise, the sample x_t.
+    F32,
+}
+
+/// How a checkpoint's tensor is laid out for the kernels, once, at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repack {
+    /// As it is in the file.
+    None,
+    /// Linear `[out, in]` to `[in, out]`.
+    Transpose,
+    /// Convolution `[out, in, kh, kw]` to `[kh, kw, in, out]`.
+    Conv,
+}
+
+/// Where a tensor's values come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Written by the caller before a run, by name.
+    Input(String),
+    /// A checkpoint's tensor: its name and shape there, and how it is laid out here.
+    Weight {
+        /// Name in the checkpoint.
+        name: String,
+        /// Shape in the checkpoint.
+        shape: Vec<usize>,
+        /// Layout change at load.
+        repack: Repack,
+    },
+    /// Numbers known while recording: frequency tables, bucket indices.
+    Constant(Vec<f32>),
+    /// The output of the node of this index.
+    Node,
+}
+
+/// What the graph knows of one tensor.
+#[derive(Clone, Debug)]
+pub struct TensorInfo {
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// Storage type.
+    pub storage: Storage,
+    /// Origin.
+    pub source: Source,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the tensor has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One dispatch: a kernel, its uniform, what it reads and writes.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// The kernel's `Params`, as the uniform buffer holds them.
+    pub params: Vec<u8>,
+    /// Bound in this order after the uniform.
+    pub inputs: Vec<TensorId>,
+    /// Bound last.
+    pub output: TensorId,
+    /// Workgroups in x, y, z.
+    pub grid: [u32; 3],
+    /// Path of the weights plus the operation: `unet.down_blocks.0.resnets.1.conv1`.
+    pub label: String,
+}
+
+/// A network (or any computation) as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// In an order in which every input comes before its reader.
+    pub nodes: Vec<Node>,
+    /// Indexed by [`TensorId`].
+    pub tensors: Vec<TensorInfo>,
+    /// What the caller wants to read, by name.
+    pub outputs: Vec<(String, TensorId)>,
+    scope: Vec<String>,
+    empty: Option<TensorId>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `record` with `name` appended to the path of weights and labels.
+    pub fn scope<R>(&mut self, name: impl ToString, record: impl FnOnce(&mut Self) -> R) -> R {
+        self.scope.push(name.to_string());
+        let result = record(self);
+        self.scope.pop();
+        result
+    }
+
+    /// The current path joined with `name`.
+    pub fn path(&self, name: &str) -> String {
+        let mut path = self.scope.join(".");
+        if !path.is_empty() && !name.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        path
+    }
+
+    fn add(&mut self, shape: &[usize], storage: Storage, source: Source) -> Tensor {
+        let id = TensorId(self.tensors.len());
+        self.tensors.push(TensorInfo { shape: shape.to_vec(), storage, source });
+        Tensor { id, shape: shape.to_vec() }
+    }
+
+    /// A tensor the caller writes before each run.
+    pub fn input(&mut self, name: &str, shape: &[usize], storage: Storage) -> Tensor {
+        self.add(shape, storage, Source::Input(name.to_string()))
+    }
+
+    /// Numbers known now.
+    #[track_caller]
+    pub fn constant(&mut self, shape: &[usize], values: Vec<f32>) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "constant's shape and length differ");
+        self.add(shape, Storage::F32, Source::Constant(values))
+    }
+
+    /// A one-element stand-in for an optional operand a kernel does not read.
+    pub fn empty(&mut self) -> Tensor {
+        let id = match self.empty {
+            Some(id) => id,
+            None => {
+                let id = self.constant(&[1], vec![0.0]).id;
+                self.empty = Some(id);
+                id
+            }
+        };
+        Tensor { id, shape: vec![1] }
+    }
+
+    fn weight(&mut self, name: &str, shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
+        let name = self.path(name);
+        let here = match (repack, shape) {
+            (Repack::Transpose, &[o, i]) => vec![i, o],
+            (Repack::Conv, &[o, i, kh, kw]) => vec![kh, kw, i, o],
+            _ => shape.to_vec(),
+        };
+        let source = Source::Weight { name, shape: shape.to_vec(), repack };
+        self.add(&here, storage, source)
+    }
+
+    /// A bias, norm weight or other small tensor, kept in f32 and in the file's layout.
+    pub fn vector(&mut self, name: &str, shape: &[usize]) -> Tensor {
+        self.weight(name, shape, Storage::F32, Repack::None)
+    }
+
+    /// A linear layer's `[out, in]` weight, laid out `[in, out]`.
+    pub fn matrix(&mut self, name: &str, out: usize, input: usize) -> Tensor {
+        self.weight(name, &[out, input], Storage::Weight, Repack::Transpose)
+    }
+
+    /// A convolution's `[out, in, k, k]` weight, laid out `[k, k, in, out]`.
+    pub fn filter(&mut self, name: &str, out: usize, input: usize, kernel: usize) -> Tensor {
+        self.weight(name, &[out, input, kernel, kernel], Storage::Weight, Repack::Conv)
+    }
+
+    /// An embedding table `[rows, channels]`, in the file's layout.
+    pub fn table(&mut self, name: &str, rows: usize, channels: usize) -> Tensor {
+        self.weight(name, &[rows, channels], Storage::Weight, Repack::None)
+    }
+
+    /// Records one dispatch; kernels' `record` functions call it after proving the shapes.
+    pub(crate) fn push(&mut self, call: Call<'_>) -> Tensor {
+        let output = self.add(call.shape, call.storage, Source::Node);
+        let label = self.path(call.label);
+        self.nodes.push(Node {
+            kernel: call.kernel,
+            params: call.params,
+            inputs: call.inputs.iter().map(|t| t.id).collect(),
+            output: output.id,
+            grid: call.grid,
+            label,
+        });
+        output
+    }
+
+    /// Names a tensor the caller wants to read after a run.
+    pub fn output(&mut self, name: &str, tensor: &Tensor) {
+        self.outputs.push((name.to_string(), tensor.id));
+    }
+
+    /// The tensor under another shape of the same size; nothing is computed.
+    #[track_caller]
+    pub fn reshape(&self, tensor: &Tensor, shape: &[usize]) -> Tensor {
+        assert_eq!(tensor.len(), shape.iter().product::<usize>(), "reshape {:?} to {shape:?}", tensor.shape);
+        Tensor { id: tensor.id, shape: shape.to_vec() }
+    }
+
+    /// What the graph knows of a tensor.
+    pub fn info(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0]
+    }
+
+    /// The input of that name.
+    pub fn find_input(&self, name: &str) -> Option<TensorId> {
+        let is = |t: &TensorInfo| matches!(&t.source, Source::Input(n) if n == name);
+        self.tensors.iter().position(is).map(TensorId)
+    }
+
+    /// The output of that name.
+    pub fn find_output(&self, name: &str) -> Option<TensorId> {
+        self.outputs.iter().find(|(n, _)| n == name).map(|(_, id)| *id)
+    }
+
+    /// Every checkpoint tensor the graph reads: name, shape in the file.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().filter_map(|t| match &t.source {
+            Source::Weight { name, shape, .. } => Some((name.as_str(), shape.as_slice())),
+            _ => None,
+        })
+    }
+
+    /// Arithmetic and least traffic of one run, summed over the nodes.
+    pub fn cost(&self) -> Cost {
+        self.nodes.iter().map(|n| self.node_cost(n)).sum()
+    }
+
+    /// Arithmetic and least traffic of one node.
+    pub fn node_cost(&self, node: &Node) -> Cost {
+        let shapes: Vec<&[usize]> = node.inputs.iter().map(|t| self.info(*t).shape.as_slice()).collect();
+        (node.kernel.cost)(&node.params, &shapes, &self.info(node.output).shape)
+    }
+}
+
+/// What a kernel's `record` hands to [`Graph::push`].
+pub(crate) struct Call<'a> {
+    pub kernel: &'static Kernel,
+    pub params: Vec<u8>,
+    pub inputs: &'a [&'a Tensor],
+    pub shape: &'a [usize],
+    pub storage: Storage,
+    pub grid: [u32; 3],
+    pub label: &'a str,
+}

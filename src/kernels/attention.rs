@@ -1,0 +1,285 @@
+//! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
+//! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
+
+use super::matmul::gemm_strided;
+use super::{Cost, Kernel};
+use crate::graph::{Call, Graph, Storage, Tensor};
+use rayon::prelude::*;
+
+params! {
+    /// Heads.
+    heads: u32,
+    /// Columns of a head.
+    head_dim: u32,
+    /// Query rows of a picture.
+    queries: u32,
+    /// Rows of the first keys.
+    keys1: u32,
+    /// Rows of the second keys.
+    keys2: u32,
+    /// Columns of q.
+    q_stride: u32,
+    /// Columns of k1.
+    k1_stride: u32,
+    /// First column of k1.
+    k1_offset: u32,
+    /// Columns of v1.
+    v1_stride: u32,
+    /// First column of v1.
+    v1_offset: u32,
+    /// Columns of k2.
+    k2_stride: u32,
+    /// First column of k2.
+    k2_offset: u32,
+    /// Columns of v2.
+    v2_stride: u32,
+    /// First column of v2.
+    v2_offset: u32,
+    /// First column of q.
+    q_offset: u32,
+    /// 1 if a bias is bound.
+    has_bias: u32,
+    /// 1 if a mask is bound.
+    has_mask: u32,
+    /// 1: a query sees the keys up to its own place.
+    causal: u32,
+    /// Factor of the products.
+    scale: f32,
+}
+
+/// Widest head the kernel holds in registers.
+pub const MAX_HEAD_DIM: usize = 512;
+const TILE: usize = 16;
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "attention",
+    wgsl: include_str!("../../shaders/attention.wgsl"),
+    shared: &[],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference,
+    cpu,
+    cost: |params, inputs, output| {
+        let p = Params::read(params);
+        let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
+        Cost::streaming(4.0 * pairs, inputs, output)
+    },
+};
+
+/// Rows of `[N, L, stride]` in which heads lie side by side from column `offset` on.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Column of head 0.
+    pub offset: usize,
+}
+
+impl From<&Tensor> for Rows {
+    fn from(tensor: &Tensor) -> Self {
+        Rows { tensor: tensor.clone(), offset: 0 }
+    }
+}
+
+/// Keys and values of one source.
+#[derive(Clone, Debug)]
+pub struct KeyValue {
+    /// Keys `[N, L, ..]`.
+    pub key: Rows,
+    /// Values `[N, L, ..]`.
+    pub value: Rows,
+}
+
+/// What attention does besides the softmax of the products.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Number of heads.
+    pub heads: usize,
+    /// Columns of one head.
+    pub head_dim: usize,
+    /// Factor of the products, usually 1/√head_dim.
+    pub scale: f32,
+    /// `[LQ, L1 + L2, heads]` added to all scores.
+    pub bias: Option<&'a Tensor>,
+    /// `[N, L1]` added to the scores of the first keys.
+    pub mask: Option<&'a Tensor>,
+    /// A query sees the keys up to its own place only.
+    pub causal: bool,
+}
+
+/// Attention of q `[N, LQ, ..]` to `first` and then `second` keys → `[N, LQ, heads · head_dim]`.
+#[track_caller]
+pub fn attention(
+    g: &mut Graph,
+    label: &str,
+    q: &Rows,
+    first: Option<&KeyValue>,
+    second: Option<&KeyValue>,
+    options: &Options<'_>,
+) -> Tensor {
+    let (n, queries, width) = (q.tensor.dim(0), q.tensor.dim(1), options.heads * options.head_dim);
+    assert!(options.head_dim <= MAX_HEAD_DIM, "{label}: head size {} is above {MAX_HEAD_DIM}", options.head_dim);
+    let keys = |kv: Option<&KeyValue>| kv.map_or(0, |kv| kv.key.tensor.dim(1));
+    assert!(keys(first) + keys(second) > 0, "{label}: no keys");
+    for rows in [Some(q)].into_iter().chain([first, second].into_iter().flat_map(|kv| {
+        [kv.map(|kv| &kv.key), kv.map(|kv| &kv.value)]
+    })) {
+        let Some(rows) = rows else { continue };
+        assert_eq!(rows.tensor.dim(0), n, "{label}: batch sizes differ");
+        assert!(rows.offset + width <= rows.tensor.channels(), "{label}: heads exceed {:?}", rows.tensor.shape);
+    }
+    if let Some(bias) = options.bias {
+        assert_eq!(bias.len(), queries * (keys(first) + keys(second)) * options.heads, "{label}: bias");
+    }
+    if let Some(mask) = options.mask {
+        assert_eq!(mask.len(), n * keys(first), "{label}: mask {:?}", mask.shape);
+    }
+    let empty = Rows { tensor: g.empty(), offset: 0 };
+    let part = |kv: Option<&KeyValue>| kv.map_or((empty.clone(), empty.clone()), |kv| (kv.key.clone(), kv.value.clone()));
+    let ((k1, v1), (k2, v2)) = (part(first), part(second));
+    let p = Params {
+        heads: options.heads as u32,
+        head_dim: options.head_dim as u32,
+        queries: queries as u32,
+        keys1: keys(first) as u32,
+        keys2: keys(second) as u32,
+        q_stride: q.tensor.channels() as u32,
+        k1_stride: k1.tensor.channels() as u32,
+        k1_offset: k1.offset as u32,
+        v1_stride: v1.tensor.channels() as u32,
+        v1_offset: v1.offset as u32,
+        k2_stride: k2.tensor.channels() as u32,
+        k2_offset: k2.offset as u32,
+        v2_stride: v2.tensor.channels() as u32,
+        v2_offset: v2.offset as u32,
+        q_offset: q.offset as u32,
+        has_bias: options.bias.is_some().into(),
+        has_mask: options.mask.is_some().into(),
+        causal: options.causal.into(),
+        scale: options.scale,
+    };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[
+            &q.tensor,
+            &k1.tensor,
+            &v1.tensor,
+            &k2.tensor,
+            &v2.tensor,
+            options.bias.unwrap_or(&empty.tensor),
+            options.mask.unwrap_or(&empty.tensor),
+        ],
+        shape: &[n, queries, width],
+        storage: Storage::Elem,
+        grid: [queries.div_ceil(TILE) as u32, options.heads as u32, n as u32],
+        label,
+    })
+}
+
+/// One source's rows of one picture and head: the slice from its first element on, and the row stride.
+fn head_rows(x: &[f32], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[f32], usize) {
+    if rows == 0 {
+        return (&[], 1);
+    }
+    (&x[n * rows * stride as usize + offset as usize + head * dim..], stride as usize)
+}
+
+impl Params {
+    /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
+    fn added(&self, inputs: &[&[f32]], n: usize, head: usize, query: usize, key: usize) -> Option<f32> {
+        let (keys1, keys) = (self.keys1 as usize, (self.keys1 + self.keys2) as usize);
+        if self.causal != 0 && key > query {
+            return None;
+        }
+        let mut sum = 0.0;
+        if self.has_bias != 0 {
+            sum += inputs[5][(query * keys + key) * self.heads as usize + head];
+        }
+        if self.has_mask != 0 && key < keys1 {
+            sum += inputs[6][n * keys1 + key];
+        }
+        Some(sum)
+    }
+}
+
+fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
+    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
+    for (i, y) in y.chunks_exact_mut(dim).enumerate() {
+        let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
+        let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
+        let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
+        let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
+        let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
+        let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
+        let row = |key: usize| {
+            if key < keys1 {
+                (&k1[key * k1s..][..dim], &v1[key * v1s..][..dim])
+            } else {
+                (&k2[(key - keys1) * k2s..][..dim], &v2[(key - keys1) * v2s..][..dim])
+            }
+        };
+        let q = &q[query * q_stride..][..dim];
+        let scores: Vec<f64> = (0..keys1 + keys2)
+            .map(|key| {
+                let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                let added = p.added(inputs, n, head, query, key);
+                added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + f64::from(added))
+            })
+            .collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        for (d, y) in y.iter_mut().enumerate() {
+            let sum: f64 = scores.iter().enumerate().map(|(k, s)| (s - top).exp() * f64::from(row(k).1[d])).sum();
+            *y = (sum / total) as f32;
+        }
+    }
+}
+
+/// Blocks of queries of one head, each: scores by a product, softmax, values by a product.
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
+    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
+    let (keys, width) = (keys1 + keys2, heads * dim);
+    const BLOCK: usize = 64;
+    for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
+        y.par_chunks_mut(BLOCK * width).enumerate().for_each_init(Vec::new, |scores: &mut Vec<f32>, (block, y)| {
+            let (first, rows) = (block * BLOCK, y.len() / width);
+            scores.resize(rows * keys, 0.0);
+            for head in 0..heads {
+                let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
+                let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
+                let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
+                let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
+                let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
+                let q = &q[first * q_stride..];
+                gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], p.scale);
+                gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
+                for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+                    let mut top = f32::NEG_INFINITY;
+                    for (key, s) in row.iter_mut().enumerate() {
+                        let added = p.added(inputs, n, head, first + r, key);
+                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
+                        top = top.max(*s);
+                    }
+                    let mut total = 0.0;
+                    row.iter_mut().for_each(|s| {
+                        *s = (*s - top).exp();
+                        total += *s;
+                    });
+                    row.iter_mut().for_each(|s| *s /= total);
+                }
+                let out = &mut y[head * dim..];
+                gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
+                let more = keys1 > 0;
+                if keys2 > 0 {
+                    gemm_strided(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
+
+use super::epilogue::Epilogue;
+use super::matmul::gemm_rows;
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
+use crate::graph::{Call, Graph, Storage, Tensor};
+use rayon::prelude::*;
+
+params! {
+    /// Input height.
+    height: u32,
+    /// Input width.
+    width: u32,
+    /// Channels of the first input.
+    in_a: u32,
+    /// Channels of the second input, 0 if there is none.
+    in_b: u32,
+    /// Output height.
+    out_height: u32,
+    /// Output width.
+    out_width: u32,
+    /// Output channels.
+    cols: u32,
+    /// Output pixels of all pictures.
+    rows: u32,
+    /// Taps along the height.
+    kernel_height: u32,
+    /// Taps along the width.
+    kernel_width: u32,
+    /// Distance of neighbouring outputs in the (enlarged) input.
+    stride: u32,
+    /// The input is read as if enlarged this many times by nearest neighbour.
+    up: u32,
+    /// Rows of zeros above.
+    pad_top: u32,
+    /// Columns of zeros to the left.
+    pad_left: u32,
+    /// 1 if a bias is bound.
+    has_bias: u32,
+    /// Activation number.
+    act: u32,
+    /// Operand operation number.
+    operand_op: u32,
+    /// Pixels of y that share a row of the operand.
+    operand_rows: u32,
+    /// Factor at the end.
+    scale: f32,
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "conv2d",
+    wgsl: include_str!("../../shaders/conv2d.wgsl"),
+    shared: &[INDEX, ACTIVATION, EPILOGUE],
+    fields: Params::FIELDS,
+    epilogue: true,
+    reference,
+    cpu,
+    cost: |params, inputs, output| {
+        let p = Params::read(params);
+        let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width) * f64::from(p.in_a + p.in_b);
+        Cost::streaming(2.0 * f64::from(p.rows) * taps * f64::from(p.cols), inputs, output)
+    },
+};
+
+/// How a convolution moves over its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Distance of neighbouring outputs.
+    pub stride: usize,
+    /// Zeros added at top, left, bottom, right.
+    pub pad: [usize; 4],
+    /// The input is first enlarged this many times by nearest neighbour.
+    pub up: usize,
+}
+
+impl Window {
+    /// Stride 1, the same size out as in, for an odd kernel.
+    pub fn same(kernel: usize) -> Self {
+        Window { stride: 1, pad: [kernel / 2; 4], up: 1 }
+    }
+
+    /// Stride and equal padding on all sides.
+    pub fn strided(stride: usize, pad: usize) -> Self {
+        Window { stride, pad: [pad; 4], up: 1 }
+    }
+}
+
+/// conv of `[N, H, W, A]`, or of two inputs side by side, with w `[kh, kw, A (+ B), O]` and bias `[O]` →
+/// `[N, OH, OW, O]`.
+#[track_caller]
+pub fn conv2d(
+    g: &mut Graph,
+    label: &str,
+    (a, b): (&Tensor, Option<&Tensor>),
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Tensor {
+    let (&[n, height, width, in_a], &[kh, kw, input, cols]) = (&a.shape[..], &w.shape[..]) else {
+        panic!("{label}: conv2d of {:?} with {:?}: [N, H, W, C] and [kh, kw, C, O] are needed", a.shape, w.shape);
+    };
+    let in_b = b.map_or(0, Tensor::channels);
+    if let Some(b) = b {
+        assert_eq!(b.shape[..3], a.shape[..3], "{label}: the two inputs differ in N, H or W");
+    }
+    assert_eq!(in_a + in_b, input, "{label}: input has {in_a}+{in_b} channels, filter {input}");
+    let [top, left, bottom, right] = window.pad;
+    let (tall, wide) = (height * window.up + top + bottom, width * window.up + left + right);
+    assert!(tall >= kh && wide >= kw, "{label}: {height}x{width} is smaller than the {kh}x{kw} kernel");
+    let (out_height, out_width) = ((tall - kh) / window.stride + 1, (wide - kw) / window.stride + 1);
+    let rows = n * out_height * out_width;
+    let epilogue = Epilogue::default();
+    let p = Params {
+        height: height as u32,
+        width: width as u32,
+        in_a: in_a as u32,
+        in_b: in_b as u32,
+        out_height: out_height as u32,
+        out_width: out_width as u32,
+        cols: cols as u32,
+        rows: rows as u32,
+        kernel_height: kh as u32,
+        kernel_width: kw as u32,
+        stride: window.stride as u32,
+        up: window.up as u32,
+        pad_top: top as u32,
+        pad_left: left as u32,
+        has_bias: bias.is_some().into(),
+        act: epilogue.act,
+        operand_op: epilogue.operand_op,
+        operand_rows: epilogue.operand_rows,
+        scale: epilogue.scale,
+    };
+    let empty = g.empty();
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[a, b.unwrap_or(&empty), w, bias.unwrap_or(&empty), &empty],
+        shape: &[n, out_height, out_width, cols],
+        storage: Storage::Elem,
+        grid: fold_grid(cols.div_ceil(64) * rows.div_ceil(32)),
+        label,
+    })
+}
+
+impl Params {
+    /// Index of the input pixel that output pixel `row` reads at tap (`ky`, `kx`), or none in the padding.
+    fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
+        let (out_width, out_height) = (self.out_width as usize, self.out_height as usize);
+        let (image, at) = (row / (out_height * out_width), row % (out_height * out_width));
+        let y = (at / out_width * self.stride as usize + ky).checked_sub(self.pad_top as usize)?;
+        let x = (at % out_width * self.stride as usize + kx).checked_sub(self.pad_left as usize)?;
+        let (y, x) = (y / self.up as usize, x / self.up as usize);
+        let (height, width) = (self.height as usize, self.width as usize);
+        (y < height && x < width).then(|| (image * height + y) * width + x)
+    }
+}
+
+fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let epilogue = Epilogue::read(params);
+    let (w, bias, operand) = (inputs[2], inputs[3], inputs[4]);
+    let (in_a, in_b, cols) = (p.in_a as usize, p.in_b as usize, p.cols as usize);
+    for (i, y) in y.iter_mut().enumerate() {
+        let (row, col) = (i / cols, i % cols);
+        let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
+        for tap in 0..(p.kernel_height * p.kernel_width) as usize {
+            let Some(pixel) = p.pixel(row, tap / p.kernel_width as usize, tap % p.kernel_width as usize) else {
+                continue;
+            };
+            for c in 0..in_a + in_b {
+                let x = if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] };
+                sum += f64::from(x) * f64::from(w[(tap * (in_a + in_b) + c) * cols + col]);
+            }
+        }
+        *y = epilogue.reference(sum, operand, row, col, cols) as f32;
+    }
+}
+
+/// Blocks of output pixels, each: gather its patches (a block only, never the whole im2col), multiply, finish.
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let epilogue = Epilogue::read(params);
+    let (w, bias, operand) = (inputs[2], inputs[3], inputs[4]);
+    let (in_a, in_b, cols) = (p.in_a as usize, p.in_b as usize, p.cols as usize);
+    let taps = (p.kernel_height * p.kernel_width) as usize;
+    let inner = taps * (in_a + in_b);
+    let bias = (p.has_bias != 0).then_some(bias);
+    // About 1 MiB of patches a block; at least two blocks a thread where there are enough pixels.
+    let block = (262_144 / inner).clamp(16, 512).min((p.rows as usize).div_ceil(2 * rayon::current_num_threads())).max(1);
+    y.par_chunks_mut(block * cols).enumerate().for_each_init(Vec::new, |patches: &mut Vec<f32>, (i, y)| {
+        let rows = y.len() / cols;
+        patches.clear();
+        patches.resize(rows * inner, 0.0);
+        for (r, patch) in patches.chunks_exact_mut(inner).enumerate() {
+            for (tap, patch) in patch.chunks_exact_mut(in_a + in_b).enumerate() {
+                let (ky, kx) = (tap / p.kernel_width as usize, tap % p.kernel_width as usize);
+                if let Some(pixel) = p.pixel(i * block + r, ky, kx) {
+                    patch[..in_a].copy_from_slice(&inputs[0][pixel * in_a..][..in_a]);
+                    patch[in_a..].copy_from_slice(&inputs[1][pixel * in_b..][..in_b]);
+                }
+            }
+        }
+        gemm_rows(y, patches, w, inner, cols);
+        epilogue.apply(y, i * block, cols, bias, operand);
+    });
+}

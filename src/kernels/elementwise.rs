@@ -1,0 +1,106 @@
+//! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
+
+use super::epilogue::{Activation, Epilogue, OperandOp};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
+use crate::graph::{Call, Graph, Storage, Tensor};
+use rayon::prelude::*;
+
+params! {
+    /// Elements of x and y.
+    len: u32,
+    /// Innermost dimension.
+    cols: u32,
+    /// Activation number.
+    act: u32,
+    /// Operand operation number.
+    operand_op: u32,
+    /// Rows of x that share a row of the operand.
+    operand_rows: u32,
+    /// Factor at the end.
+    scale: f32,
+}
+
+const WG: usize = 64;
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "elementwise",
+    wgsl: include_str!("../../shaders/elementwise.wgsl"),
+    shared: &[INDEX, ACTIVATION, EPILOGUE],
+    fields: Params::FIELDS,
+    epilogue: true,
+    reference,
+    cpu,
+    cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
+};
+
+fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epilogue: Epilogue) -> Tensor {
+    let p = Params {
+        len: x.len() as u32,
+        cols: x.channels() as u32,
+        act: epilogue.act,
+        operand_op: epilogue.operand_op,
+        operand_rows: epilogue.operand_rows,
+        scale: epilogue.scale,
+    };
+    let operand = operand.cloned().unwrap_or_else(|| g.empty());
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[x, &operand],
+        shape: &x.shape,
+        storage: Storage::Elem,
+        grid: fold_grid(x.len().div_ceil(WG)),
+        label,
+    })
+}
+
+/// activate(x), any shape.
+pub fn activate(g: &mut Graph, x: &Tensor, act: Activation) -> Tensor {
+    record(g, "act", x, None, Epilogue { act: act as u32, ..Default::default() })
+}
+
+/// x · factor, any shape.
+pub fn scale(g: &mut Graph, x: &Tensor, factor: f32) -> Tensor {
+    record(g, "scale", x, None, Epilogue { scale: factor, ..Default::default() })
+}
+
+/// x + other. `other` has x's shape, or one row (of x's channels) for every equal share of x's rows: a `[N, C]`
+/// time embedding added to `[N, H, W, C]`.
+#[track_caller]
+pub fn add(g: &mut Graph, x: &Tensor, other: &Tensor) -> Tensor {
+    let operand_rows = shared_rows(x, other);
+    record(g, "add", x, Some(other), Epilogue { operand_op: OperandOp::Add as u32, operand_rows, ..Default::default() })
+}
+
+/// x · other, shapes as in [`add`].
+#[track_caller]
+pub fn mul(g: &mut Graph, x: &Tensor, other: &Tensor) -> Tensor {
+    let operand_rows = shared_rows(x, other);
+    record(g, "mul", x, Some(other), Epilogue { operand_op: OperandOp::Mul as u32, operand_rows, ..Default::default() })
+}
+
+#[track_caller]
+fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
+    let fits = other.channels() == x.channels() && x.rows() % other.rows() == 0;
+    assert!(fits, "operand {:?} does not broadcast over {:?}", other.shape, x.shape);
+    (x.rows() / other.rows()) as u32
+}
+
+fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
+    for (i, y) in y.iter_mut().enumerate() {
+        *y = epilogue.reference(f64::from(inputs[0][i]), inputs[1], i / cols, i % cols, cols) as f32;
+    }
+}
+
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
+    let rows = (16_384 / cols).max(1);
+    y.par_chunks_mut(rows * cols).zip(inputs[0].par_chunks(rows * cols)).enumerate().for_each(|(i, (y, x))| {
+        y.copy_from_slice(x);
+        epilogue.apply(y, i * rows, cols, None, inputs[1]);
+    });
+}

@@ -1,0 +1,60 @@
+//! Rows of a table by their numbers: token embeddings, relative position biases.
+
+use super::{Cost, INDEX, Kernel, fold_grid};
+use crate::graph::{Call, Graph, Storage, Tensor};
+
+params! {
+    /// Elements of y.
+    len: u32,
+    /// Columns of the table.
+    channels: u32,
+    /// Rows of the table.
+    entries: u32,
+}
+
+const WG: usize = 64;
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "embedding",
+    wgsl: include_str!("../../shaders/embedding.wgsl"),
+    shared: &[INDEX],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference,
+    cpu: reference,
+    cost: |_, inputs, output| {
+        let count = |s: &[usize]| s.iter().product::<usize>() as f64;
+        Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }
+    },
+};
+
+/// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers) → `[.., C]`.
+pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Tensor {
+    record(g, label, ids, table, Storage::Elem)
+}
+
+fn record(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor, storage: Storage) -> Tensor {
+    let mut shape = ids.shape.clone();
+    shape.push(table.channels());
+    let len: usize = shape.iter().product();
+    let p = Params { len: len as u32, channels: table.channels() as u32, entries: table.dim(0) as u32 };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[ids, table],
+        shape: &shape,
+        storage,
+        grid: fold_grid(len.div_ceil(WG)),
+        label,
+    })
+}
+
+fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let channels = p.channels as usize;
+    for (y, id) in y.chunks_exact_mut(channels).zip(inputs[0]) {
+        let entry = (*id as usize).min(p.entries as usize - 1);
+        y.copy_from_slice(&inputs[1][entry * channels..][..channels]);
+    }
+}

@@ -1,0 +1,219 @@
+//! What follows a sum before it is stored: activation, operand, scale (`shaders/shared/epilogue.wgsl`).
+
+use bytemuck::{Pod, Zeroable};
+
+/// Activation functions, numbered as in `shaders/shared/activation.wgsl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Activation {
+    /// x
+    #[default]
+    Identity = 0,
+    /// x · sigmoid(x)
+    Silu = 1,
+    /// x · Φ(x), the exact form with erf
+    Gelu = 2,
+    /// GELU's tanh approximation (`gelu_new` of T5)
+    GeluTanh = 3,
+    /// x · sigmoid(1.702 x) (CLIP)
+    QuickGelu = 4,
+    /// max(x, 0)
+    Relu = 5,
+}
+
+impl Activation {
+    /// By the names that `config.json` files use.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "silu" | "swish" => Activation::Silu,
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "quick_gelu" => Activation::QuickGelu,
+            "relu" => Activation::Relu,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn from_number(number: u32) -> Self {
+        use Activation::*;
+        [Identity, Silu, Gelu, GeluTanh, QuickGelu, Relu].get(number as usize).copied().unwrap_or(Identity)
+    }
+
+    /// The definition, in f64.
+    pub fn reference(self, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match self {
+            Activation::Identity => x,
+            Activation::Silu => x * sigmoid(x),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            Activation::GeluTanh => {
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                0.5 * x * (1.0 + u.tanh())
+            }
+            Activation::QuickGelu => x * sigmoid(1.702 * x),
+            Activation::Relu => x.max(0.0),
+        }
+    }
+
+    /// In f32, for the CPU device.
+    #[inline]
+    pub fn apply(self, x: f32) -> f32 {
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        match self {
+            Activation::Identity => x,
+            Activation::Silu => x * sigmoid(x),
+            Activation::Gelu => 0.5 * x * (1.0 + erf_f32(x * std::f32::consts::FRAC_1_SQRT_2)),
+            Activation::GeluTanh => x * sigmoid(1.595_769_1 * (x + 0.044_715 * x * x * x)),
+            Activation::QuickGelu => x * sigmoid(1.702 * x),
+            Activation::Relu => x.max(0.0),
+        }
+    }
+}
+
+/// erf to f64 precision: the series of e^-x² near zero, a continued fraction of erfc beyond.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let magnitude = if a > 6.0 {
+        1.0
+    } else if a < 2.5 {
+        // erf x = 2/√π e^{-x²} Σ 2ⁿ x^{2n+1} / (2n+1)!!
+        let (mut term, mut sum, mut n) = (a, a, 1.0);
+        while term > sum * 1e-17 {
+            term *= 2.0 * a * a / (2.0 * n + 1.0);
+            sum += term;
+            n += 1.0;
+        }
+        std::f64::consts::FRAC_2_SQRT_PI * (-a * a).exp() * sum
+    } else {
+        // erfc x = e^{-x²}/√π · 1/(x + (1/2)/(x + 1/(x + (3/2)/(x + …))))
+        let fraction = (1..=60).rev().fold(0.0, |f, k| 0.5 * k as f64 / (a + f));
+        1.0 - (-a * a).exp() / (std::f64::consts::PI.sqrt() * (a + fraction))
+    };
+    magnitude.copysign(x)
+}
+
+/// The rational function of `shaders/shared/activation.wgsl`.
+#[inline]
+fn erf_f32(x: f32) -> f32 {
+    let z = x.clamp(-4.0, 4.0);
+    let s = z * z;
+    let p = [
+        -2.726_142_3e-10_f32,
+        2.770_681_4e-8,
+        -2.101_024e-6,
+        -5.692_506_4e-5,
+        -7.349_906e-4,
+        -2.954_599_8e-3,
+        -1.609_603_3e-2,
+    ];
+    let q = [-1.456_607_2e-5_f32, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
+    let horner = |c: &[f32]| c[1..].iter().fold(c[0], |acc, c| acc * s + c);
+    z * horner(&p) / horner(&q)
+}
+
+/// How the operand joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum OperandOp {
+    /// No operand.
+    #[default]
+    None = 0,
+    /// y + operand
+    Add = 1,
+    /// y · operand
+    Mul = 2,
+}
+
+/// The last 16 bytes of the `Params` of every kernel that has an epilogue.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct Epilogue {
+    /// [`Activation`] as a number.
+    pub act: u32,
+    /// [`OperandOp`] as a number.
+    pub operand_op: u32,
+    /// Rows of the output that share a row of the operand; at least 1.
+    pub operand_rows: u32,
+    /// Factor at the end.
+    pub scale: f32,
+}
+
+impl Default for Epilogue {
+    fn default() -> Self {
+        Epilogue { act: 0, operand_op: 0, operand_rows: 1, scale: 1.0 }
+    }
+}
+
+impl Epilogue {
+    /// Reads it from a kernel's parameters.
+    pub(crate) fn read(params: &[u8]) -> Self {
+        bytemuck::pod_read_unaligned(&params[params.len() - size_of::<Self>()..])
+    }
+
+    /// Writes it back.
+    pub(crate) fn write(&self, params: &mut [u8]) {
+        let start = params.len() - size_of::<Self>();
+        params[start..].copy_from_slice(bytemuck::bytes_of(self));
+    }
+
+    /// y for a sum at (`row`, `col`), in f64.
+    pub(crate) fn reference(&self, sum: f64, operand: &[f32], row: usize, col: usize, cols: usize) -> f64 {
+        let y = Activation::from_number(self.act).reference(sum);
+        let other = || f64::from(operand[row / self.operand_rows as usize * cols + col]);
+        let y = match self.operand_op {
+            1 => y + other(),
+            2 => y * other(),
+            _ => y,
+        };
+        y * f64::from(self.scale)
+    }
+
+    /// Applies it in place to `rows` of `cols` sums, the first of which is row `first` of the output.
+    pub(crate) fn apply(&self, y: &mut [f32], first: usize, cols: usize, bias: Option<&[f32]>, operand: &[f32]) {
+        let act = Activation::from_number(self.act);
+        for (r, row) in y.chunks_exact_mut(cols).enumerate() {
+            if let Some(bias) = bias {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+            if act != Activation::Identity {
+                row.iter_mut().for_each(|y| *y = act.apply(*y));
+            }
+            let start = (first + r) / self.operand_rows as usize * cols;
+            match self.operand_op {
+                1 => row.iter_mut().zip(&operand[start..]).for_each(|(y, o)| *y += o),
+                2 => row.iter_mut().zip(&operand[start..]).for_each(|(y, o)| *y *= o),
+                _ => {}
+            }
+            if self.scale != 1.0 {
+                row.iter_mut().for_each(|y| *y *= self.scale);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn erf_at_known_points() {
+        // Abramowitz & Stegun, table 7.1
+        for (x, y) in [(0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0), (3.0, 0.999_977_909_5)]
+        {
+            assert!((erf(x) - y).abs() < 1e-10, "erf({x}) = {}", erf(x));
+            assert!((f64::from(erf_f32(x as f32)) - y).abs() < 2e-7);
+            assert_eq!(erf(-x), -erf(x));
+        }
+    }
+
+    #[test]
+    fn activations_agree_in_f32() {
+        for i in -1000..1000 {
+            let x = i as f32 * 0.05;
+            for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
+                let (a, b) = (f64::from(act.apply(x)), act.reference(f64::from(x)));
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{act:?}({x}) = {a}, {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The kernels: one module per file of `shaders/`, same name.
+//!
+//! Each module holds the kernel's `Params` (the WGSL uniform), `record` functions that prove shapes and append
+//! nodes to a [`Graph`](crate::graph::Graph), the `reference` (the definition in plain loops with f64 sums), the
+//! `cpu` version the CPU device runs, and the cost. Adding a kernel is `shaders/x.wgsl`, `src/kernels/x.rs`, one
+//! word in [`kernels!`] below, and its cases in `kernels-tests/`.
+
+use std::iter::Sum;
+use std::ops::Add;
+
+/// Arithmetic and least memory traffic of a dispatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: f64,
+    /// Elements read at least once.
+    pub reads: f64,
+    /// Elements written.
+    pub writes: f64,
+}
+
+impl Add for Cost {
+    type Output = Cost;
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            flops: self.flops + other.flops,
+            reads: self.reads + other.reads,
+            writes: self.writes + other.writes,
+        }
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), Add::add)
+    }
+}
+
+impl Cost {
+    /// The cost of a kernel that reads all inputs once, writes its output once and does `flops`.
+    fn streaming(flops: f64, inputs: &[&[usize]], output: &[usize]) -> Cost {
+        let count = |s: &[usize]| s.iter().product::<usize>() as f64;
+        Cost { flops, reads: inputs.iter().map(|s| count(s)).sum(), writes: count(output) }
+    }
+}
+
+/// Type of a member of a kernel's uniform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldType {
+    /// WGSL `u32`.
+    U32,
+    /// WGSL `f32`.
+    F32,
+}
+
+/// A member of a kernel's uniform, to hold Rust and WGSL to the same layout in a test.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Member name in both languages.
+    pub name: &'static str,
+    /// Byte offset.
+    pub offset: usize,
+    /// Scalar type.
+    pub ty: FieldType,
+}
+
+/// Everything there is to know of a kernel.
+pub struct Kernel {
+    /// File and module name.
+    pub name: &'static str,
+    /// The WGSL file.
+    pub wgsl: &'static str,
+    /// Function snippets of `shaders/shared/` the file calls.
+    pub shared: &'static [&'static str],
+    /// Members of the uniform.
+    pub fields: &'static [Field],
+    /// Whether `Params` ends with the [`epilogue`] block and the last input is its operand.
+    pub epilogue: bool,
+    /// The definition: f64 sums, plain loops. What the tests compare every device with.
+    pub reference: Compute,
+    /// What the CPU device runs: the same numbers within rounding, fast.
+    pub cpu: Compute,
+    /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
+    pub cost: fn(&[u8], &[&[usize]], &[usize]) -> Cost,
+}
+
+/// Computes a kernel on the CPU: uniform, inputs, output.
+pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Storage types a pipeline is compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Precision {
+    /// `Elem` (activations) is f16.
+    pub elem_f16: bool,
+    /// `Weight` (weight matrices) is f16.
+    pub weight_f16: bool,
+}
+
+impl Precision {
+    /// Activations and weights in f32.
+    pub const F32: Precision = Precision { elem_f16: false, weight_f16: false };
+    /// Activations and weights stored in f16; sums stay f32.
+    pub const F16: Precision = Precision { elem_f16: true, weight_f16: true };
+}
+
+impl Kernel {
+    /// The complete WGSL source: prelude (storage aliases), shared functions, the kernel's file.
+    pub fn source(&self, precision: Precision) -> String {
+        let name = |half: bool| if half { "f16" } else { "f32" };
+        let enable = if precision.elem_f16 || precision.weight_f16 { "enable f16;\n" } else { "" };
+        let mut source = format!(
+            "{enable}alias Elem = {};\nalias Weight = {};\n",
+            name(precision.elem_f16),
+            name(precision.weight_f16)
+        );
+        for part in self.shared.iter().chain([&self.wgsl]) {
+            source.push_str(part);
+        }
+        source
+    }
+}
+
+/// Largest workgroup count along one axis that every adapter accepts (WebGPU's default limit).
+pub const MAX_GRID: usize = 65_535;
+
+/// A one-dimensional grid of `groups` workgroups, folded into y above [`MAX_GRID`]; shaders undo it with
+/// `linear_group` of `shared/index.wgsl`.
+pub(crate) fn fold_grid(groups: usize) -> [u32; 3] {
+    let rows = groups.div_ceil(MAX_GRID).max(1);
+    [groups.div_ceil(rows).max(1) as u32, rows as u32, 1]
+}
+
+/// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
+macro_rules! params {
+    (@ty u32) => { $crate::kernels::FieldType::U32 };
+    (@ty f32) => { $crate::kernels::FieldType::F32 };
+    ($($(#[$doc:meta])* $field:ident: $ty:ident),* $(,)?) => {
+        /// The uniform of this kernel; members as in the WGSL file.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct Params { $($(#[$doc])* pub $field: $ty),* }
+        impl Params {
+            pub(crate) const FIELDS: &'static [$crate::kernels::Field] = &[$($crate::kernels::Field {
+                name: stringify!($field),
+                offset: std::mem::offset_of!(Params, $field),
+                ty: $crate::kernels::params!(@ty $ty),
+            }),*];
+            pub(crate) fn read(bytes: &[u8]) -> Self {
+                bytemuck::pod_read_unaligned(bytes)
+            }
+            pub(crate) fn bytes(&self) -> Vec<u8> {
+                bytemuck::bytes_of(self).to_vec()
+            }
+        }
+    };
+}
+pub(crate) use params;
+
+macro_rules! kernels {
+    ($($name:ident),* $(,)?) => {
+        $(pub mod $name;)*
+        /// Every kernel; pipelines, tests and benches walk this table.
+        pub static ALL: &[&Kernel] = &[$(&$name::KERNEL),*];
+    };
+}
+
+pub mod epilogue;
+
+kernels! {
+    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, quantile, resample, step,
+    timestep_embedding,
+}
+
+/// `shaders/shared/index.wgsl`: folded grids.
+pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
+/// `shaders/shared/activation.wgsl`: the activation functions by number.
+pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
+/// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
+pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wgsl");
+/// `shaders/shared/reduce.wgsl`: sums over a workgroup.
+pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
+/// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
+pub(crate) const PREDICT: &str = include_str!("../../shaders/shared/predict.wgsl");

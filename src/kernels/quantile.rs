@@ -1,0 +1,73 @@
+//! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
+
+use super::step::{Prediction, coefficient};
+use super::{Cost, Kernel, PREDICT};
+use crate::graph::{Call, Graph, Storage, Tensor};
+
+params! {
+    /// Pictures.
+    batch: u32,
+    /// Elements of a picture.
+    item: u32,
+    /// Channels of a picture.
+    channels: u32,
+    /// Channels of the network's output.
+    out_channels: u32,
+    /// 1: the output holds an unconditional and a conditional half.
+    guided: u32,
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "quantile",
+    wgsl: include_str!("../../shaders/quantile.wgsl"),
+    shared: &[PREDICT],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference: |params, inputs, s| compute(params, inputs, s, |x| x.sort_unstable_by(f32::total_cmp)),
+    cpu: |params, inputs, s| compute(params, inputs, s, |_| {}),
+    cost: |_, inputs, output| Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output),
+};
+
+/// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[16]` → `[B]`.
+#[track_caller]
+pub fn quantile(g: &mut Graph, x: &Tensor, out: &Tensor, coefficients: &Tensor) -> Tensor {
+    let shape = Prediction::of(x, out);
+    let p = Params {
+        batch: x.dim(0) as u32,
+        item: (x.len() / x.dim(0)) as u32,
+        channels: shape.channels,
+        out_channels: shape.out_channels,
+        guided: shape.guided.into(),
+    };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[x, out, coefficients],
+        shape: &[x.dim(0)],
+        storage: Storage::F32,
+        grid: [x.dim(0) as u32, 1, 1],
+        label: "quantile",
+    })
+}
+
+/// `sort` may leave the order to a selection.
+fn compute(params: &[u8], inputs: &[&[f32]], s: &mut [f32], sort: fn(&mut [f32])) {
+    let p = Params::read(params);
+    let (item, coef) = (p.item as usize, inputs[2]);
+    let prediction = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
+    for (b, s) in s.iter_mut().enumerate() {
+        let mut x0: Vec<f32> = (b * item..(b + 1) * item)
+            .map(|i| {
+                let out = prediction.output(inputs[1], i, p.batch as usize * item, coef[coefficient::GUIDANCE]);
+                (coef[coefficient::X0_X] * inputs[0][i] + coef[coefficient::X0_OUT] * out).abs()
+            })
+            .collect();
+        sort(&mut x0);
+        let position = coef[coefficient::QUANTILE] * (item - 1) as f32;
+        let rank = (position as usize).min(item - 1);
+        let (_, low, above) = x0.select_nth_unstable_by(rank, f32::total_cmp);
+        let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(*low);
+        *s = *low + (position - position.floor()) * (high - *low);
+    }
+}

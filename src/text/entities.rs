@@ -1,0 +1,85 @@
+//! HTML's character references, as Python's `html` module reads them.
+
+use super::fixes::c1_meaning;
+
+/// Entities that HTML also knows without their semicolon.
+const BARE: &str = " AElig AMP Aacute Acirc Agrave Aring Atilde Auml COPY Ccedil ETH Eacute Ecirc Egrave Euml GT \
+    Iacute Icirc Igrave Iuml LT Ntilde Oacute Ocirc Ograve Oslash Otilde Ouml QUOT REG THORN Uacute Ucirc \
+    Ugrave Uuml Yacute aacute acirc acute aelig agrave amp aring atilde auml brvbar ccedil cedil cent copy \
+    curren deg divide eacute ecirc egrave eth euml frac12 frac14 frac34 gt iacute icirc iexcl igrave iquest \
+    iuml laquo lt macr micro middot nbsp not ntilde oacute ocirc ograve ordf ordm oslash otilde ouml para \
+    plusmn pound quot raquo reg sect shy sup1 sup2 sup3 szlig thorn times uacute ucirc ugrave uml uuml \
+    yacute yen yuml ";
+
+/// The text of the named entity, without `&` and `;`.
+pub(super) fn entity(name: &str) -> Option<String> {
+    // The longest name has 31 letters.
+    let plausible = name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric()) && !name.is_empty();
+    let source = plausible.then(|| format!("&{name};"))?;
+    let text = html_escape::decode_html_entities(&source);
+    (*text != source).then(|| text.into_owned())
+}
+
+/// A number of a character reference, or nothing beyond Unicode.
+pub(super) fn code_point(digits: &str, radix: u32) -> Option<u32> {
+    digits.chars().try_fold(0u32, |n, c| Some(n * radix + c.to_digit(radix)?).filter(|&n| n <= 0x10_ffff))
+}
+
+/// The character of a numeric reference, by Python's `html.unescape`: nothing for invalid ones.
+pub(super) fn character_reference(digits: &str, radix: u32) -> String {
+    let Some(c) = code_point(digits, radix).filter(|&n| n != 0).and_then(char::from_u32) else {
+        return '\u{fffd}'.into();
+    };
+    let meaning = c1_meaning(c);
+    let n = c as u32;
+    let noncharacter = (0xfdd0..=0xfdef).contains(&n) || n & 0xfffe == 0xfffe;
+    // The five C1 codes that Windows-1252 lacks are kept, U+007F and most of C0 are not.
+    let control = matches!(n, 1..=8 | 0xb | 0xe..=0x1f | 0x7f);
+    if noncharacter || control { String::new() } else { meaning.into() }
+}
+
+/// Python's `html.unescape`: all entities, also the ones that HTML knows without semicolon.
+pub(super) fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let (decoded, used) = reference(rest).unwrap_or(("&".into(), 0));
+        out.push_str(&decoded);
+        rest = &rest[used..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Decodes the reference behind an `&`: its text and the bytes it takes.
+fn reference(rest: &str) -> Option<(String, usize)> {
+    let semicolon = |at: usize| usize::from(rest[at..].starts_with(';'));
+    if let Some(number) = rest.strip_prefix('#') {
+        let (radix, skip) = if number.starts_with(['x', 'X']) { (16, 1) } else { (10, 0) };
+        let length = number.bytes().skip(skip).take_while(|b| char::from(*b).is_digit(radix)).count();
+        let end = 1 + skip + length;
+        return (length > 0)
+            .then(|| (character_reference(&rest[1 + skip..end], radix), end + semicolon(end)));
+    }
+    let name = rest.bytes().take(32).take_while(u8::is_ascii_alphanumeric).count();
+    if semicolon(name) == 1
+        && let Some(text) = entity(&rest[..name])
+    {
+        return Some((text, name + 1));
+    }
+    let known = (2..=name).rev().find(|&n| BARE.contains(&format!(" {} ", &rest[..n])))?;
+    Some((entity(&rest[..known])?, known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entities_are_decoded() {
+        assert_eq!(unescape("&amp;lt; &notit; &#0; &#x80; &eacute&; & &;"), "&lt; ¬it; \u{fffd} € é&; & &;");
+        assert_eq!(unescape("&ThickSpace;&NotEqualTilde;"), "\u{205f}\u{200a}≂\u{338}");
+    }
+}

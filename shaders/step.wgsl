@@ -2,7 +2,8 @@
 //   out = u + guidance (c - u)      x̂₀ = x0_x x + x0_out out      ε̂ = eps_x x + eps_out out
 //   y = mean_x x + mean_x0 clip(x̂₀) + mean_eps ε̂ + noise σ z
 // with mean_x = 1/√α_t, mean_eps = -β_t/√(1-ᾱ_t)/√α_t and no clipping it is the plain DDPM update
-// x_{t-1} = (x_t - β_t/√(1-ᾱ_t) ε)/√α_t + σ_t z. σ is given, or e^{v/2} of the network's own v.
+// x_{t-1} = (x_t - β_t/√(1-ᾱ_t) ε)/√α_t + σ_t z. σ is given, or √v of the network's own v, or interpolated by it
+// between two log variances.
 //   x      [B, HW, C]         f32
 //   out    [B or 2 B, HW, OC] Elem   [unconditional | conditional] if guided; channels [ε | v]
 //   z      [B, HW, C]         f32    standard normal
@@ -41,18 +42,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     if coef[8] == 1.0 {
         x0 = clamp(x0, -coef[9], coef[9]);
     } else if coef[8] == 2.0 {
-        let threshold = clamp(s[i / p.item], 1.0, max(coef[9], 1.0));
+        let threshold = min(max(s[i / p.item], 1.0), coef[9]);
         x0 = clamp(x0, -threshold, threshold) / threshold;
     }
     var sigma = coef[12];
     if coef[11] != 0.0 {
         let v = f32(out[conditional + p.channels]);
-        var log_variance = v;
         if coef[11] == 1.0 {
             let share = 0.5 * (v + 1.0);
-            log_variance = share * coef[14] + (1.0 - share) * coef[13];
+            sigma = exp(0.5 * (share * coef[14] + (1.0 - share) * coef[13]));
+        } else {
+            sigma = sqrt(max(v, 0.0));
         }
-        sigma = exp(0.5 * log_variance);
     }
     let eps = linear(x[i], o, coef[3], coef[4]);
     y[i] = coef[5] * x[i] + coef[6] * x0 + coef[7] * eps + coef[15] * sigma * z[i];

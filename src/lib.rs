@@ -1,9 +1,41 @@
-//! ancestral
+//! Text-to-image diffusion on any GPU, in hand-written WGSL compute kernels on wgpu.
+//!
+//! ```no_run
+//! use ancestral::{Engine, GenerateConfig, LoadOptions};
+//!
+//! let mut engine = Engine::bundled(&LoadOptions::default())?;
+//! let cfg = GenerateConfig::new().seed(3);
+//! let pictures = engine.generate("a red circle to the left of a blue square", cfg)?;
+//! pictures[0].save("circle.png".as_ref())?;
+//! # Ok::<(), ancestral::Error>(())
+//! ```
+//!
+//! # Map
+//! ```text
+//! prompt ─text─> ids ─models::t5─> context ┐
+//! seed ─diffusion::noise─> x_T ────────────┤
+//!    each step: models::unet(x_t, t, context) ─> kernels::step ─> x_{t-1}     (systems::denoise)
+//! x_0 ─super-resolution stages─> Picture ─> PNG                               (systems::imagen, engine)
+//! every network:  weights + config ─> graph::Graph ─> graph::plan ─> device (GPU | CPU)
+//! ```
+//! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,
+//! T text channels. Tensors are row-major, channels last: `[N, H, W, C]`.
+
+pub mod bisect;
 pub mod device;
 pub mod diffusion;
+pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod kernels;
-#[path = "/work/scratch/stub_weights.rs"]
+mod layout;
+pub mod models;
+pub mod picture;
+pub mod systems;
+pub mod text;
 pub mod weights;
+
+pub use device::{Device, DeviceChoice, Gpu};
+pub use engine::{Engine, GenerateConfig, LoadOptions, Progress};
 pub use error::{Error, Result};
+pub use picture::Picture;

@@ -1,1 +1,267 @@
-fn main() {}
+//! The command line; nothing else.
+
+use ancestral::device::list_adapters;
+use ancestral::diffusion::{Clip, Sampler};
+use ancestral::{DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Progress};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Text-to-image diffusion on any GPU.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Draw a picture of a prompt
+    Generate(Box<Generate>),
+    /// Compare a model's networks on two devices, node by node
+    Bisect(Bisect),
+    /// List the devices a model can run on
+    Devices,
+}
+
+#[derive(Args)]
+struct Generate {
+    /// What to draw; leave it out for an unconditional model
+    prompt: Option<String>,
+    /// Where the PNG goes; several pictures are numbered NAME-0.png, NAME-1.png, …
+    #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
+    output: PathBuf,
+    /// Model folder; repeat it for super-resolution stages in folders of their own [default: the bundled model]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Seed of the noise: the same seed gives the same picture
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Pictures to draw, with seeds N, N+1, …
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Denoising steps, by stage if separated by commas
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    steps: Vec<usize>,
+    /// How strongly the prompt is followed, by stage if separated by commas; 1 is not at all beyond the model's own
+    #[arg(short, long, value_name = "X", value_delimiter = ',')]
+    guidance_scale: Vec<f64>,
+    /// What the picture should not show
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    negative_prompt: String,
+    /// Width and height of the final picture, e.g. 256x256
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// Stop after this many stages
+    #[arg(long, value_name = "N")]
+    stages: Option<usize>,
+    /// Sampler of every stage [default: the model's]
+    #[arg(long, value_enum)]
+    sampler: Option<SamplerName>,
+    /// DDIM's randomness: 0 none, 1 as much as DDPM
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    eta: f64,
+    /// Dynamic thresholding: quantile of the estimate's values and largest threshold, e.g. 0.95,1.5
+    #[arg(long, value_name = "Q,MAX", value_parser = parse_thresholding)]
+    thresholding: Option<(f64, f64)>,
+    /// Clean the prompt as DeepFloyd IF does: markup, addresses, hashtags
+    #[arg(long)]
+    clean_caption: bool,
+    /// Which files of the model to read, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct Bisect {
+    /// Model folder [default: the bundled model]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// Device to compare with the CPU
+    #[arg(short, long, value_name = "NAME", default_value = "gpu")]
+    device: String,
+    /// Largest normalised mean square error taken for agreement
+    #[arg(long, value_name = "X", default_value_t = 1e-8)]
+    tolerance: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SamplerName {
+    /// Ancestral sampling
+    Ddpm,
+    /// Fewer steps, deterministic unless --eta says otherwise
+    Ddim,
+}
+
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let parts: Vec<&str> = text.split('x').collect();
+    match parts[..] {
+        [w, h] => Ok((parse(w)?, parse(h)?)),
+        [side] => Ok((parse(side)?, parse(side)?)),
+        _ => Err("give WIDTHxHEIGHT, e.g. 256x256".into()),
+    }
+}
+
+fn parse_thresholding(text: &str) -> Result<(f64, f64), String> {
+    match text.split(',').collect::<Vec<_>>()[..] {
+        [quantile, max] => Ok((parse(quantile)?, parse(max)?)),
+        _ => Err("give a quantile and a largest threshold, e.g. 0.95,1.5".into()),
+    }
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|_| format!("`{text}` is not a number"))
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate(*args),
+        Command::Bisect(args) => bisect(&args),
+        Command::Devices => {
+            println!("{}", list_adapters().join("\n"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(model: &[PathBuf], options: &LoadOptions) -> Result<Engine, Error> {
+    if model.is_empty() { Engine::bundled(options) } else { Engine::load_cascade(model, options) }
+}
+
+fn generate(args: Generate) -> Result<(), Error> {
+    let started = Instant::now();
+    check_output(&args.output)?;
+    let options = LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
+    let mut engine = load(&args.model, &options)?;
+    if engine.takes_prompt() && args.prompt.is_none() {
+        return Err(Error::Request("this model draws what a prompt says: ancestral generate \"a red circle\"".into()));
+    }
+    if !args.quiet {
+        eprintln!("device: {}", engine.device().name());
+        if matches!(options.device, DeviceChoice::Auto) && matches!(engine.device(), ancestral::Device::Cpu) {
+            eprintln!("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
+        }
+    }
+    let mut cfg = GenerateConfig::new()
+        .seed(args.seed)
+        .count(args.count)
+        .steps(args.steps)
+        .guidance_scale(args.guidance_scale)
+        .negative_prompt(args.negative_prompt)
+        .clean_caption(args.clean_caption);
+    if let Some((width, height)) = args.size {
+        cfg = cfg.size(width, height);
+    }
+    if let Some(stages) = args.stages {
+        cfg = cfg.stages(stages);
+    }
+    cfg = match args.sampler {
+        Some(SamplerName::Ddpm) => cfg.sampler(Sampler::Ddpm),
+        Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: args.eta, rederive_epsilon: false }),
+        None => cfg,
+    };
+    if let Some((ratio, max)) = args.thresholding {
+        cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
+    }
+    let mut bars = Bars::new(args.quiet);
+    cfg = cfg.on_progress(move |progress| bars.show(&progress));
+    let pictures = engine.generate(args.prompt.as_deref().unwrap_or(""), cfg)?;
+    for (i, picture) in pictures.iter().enumerate() {
+        let path = if pictures.len() == 1 { args.output.clone() } else { numbered(&args.output, i) };
+        picture.save(&path)?;
+        println!("{}", path.display());
+    }
+    if !args.quiet {
+        eprintln!("took {:.1} s", started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Refuses an output that cannot be written before minutes are spent on it.
+fn check_output(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() || path.file_name().is_none() || !folder.is_dir() {
+        return Err(Error::Request(format!(
+            "--output {}: {}; give a file in a folder that exists",
+            path.display(),
+            if folder.is_dir() { "is a folder" } else { "its folder does not exist" }
+        )));
+    }
+    Ok(())
+}
+
+/// `picture.png` → `picture-3.png`.
+fn numbered(path: &Path, i: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
+    path.with_file_name(format!("{stem}-{i}{extension}"))
+}
+
+/// One progress bar per stage.
+struct Bars {
+    quiet: bool,
+    current: Option<(usize, ProgressBar)>,
+}
+
+impl Bars {
+    fn new(quiet: bool) -> Self {
+        Bars { quiet, current: None }
+    }
+
+    fn show(&mut self, progress: &Progress<'_>) -> bool {
+        // Ticks of a hundredth of a step, so that the bar moves within slow steps too.
+        const TICKS: f32 = 100.0;
+        if self.quiet {
+            return true;
+        }
+        if self.current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            let (width, height) = progress.size;
+            let bar = ProgressBar::new(progress.steps as u64 * TICKS as u64);
+            let template = "{prefix} [{bar:30}] {msg} {elapsed} (left: {eta})";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(format!("stage {}/{} {width}x{height}", progress.stage + 1, progress.stages));
+            self.current = Some((progress.stage, bar));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_message(format!("step {}/{}", progress.done.floor(), progress.steps));
+            bar.set_position((progress.done * TICKS) as u64);
+            if progress.done as usize == progress.steps {
+                bar.finish();
+            }
+        }
+        true
+    }
+}
+
+fn bisect(args: &Bisect) -> Result<(), Error> {
+    let device = ancestral::Device::open(&DeviceChoice::parse(&args.device))?;
+    let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
+    let engine = load(&args.model, &options)?;
+    println!("CPU against {}", device.name());
+    for (network, parting) in engine.bisect(&device, args.tolerance)? {
+        match parting {
+            Some(p) => println!("{network}: parts at {} ({}), NMSE {:.2e}, after {} nodes", p.label, p.kernel, p.nmse, p.agreed),
+            None => println!("{network}: agrees"),
+        }
+    }
+    Ok(())
+}

@@ -40,6 +40,13 @@ impl DeviceChoice {
     }
 }
 
+/// Every device there is, as [`Device::name`] calls it.
+pub fn list_adapters() -> Vec<String> {
+    let mut names = gpu::adapter_names();
+    names.push(Device::Cpu.name());
+    names
+}
+
 /// Something that runs graphs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Device {
@@ -58,7 +65,7 @@ impl Device {
             DeviceChoice::Gpu => Gpu::open_hardware()?.map(Device::Gpu).ok_or_else(|| {
                 Error::Device(format!(
                     "no hardware GPU answers ({}); install its Vulkan driver, or use `--device cpu`",
-                    gpu::list_adapters()
+                    gpu::found_adapters()
                 ))
             }),
             DeviceChoice::Named(name) => Gpu::open_named(name).map(Device::Gpu),
@@ -95,7 +102,11 @@ impl Device {
     /// above the device's limits, a kernel its compiler refuses.
     pub fn program(&self, mut graph: Graph, weights: &Weights, options: &ProgramOptions) -> Result<Program> {
         fuse(&mut graph);
-        let kept = if options.keep_all { graph.nodes.iter().map(|n| n.output).collect() } else { Vec::new() };
+        let kept: Vec<TensorId> = match options.keep {
+            Keep::Outputs => Vec::new(),
+            Keep::Taps => graph.taps.iter().map(|(_, id)| *id).collect(),
+            Keep::All => graph.nodes.iter().map(|n| n.output).collect(),
+        };
         let backend = match self {
             Device::Cpu => Backend::Cpu(cpu::CpuProgram::new(&graph, weights, &kept)?),
             Device::Gpu(gpu) => Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?)),
@@ -109,13 +120,25 @@ impl Device {
 pub struct ProgramOptions {
     /// Storage of activations and weights on the GPU; the CPU computes in f32.
     pub precision: Precision,
-    /// Keep every node's output readable, for [`crate::bisect`].
-    pub keep_all: bool,
+    /// What stays readable after a run.
+    pub keep: Keep,
+}
+
+/// What stays readable after a run, besides the outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: memory is reused as soon as possible.
+    #[default]
+    Outputs,
+    /// The blocks' outputs ([`Graph::tap`]).
+    Taps,
+    /// Every node's output, to compare two devices node by node.
+    All,
 }
 
 /// A checkpoint and what of it is on the device already, so that programs of several sizes share one copy.
 pub struct Weights {
-    checkpoint: Checkpoint,
+    checkpoint: Option<Checkpoint>,
     on_cpu: Mutex<HashMap<WeightKey, Arc<Vec<f32>>>>,
     on_gpu: Mutex<HashMap<WeightKey, wgpu::Buffer>>,
 }
@@ -126,12 +149,18 @@ type WeightKey = (String, Repack, bool);
 impl Weights {
     /// Nothing is read before a program needs it.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        Weights { checkpoint, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+        Weights { checkpoint: Some(checkpoint), on_cpu: Mutex::default(), on_gpu: Mutex::default() }
     }
 
-    /// The file or files.
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+    /// No weights: for graphs that are made of inputs and constants only.
+    pub fn none() -> Self {
+        Weights { checkpoint: None, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+    }
+
+    /// The file or files. Errors: there are [none](Self::none), and the graph reads `name`.
+    fn checkpoint(&self, name: &str) -> Result<&Checkpoint> {
+        let missing = || Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"));
+        self.checkpoint.as_ref().ok_or_else(missing)
     }
 
     fn cpu(&self, name: &str, repack: Repack) -> Result<Arc<Vec<f32>>> {
@@ -140,7 +169,7 @@ impl Weights {
         if let Some(values) = cache.get(&key) {
             return Ok(values.clone());
         }
-        let values = Arc::new(self.checkpoint.read(name, repack)?);
+        let values = Arc::new(self.checkpoint(name)?.read(name, repack)?);
         cache.insert(key, values.clone());
         Ok(values)
     }

@@ -8,7 +8,7 @@ use crate::kernels::epilogue::{Epilogue, OperandOp};
 /// Merges what can be merged; node order stays valid.
 pub fn fuse(graph: &mut Graph) {
     let mut uses = vec![0usize; graph.tensors.len()];
-    for id in graph.nodes.iter().flat_map(|n| &n.inputs).chain(graph.outputs.iter().map(|(_, id)| id)) {
+    for id in graph.nodes.iter().flat_map(|n| &n.inputs).chain(graph.outputs.iter().chain(&graph.taps).map(|(_, id)| id)) {
         uses[id.0] += 1;
     }
     let mut nodes: Vec<Option<Node>> = std::mem::take(&mut graph.nodes).into_iter().map(Some).collect();

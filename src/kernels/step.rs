@@ -182,17 +182,26 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
 /// f64 for the definition, f32 for the CPU device.
 trait Real: Copy + From<f32> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
     fn exp(self) -> Self;
+    fn sqrt(self) -> Self;
 }
 
 impl Real for f32 {
     fn exp(self) -> Self {
         f32::exp(self)
     }
+
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
 }
 
 impl Real for f64 {
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
     }
 }
 
@@ -219,17 +228,19 @@ fn element<T: Real>(p: &Params, inputs: &[&[f32]], i: usize) -> (T, T) {
         x0 = clamp(x0, number(0.0) - c(CLIP_RANGE), c(CLIP_RANGE));
     } else if inputs[3][CLIP] == 2.0 {
         let one = number(1.0);
-        let threshold = clamp(number(inputs[4][i / p.item as usize]), one, clamp(c(CLIP_RANGE), one, number(f32::MAX)));
+        let threshold = clamp(number(inputs[4][i / p.item as usize]), one, number(f32::MAX));
+        let threshold = if threshold > c(CLIP_RANGE) { c(CLIP_RANGE) } else { threshold };
         x0 = clamp(x0, number(0.0) - threshold, threshold) / threshold;
     }
     let mut sigma = c(SIGMA);
     if inputs[3][VARIANCE] != 0.0 {
-        let mut log_variance = number(inputs[1][conditional + p.channels as usize]);
-        if inputs[3][VARIANCE] == 1.0 {
-            let share = number(0.5) * (log_variance + number(1.0));
-            log_variance = share * c(LOG_MAX) + (number(1.0) - share) * c(LOG_MIN);
-        }
-        sigma = (number(0.5) * log_variance).exp();
+        let v = number(inputs[1][conditional + p.channels as usize]);
+        sigma = if inputs[3][VARIANCE] == 1.0 {
+            let share = number(0.5) * (v + number(1.0));
+            (number(0.5) * (share * c(LOG_MAX) + (number(1.0) - share) * c(LOG_MIN))).exp()
+        } else {
+            clamp(v, number(0.0), number(f32::MAX)).sqrt()
+        };
     }
     let eps = c(EPS_X) * x + c(EPS_OUT) * out;
     let next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * number(inputs[2][i]);

@@ -1,23 +1,28 @@
 //! HTML's character references, as Python's `html` module reads them.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use super::fixes::c1_meaning;
 
-/// Entities that HTML also knows without their semicolon.
-const BARE: &str = " AElig AMP Aacute Acirc Agrave Aring Atilde Auml COPY Ccedil ETH Eacute Ecirc Egrave Euml GT \
-    Iacute Icirc Igrave Iuml LT Ntilde Oacute Ocirc Ograve Oslash Otilde Ouml QUOT REG THORN Uacute Ucirc \
-    Ugrave Uuml Yacute aacute acirc acute aelig agrave amp aring atilde auml brvbar ccedil cedil cent copy \
-    curren deg divide eacute ecirc egrave eth euml frac12 frac14 frac34 gt iacute icirc iexcl igrave iquest \
-    iuml laquo lt macr micro middot nbsp not ntilde oacute ocirc ograve ordf ordm oslash otilde ouml para \
-    plusmn pound quot raquo reg sect shy sup1 sup2 sup3 szlig thorn times uacute ucirc ugrave uml uuml \
-    yacute yen yuml ";
+/// HTML's named references (<https://html.spec.whatwg.org/multipage/named-characters.html>), one per
+/// line: name, `~` if it is known without its semicolon too, code points.
+const LIST: &str = include_str!("entities.txt");
+
+/// Text by name, and whether the name needs no semicolon.
+static ENTITIES: LazyLock<HashMap<&str, (String, bool)>> = LazyLock::new(|| {
+    let read = |line: &'static str| {
+        let (name, codes) = line.split_once(' ')?;
+        let code = |hex| char::from_u32(u32::from_str_radix(hex, 16).ok()?);
+        let text = codes.split(' ').map(code).collect::<Option<String>>()?;
+        Some((name.trim_end_matches('~'), (text, name.ends_with('~'))))
+    };
+    LIST.lines().filter_map(read).collect()
+});
 
 /// The text of the named entity, without `&` and `;`.
 pub(super) fn entity(name: &str) -> Option<String> {
-    // The longest name has 31 letters.
-    let plausible = name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric()) && !name.is_empty();
-    let source = plausible.then(|| format!("&{name};"))?;
-    let text = html_escape::decode_html_entities(&source);
-    (*text != source).then(|| text.into_owned())
+    ENTITIES.get(name).map(|(text, _)| text.clone())
 }
 
 /// A number of a character reference, or nothing beyond Unicode.
@@ -69,13 +74,20 @@ fn reference(rest: &str) -> Option<(String, usize)> {
     {
         return Some((text, name + 1));
     }
-    let known = (2..=name).rev().find(|&n| BARE.contains(&format!(" {} ", &rest[..n])))?;
-    Some((entity(&rest[..known])?, known))
+    let bare =
+        |n: usize| ENTITIES.get(&rest[..n]).filter(|(_, bare)| *bare).map(|(text, _)| (text.clone(), n));
+    (2..=name).rev().find_map(bare)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_is_whole() {
+        assert_eq!((ENTITIES.len(), LIST.lines().count()), (2125, 2125));
+        assert_eq!(ENTITIES.values().filter(|(_, bare)| *bare).count(), 106);
+    }
 
     #[test]
     fn entities_are_decoded() {

@@ -15,7 +15,8 @@ pub(super) fn text_of(markup: &[char]) -> Vec<char> {
         t: markup,
         last_close: last('>'),
         last_semicolon: last(';'),
-        comments_end: true,
+        last_nul: last('\0'),
+        absent: Vec::new(),
         page: Page::default(),
         hidden_until: None,
     };
@@ -30,8 +31,9 @@ struct Parser<'a> {
     t: &'a [char],
     last_close: Option<usize>,
     last_semicolon: Option<usize>,
-    /// False once a search for the end of a comment failed, as later ones must too.
-    comments_end: bool,
+    last_nul: Option<usize>,
+    /// Ends of sections that were not found, so that later searches for them must fail too.
+    absent: Vec<(&'static str, bool)>,
     page: Page,
     /// `script` or `style` while inside one: nothing but its end tag counts.
     hidden_until: Option<&'static str>,
@@ -177,8 +179,7 @@ impl Parser<'_> {
     /// `<!...>`: comments, doctype, marked sections.
     fn declaration(&mut self, at: usize) -> Option<usize> {
         if self.starts(at, "<!--") {
-            let end = self.comments_end.then(|| self.section_end(at + 4, "--", false)).flatten();
-            self.comments_end = end.is_some();
+            let end = self.section_end(at + 4, "--", false);
             self.page_break(end);
             return end.map(|(_, end)| end);
         }
@@ -211,17 +212,21 @@ impl Parser<'_> {
     }
 
     /// Finds `mark`, spaces (`mark` and spaces again if `twice`) and `>`: their start and end.
-    fn section_end(&self, from: usize, mark: &str, twice: bool) -> Option<(usize, usize)> {
-        if self.last_close.is_none_or(|last| from > last) {
-            return None;
-        }
-        (from..self.t.len()).find_map(|start| {
-            let mut end = run(self.t, literal(self.t, start, mark)?, is_space);
+    fn section_end(&mut self, from: usize, mark: &'static str, twice: bool) -> Option<(usize, usize)> {
+        let gone = self.absent.contains(&(mark, twice));
+        let last = self.last_close.filter(|&last| from <= last && !gone)?;
+        let t = self.t;
+        let end = (from..last).find_map(|start| {
+            let mut end = run(t, literal(t, start, mark)?, is_space);
             if twice {
-                end = run(self.t, literal(self.t, end, mark)?, is_space);
+                end = run(t, literal(t, end, mark)?, is_space);
             }
-            (self.t.get(end) == Some(&'>')).then_some((start, end + 1))
-        })
+            (t.get(end) == Some(&'>')).then_some((start, end + 1))
+        });
+        if end.is_none() {
+            self.absent.push((mark, twice));
+        }
+        end
     }
 
     fn end_tag(&mut self, at: usize) -> Option<usize> {
@@ -247,8 +252,13 @@ impl Parser<'_> {
     }
 
     fn start_tag(&mut self, at: usize) -> Option<usize> {
-        // No tag can end behind the last bracket, so do not look for one.
-        self.last_close.filter(|&last| last > at)?;
+        let closable = self.last_close.is_some_and(|last| last > at);
+        // No tag can end behind the last bracket, so do not look for one; only NUL ends a name early.
+        if !closable
+            && (self.last_nul < Some(at) || self.t.get(run(self.t, at + 1, name_char)) != Some(&'\0'))
+        {
+            return None;
+        }
         let end = self.whole_start_tag(at)?;
         let name_end = run(self.t, at + 1, name_char);
         let name: String = self.t[at + 1..name_end].iter().flat_map(|c| c.to_lowercase()).collect();
@@ -356,9 +366,29 @@ mod tests {
 
     #[test]
     fn broken_markup_is_quick() {
-        for part in
-            ["<a ", "<!--", "</", "<a b=\"", "&#", "<![cdata[", "<a b='>", "<script>", "<p>", "</p ", "-- "]
-        {
+        let parts = [
+            "<a ",
+            "<!--",
+            "</",
+            "<a b=\"",
+            "&#",
+            "<![cdata[",
+            "<a b='>",
+            "<script>",
+            "<p>",
+            "</p ",
+            "-- ",
+            "<!-- >",
+            "<![cdata[>",
+            "<![if>",
+            "<a<",
+            "<a =",
+            "&#1",
+            "<br></br>",
+            "</>",
+            "]] ",
+        ];
+        for part in parts {
             text(&part.repeat(100_000 / part.len()));
         }
     }

@@ -5,6 +5,7 @@
 //! diffusers' `IFPipeline` does. Both work in time linear in the text and know no input that fails
 //! other than a text far beyond any prompt.
 
+mod address;
 pub mod caption;
 mod entities;
 mod fixes;

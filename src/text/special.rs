@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// Ids beyond this are taken for damage.
 const MAX_ID: u64 = 10_000_000;
+/// More special tokens than this are taken for damage.
+const MAX_SPECIAL: u64 = 10_000;
 /// JSON files larger than this are not read.
 const MAX_JSON: u64 = 64 << 20;
 /// Named special tokens in the order transformers adds them.
@@ -99,7 +101,11 @@ impl Draft {
     /// Takes `*_token` and `additional_special_tokens` out of a JSON object.
     fn take_names(&mut self, path: &Path, object: &Map<String, Value>) -> Result<()> {
         let bad = |key: &str| {
-            Error::config(path, key, "is neither a text nor a token object; download the file again")
+            Error::config(
+                path,
+                key,
+                "is no token (text or object), or no list of at most 10000; download the file again",
+            )
         };
         for key in NAMED {
             if let Some(value) = object.get(key).filter(|v| !v.is_null()) {
@@ -109,7 +115,8 @@ impl Draft {
         let key = "additional_special_tokens";
         if let Some(value) = object.get(key).filter(|v| !v.is_null()) {
             let list = self.additional.get_or_insert_default();
-            for token in value.as_array().ok_or_else(|| bad(key))? {
+            let tokens = value.as_array().filter(|a| a.len() as u64 <= MAX_SPECIAL);
+            for token in tokens.ok_or_else(|| bad(key))? {
                 let token = Added::from_json(token).ok_or_else(|| bad(key))?;
                 if !list.contains(&token) {
                     list.push(token);
@@ -175,9 +182,10 @@ fn explicit_ids(folder: &Path, config: &Map<String, Value>, draft: &mut Draft) -
 
 /// The sentinels `<extra_id_N>`, counted down from the end of the vocabulary.
 fn extra_ids(path: &Path, config: &Map<String, Value>, pieces: usize, draft: &mut Draft) -> Result<()> {
-    let count = config.get("extra_ids").map_or(Some(100), Value::as_u64).filter(|&n| n <= 100_000);
-    let count =
-        count.ok_or_else(|| Error::config(path, "extra_ids", "is not a number up to 100000"))? as usize;
+    let count = config.get("extra_ids").map_or(Some(100), Value::as_u64).filter(|&n| n <= MAX_SPECIAL);
+    let count = count
+        .ok_or_else(|| Error::config(path, "extra_ids", format!("is not a number up to {MAX_SPECIAL}")))?
+        as usize;
     let names = || (0..count).map(|i| Added::named(format!("<extra_id_{i}>")));
     let extras = match &mut draft.additional {
         None => {

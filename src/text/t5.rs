@@ -11,7 +11,7 @@ use super::unigram::Unigram;
 use crate::error::{Error, Result};
 
 /// Larger files are refused before they are read; the largest published one (mT5) has 4.3 MB.
-const MAX_FILE: u64 = 32 << 20;
+const MAX_FILE: u64 = 8 << 20;
 /// Longer texts are refused; a prompt's first 77 tokens are all that any model sees.
 const MAX_TEXT: usize = 1 << 20;
 
@@ -36,7 +36,7 @@ pub struct T5Tokenizer {
     specials: Specials,
     eos: u32,
     pad: u32,
-    /// What stands between this and a plain look-up with `legacy: false`.
+    /// Number of pieces that the unknown token's own text makes; needed with `legacy: false`.
     unk_pieces: usize,
     size: usize,
 }
@@ -160,5 +160,110 @@ impl T5Tokenizer {
             tokens.remove(0);
         }
         tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goldens() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/if_stage1")
+    }
+
+    /// A fresh folder with only this `spiece.model`, and more files.
+    fn folder(name: &str, model: &[u8], more: &[(&str, &str)]) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("ancestral-t5-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("spiece.model"), model).unwrap();
+        more.iter().for_each(|(file, text)| std::fs::write(dir.join(file), text).unwrap());
+        dir
+    }
+
+    fn model_bytes() -> Vec<u8> {
+        std::fs::read(goldens().join("pipeline/tokenizer/spiece.model")).unwrap()
+    }
+
+    fn text_ids(tokenizer: &T5Tokenizer, text: &str) -> Vec<u32> {
+        let tokens = tokenizer.encode(text, 77).unwrap();
+        tokens.ids.iter().zip(&tokens.mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect()
+    }
+
+    #[test]
+    fn special_tokens_are_as_in_the_reference() {
+        let full = T5Tokenizer::load(&goldens().join("pipeline/tokenizer")).unwrap();
+        let bare = folder("bare", &model_bytes(), &[]);
+        let bare_tokenizer = T5Tokenizer::load(&bare).unwrap();
+        let text = std::fs::read_to_string(goldens().join("prompts.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for case in json["special"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(text_ids(&full, case["text"].as_str().unwrap()), ids);
+            assert_eq!(text_ids(&bare_tokenizer, case["text"].as_str().unwrap()), ids);
+        }
+        assert_eq!((full.vocab_size(), bare_tokenizer.vocab_size()), (454, 454));
+        std::fs::remove_dir_all(bare).unwrap();
+    }
+
+    #[test]
+    fn length_is_exact() {
+        let tokenizer = T5Tokenizer::load(&goldens().join("pipeline/tokenizer")).unwrap();
+        let empty = tokenizer.encode("", 3).unwrap();
+        assert_eq!((empty.ids, empty.mask), (vec![1, 0, 0], vec![true, false, false]));
+        assert!(!tokenizer.encode("fox</s>", 2).unwrap().truncated);
+        assert!(tokenizer.encode("fox fox", 2).unwrap().truncated);
+        assert_eq!(tokenizer.encode("fox fox", 1).unwrap().ids, [1]);
+        assert!(tokenizer.encode("fox", 0).is_err());
+        assert!(tokenizer.encode(&"fox ".repeat(300_000), 77).is_err());
+        let long = "a blue whale 🦊 ".repeat(6_000);
+        let start = std::time::Instant::now();
+        assert!(tokenizer.encode(&long, 77).unwrap().truncated);
+        assert!(start.elapsed().as_secs() < 10);
+    }
+
+    #[test]
+    fn damaged_folders_are_errors() {
+        let model = model_bytes();
+        let fails = |name: &str, model: &[u8], more: &[(&str, &str)], what: &str| {
+            let dir = folder(name, model, more);
+            let message = T5Tokenizer::load(&dir).unwrap_err().to_string();
+            assert!(message.contains(what), "{message}");
+            std::fs::remove_dir_all(dir).unwrap();
+        };
+        let missing = T5Tokenizer::load(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(missing.contains("spiece.model"), "{missing}");
+        fails("empty", b"", &[], "0 bytes");
+        fails("lfs", b"version https://git-lfs.github.com/spec/v1", &[], "LFS");
+        fails("garbage", &[0xff; 100], &[], "no SentencePiece model");
+        fails("huge", &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], &[], "cut off");
+        fails("json", &model, &[("tokenizer_config.json", "[1")], "not a JSON object");
+        let id = r#"{"added_tokens_decoder":{"4294967295":{"content":"x"}}}"#;
+        fails("id", &model, &[("tokenizer_config.json", id)], "token id");
+        let count = r#"{"extra_ids":3,"additional_special_tokens":["<extra_id_0>"]}"#;
+        fails("count", &model, &[("tokenizer_config.json", count)], "lists 1");
+    }
+
+    #[test]
+    fn cut_off_models_never_panic() {
+        let model = model_bytes();
+        for length in (1..model.len()).step_by(997) {
+            let dir = folder("cut", &model[..length], &[]);
+            if let Ok(tokenizer) = T5Tokenizer::load(&dir) {
+                tokenizer.encode("a ﬁne fox½", 77).unwrap();
+            }
+        }
+        let mut state = 7u32;
+        for _ in 0..60 {
+            let mut damaged = model.clone();
+            for _ in 0..20 {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let at = (state >> 4) as usize % damaged.len();
+                damaged[at] ^= (state >> 24) as u8;
+            }
+            if let Ok(tokenizer) = T5Tokenizer::load(&folder("cut", &damaged, &[])) {
+                tokenizer.encode("a ﬁne fox½ Å 日本 </s>", 77).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(folder("cut", &model, &[])).unwrap();
     }
 }

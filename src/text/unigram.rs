@@ -1,7 +1,7 @@
 //! The unigram language model of SentencePiece (Kudo 2018, arXiv:1804.10959): the most probable
 //! sequence of pieces, found by Viterbi.
 //!
-//! Written here, not taken from the `tokenizers` crate, because ids must equal SentencePiece's: rounded
+//! Written here, not taken from the `tokenizers` crate, because ids must equal SentencePiece's: float32
 //! sums decide ties, and control, unused and user-defined pieces each have rules of their own.
 
 use std::collections::{HashMap, HashSet};
@@ -12,10 +12,10 @@ use super::proto::{ModelProto, kind};
 const UNKNOWN_PENALTY: f32 = 10.0;
 
 /// A piece found in text, its id and score (none: unused).
-///
-/// Scores are float64 because SentencePiece adds and compares in double (a user-defined piece's
-/// score is a double there) but keeps sums in float.
-type Entry = (Box<str>, u32, Option<f64>);
+type Entry = (Box<str>, u32, Option<f32>);
+
+/// Pieces by name.
+type Reserved = HashMap<Box<str>, u32>;
 
 /// A vocabulary with scores.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Unigram {
     /// Range of `sorted` per first byte, as its start; 257 entries.
     first: Vec<usize>,
     /// Control, unknown and byte pieces, which text never contains.
-    reserved: HashMap<Box<str>, u32>,
+    reserved: Reserved,
     size: usize,
     unknown: u32,
     unknown_score: f32,
@@ -74,9 +74,7 @@ impl Unigram {
     }
 
     /// The pieces found in text, the reserved ones, and the id of unknown text.
-    fn sort_pieces(model: &ModelProto) -> Result<(Vec<Entry>, HashMap<Box<str>, u32>, u32), String> {
-        let normal = model.pieces.iter().filter(|p| p.kind.unwrap_or(kind::NORMAL) == kind::NORMAL);
-        let max_score = normal.map(|p| p.score.unwrap_or(0.0)).fold(f32::MIN_POSITIVE, f32::max);
+    fn sort_pieces(model: &ModelProto) -> Result<(Vec<Entry>, Reserved, u32), String> {
         let (mut sorted, mut reserved) = (Vec::with_capacity(model.pieces.len()), HashMap::new());
         let (mut seen, mut unknown) = (HashSet::with_capacity(model.pieces.len()), None);
         for (id, p) in model.pieces.iter().enumerate() {
@@ -90,9 +88,9 @@ impl Unigram {
                 return Err(format!("piece {id} ({piece:?}) has the score {score}; the file is damaged"));
             }
             // A user-defined symbol is scored to win wherever it occurs.
-            let bonus = f64::from(piece.len() as f32 * max_score) - 0.1;
+            let bonus = 0.1 * (piece.len() - 1) as f32;
             match p.kind.unwrap_or(kind::NORMAL) {
-                kind::NORMAL => sorted.push((piece.into(), id, Some(f64::from(score)))),
+                kind::NORMAL => sorted.push((piece.into(), id, Some(score))),
                 kind::USER_DEFINED => sorted.push((piece.into(), id, Some(bonus))),
                 kind::UNUSED => sorted.push((piece.into(), id, None)),
                 other => {
@@ -124,7 +122,7 @@ impl Unigram {
     }
 
     /// Calls `found(bytes, score)` for each usable piece that `text` starts with, shortest first.
-    fn prefixes(&self, text: &[u8], mut found: impl FnMut(usize, f64)) {
+    fn prefixes(&self, text: &[u8], mut found: impl FnMut(usize, f32)) {
         let Some(&byte) = text.first() else { return };
         let (mut low, mut high) = (self.first[usize::from(byte)], self.first[usize::from(byte) + 1]);
         for depth in 1..=text.len() {
@@ -151,11 +149,11 @@ impl Unigram {
         for (start, c) in text.char_indices() {
             let (here, width) = (best[start].score, c.len_utf8());
             let mut single = false;
-            let mut reach = |length: usize, score: f64, unknown: bool| {
+            let mut reach = |length: usize, score: f32, unknown: bool| {
                 let node = &mut best[start + length];
-                let score = score + f64::from(here);
-                if node.start == u32::MAX || score > f64::from(node.score) {
-                    *node = Node { score: score as f32, start: start as u32, unknown };
+                let score = score + here;
+                if node.start == u32::MAX || score > node.score {
+                    *node = Node { score, start: start as u32, unknown };
                 }
             };
             self.prefixes(&text.as_bytes()[start..], |length, score| {
@@ -163,8 +161,7 @@ impl Unigram {
                 reach(length, score, false);
             });
             if !single {
-                // This sum is a float's in the original.
-                reach(width, f64::from(self.unknown_score + here) - f64::from(here), true);
+                reach(width, self.unknown_score, true);
             }
         }
         let mut cuts = Vec::new();
@@ -193,5 +190,52 @@ impl Unigram {
             after_unknown = unknown;
         }
         pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::SentencePiece;
+    use super::*;
+
+    fn model(pieces: &[(&str, f32, i32)]) -> ModelProto {
+        let piece = |&(p, s, k): &(&str, f32, i32)| SentencePiece {
+            piece: Some(p.into()),
+            score: Some(s),
+            kind: Some(k),
+        };
+        ModelProto { pieces: pieces.iter().map(piece).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn the_best_path_wins() {
+        let pieces = [
+            ("<unk>", 0.0, 2),
+            ("</s>", 0.0, 3),
+            ("a", -1.0, 1),
+            ("b", -1.0, 1),
+            ("ab", -1.5, 1),
+            ("bc", -9.0, 5),
+            ("aba", 0.0, 4),
+        ];
+        let unigram = Unigram::new(&model(&pieces)).unwrap();
+        assert_eq!(unigram.split("abb"), ["ab", "b"]);
+        assert_eq!(unigram.split("xyabcabaé"), ["xy", "ab", "c", "aba", "é"]);
+        assert_eq!(["a", "bc", "</s>", "xy"].map(|p| unigram.id(p)), [2, 5, 1, 0]);
+        assert!(unigram.split("").is_empty());
+    }
+
+    #[test]
+    fn damaged_vocabularies_are_errors() {
+        let wrong = |pieces: &[(&str, f32, i32)]| Unigram::new(&model(pieces)).unwrap_err();
+        assert!(wrong(&[]).contains("no pieces"));
+        assert!(wrong(&[("a", 0.0, 1)]).contains("unknown text"));
+        assert!(wrong(&[("a", 0.0, 1), ("a", 0.0, 1)]).contains("twice"));
+        assert!(wrong(&[("", 0.0, 1)]).contains("empty"));
+        assert!(wrong(&[("a", f32::NAN, 1)]).contains("NaN"));
+        let mut bpe = model(&[("<unk>", 0.0, 2)]);
+        bpe.trainer_spec =
+            Some(super::super::proto::TrainerSpec { model_type: Some(2), ..Default::default() });
+        assert!(Unigram::new(&bpe).unwrap_err().contains("BPE"));
     }
 }

@@ -46,9 +46,14 @@ fn adapters() -> Vec<wgpu::Adapter> {
     pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()))
 }
 
-/// The names of all adapters, for messages.
-pub(super) fn list_adapters() -> String {
-    let names: Vec<String> = adapters().iter().map(|a| describe(&a.get_info())).collect();
+/// The descriptions of all adapters.
+pub(super) fn adapter_names() -> Vec<String> {
+    adapters().iter().map(|a| describe(&a.get_info())).collect()
+}
+
+/// The same for messages.
+pub(super) fn found_adapters() -> String {
+    let names = adapter_names();
     if names.is_empty() { "no adapter found".into() } else { format!("found: {}", names.join("; ")) }
 }
 
@@ -73,7 +78,7 @@ impl Gpu {
     pub(super) fn open_named(name: &str) -> Result<Gpu> {
         let wanted = name.to_lowercase();
         let found = adapters().into_iter().find(|a| describe(&a.get_info()).to_lowercase().contains(&wanted));
-        let missing = || Error::Device(format!("no adapter's name holds `{name}` ({})", list_adapters()));
+        let missing = || Error::Device(format!("no adapter's name holds `{name}` ({})", found_adapters()));
         Gpu::open(found.ok_or_else(missing)?)
     }
 

@@ -86,7 +86,7 @@ impl Gpu {
             let half = is_half(graph, id, precision);
             buffers[id.0] = Some(weights.gpu(name, repack, half, || {
                 let buffer = self.buffer(name, bytes(id), storage);
-                weights.checkpoint().stream(name, repack, &mut |first, values| {
+                weights.checkpoint(name)?.stream(name, repack, &mut |first, values| {
                     self.write_values(&buffer, first, values, half);
                     Ok(())
                 })?;

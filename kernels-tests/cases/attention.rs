@@ -1,0 +1,130 @@
+//! Cases of `attention`: head sizes, lengths about the tile of 16, two sets of keys, what is added to the scores.
+
+use super::{Case, Maker, case};
+use ancestral::graph::{Storage, Tensor};
+use ancestral::kernels::attention::{KeyValue, Options, Rows, attention};
+
+/// What a case is made of; most leave it at [`PLAIN`].
+#[derive(Clone, Copy)]
+struct Shape {
+    batch: usize,
+    queries: usize,
+    /// Keys of the first and the second set; 0 leaves the set out.
+    keys: [usize; 2],
+    heads: usize,
+    dim: usize,
+    bias: bool,
+    /// What is added to the scores of every third of the first keys.
+    mask: Option<f32>,
+    causal: bool,
+    /// Standard deviation of the queries.
+    spread: f64,
+}
+
+const PLAIN: Shape = Shape {
+    batch: 2,
+    queries: 17,
+    keys: [0, 17],
+    heads: 2,
+    dim: 8,
+    bias: false,
+    mask: None,
+    causal: false,
+    spread: 1.0,
+};
+
+fn key_value(m: &mut Maker, s: &Shape, keys: usize) -> Option<KeyValue> {
+    let shape = [s.batch, keys, s.heads * s.dim];
+    (keys > 0).then(|| KeyValue { key: (&m.elem(&shape)).into(), value: (&m.elem(&shape)).into() })
+}
+
+fn scale(dim: usize) -> f32 {
+    1.0 / (dim as f32).sqrt()
+}
+
+/// `[batch, keys]`: `value` at every third key and at the last ones of the last picture.
+fn mask(m: &mut Maker, batch: usize, keys: usize, value: f32) -> Tensor {
+    let last = (batch - 1) * keys + keys / 2;
+    let values = (0..batch * keys).map(|i| if i % 3 == 1 || i > last { value } else { 0.0 }).collect();
+    m.given(&[batch, keys], Storage::F32, values)
+}
+
+fn record(m: &mut Maker, s: &Shape) -> Tensor {
+    let q = m.normal(&[s.batch, s.queries, s.heads * s.dim], Storage::Elem, 0.0, s.spread);
+    let (first, second) = (key_value(m, s, s.keys[0]), key_value(m, s, s.keys[1]));
+    let bias = s.bias.then(|| m.elem(&[s.queries, s.keys[0] + s.keys[1], s.heads]));
+    let mask = s.mask.map(|value| mask(m, s.batch, s.keys[0], value));
+    let options = Options {
+        heads: s.heads,
+        head_dim: s.dim,
+        scale: scale(s.dim),
+        bias: bias.as_ref(),
+        mask: mask.as_ref(),
+        causal: s.causal,
+    };
+    attention(&mut m.g, "attention", &(&q).into(), first.as_ref(), second.as_ref(), &options)
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |name: String, s: Shape| cases.push(case("attention", name, |m| record(m, &s)));
+    for dim in [1, 4, 6, 24, 40, 64, 160, 512] {
+        add(format!("head_{dim}"), Shape { dim, ..PLAIN });
+    }
+    for length in [1, 15, 16, 17, 77, 300] {
+        add(format!("length_{length}"), Shape { queries: length, keys: [0, length], ..PLAIN });
+    }
+    add("one_query_many_keys".into(), Shape { queries: 1, keys: [0, 300], ..PLAIN });
+    add("many_queries_one_key".into(), Shape { queries: 300, keys: [1, 0], ..PLAIN });
+    add("text_and_pixels".into(), Shape { queries: 64, keys: [77, 64], heads: 3, ..PLAIN });
+    add("text_only".into(), Shape { keys: [77, 0], ..PLAIN });
+    add("sets_split_a_tile".into(), Shape { keys: [5, 9], ..PLAIN });
+    add("one_key_in_each_set".into(), Shape { keys: [1, 1], ..PLAIN });
+    add("causal".into(), Shape { queries: 33, keys: [0, 33], causal: true, ..PLAIN });
+    add("causal_first_set".into(), Shape { queries: 20, keys: [20, 0], causal: true, ..PLAIN });
+    add("causal_masked".into(), Shape { queries: 33, keys: [33, 0], causal: true, mask: Some(-10000.0), ..PLAIN });
+    add("bias".into(), Shape { queries: 19, keys: [19, 0], heads: 5, bias: true, ..PLAIN });
+    add("bias_two_sets".into(), Shape { queries: 7, keys: [12, 21], heads: 3, bias: true, ..PLAIN });
+    add("mask".into(), Shape { keys: [77, 17], mask: Some(-10000.0), ..PLAIN });
+    add("mask_finfo_min".into(), Shape { keys: [33, 0], bias: true, mask: Some(f32::MIN), ..PLAIN });
+    add("mask_infinite".into(), Shape { keys: [33, 2], mask: Some(f32::NEG_INFINITY), ..PLAIN });
+    // Whole tiles of masked keys come before the first visible one.
+    add("big_logits".into(), Shape { queries: 40, keys: [0, 77], spread: 60.0, ..PLAIN });
+    add("equal_logits".into(), Shape { keys: [0, 77], spread: 0.0, ..PLAIN });
+    cases.push(case("attention", "masked_at_first", masked_at_first));
+    cases.push(case("attention", "packed_qkv", packed));
+    cases.push(case("attention", "shared_by_queries", shared_keys));
+    cases
+}
+
+/// The first 40 keys, more than two tiles, are masked for every query.
+fn masked_at_first(m: &mut Maker) -> Tensor {
+    let s = Shape { keys: [50, 0], ..PLAIN };
+    let q = m.elem(&[s.batch, s.queries, s.heads * s.dim]);
+    let kv = key_value(m, &s, 50);
+    let values = (0..s.batch * 50).map(|i| if i % 50 < 40 { f32::MIN } else { 0.0 }).collect();
+    let mask = m.given(&[s.batch, 50], Storage::F32, values);
+    let options =
+        Options { heads: s.heads, head_dim: s.dim, scale: 0.5, bias: None, mask: Some(&mask), causal: false };
+    attention(&mut m.g, "attention", &(&q).into(), kv.as_ref(), None, &options)
+}
+
+/// Queries, keys and values side by side in one tensor, and text keys and values in another: columns by offset.
+fn packed(m: &mut Maker) -> Tensor {
+    let (heads, dim) = (3, 10);
+    let width = heads * dim;
+    let (qkv, kv) = (m.elem(&[2, 21, 3 * width + 2]), m.elem(&[2, 9, 2 * width + 1]));
+    let rows = |t: &Tensor, offset: usize| Rows { tensor: t.clone(), offset };
+    let text = KeyValue { key: rows(&kv, 1), value: rows(&kv, width + 1) };
+    let pixels = KeyValue { key: rows(&qkv, width + 2), value: rows(&qkv, 2 * width + 2) };
+    let options = Options { heads, head_dim: dim, scale: scale(dim), bias: None, mask: None, causal: false };
+    attention(&mut m.g, "attention", &rows(&qkv, 2), Some(&text), Some(&pixels), &options)
+}
+
+/// One tensor is queries, keys and values: the mean by equal scores, as attention pooling records it.
+fn shared_keys(m: &mut Maker) -> Tensor {
+    let x = m.elem(&[2, 18, 12]);
+    let kv = KeyValue { key: (&x).into(), value: (&x).into() };
+    let options = Options { heads: 2, head_dim: 6, scale: 1.0, bias: None, mask: None, causal: false };
+    attention(&mut m.g, "attention", &(&x).into(), None, Some(&kv), &options)
+}

@@ -1,0 +1,162 @@
+//! The cases: every kernel at the sizes that break kernels. Plain data without a test in it, so that the benches
+//! read the same list.
+//!
+//! A [`Case`] is a graph of one kernel (plus element-wise nodes that must fuse into it), recorded through the
+//! kernel's public functions, with the values of its inputs. To add one, add a row to the kernel's function.
+
+mod attention;
+pub mod norms;
+mod pictures;
+mod products;
+pub mod steps;
+
+use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId};
+
+/// One kernel at one size.
+pub struct Case {
+    /// The kernel's name; the graph is one dispatch of it once fused.
+    pub kernel: &'static str,
+    /// `kernel/what is special`.
+    pub name: String,
+    /// One output, named [`OUTPUT`].
+    pub graph: Graph,
+    /// Values of every input.
+    pub inputs: Vec<(String, Vec<f32>)>,
+}
+
+/// Name of a case's output.
+pub const OUTPUT: &str = "y";
+
+/// Every case of every kernel.
+pub fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(attention::cases());
+    cases.extend(norms::cases());
+    cases.extend(pictures::cases());
+    cases.extend(products::cases());
+    cases.extend(steps::cases());
+    cases
+}
+
+/// Numbers that are the same on every machine (splitmix64, Steele et al. 2014; normals by Box & Muller).
+pub struct Rng(u64);
+
+impl Rng {
+    /// A stream of its own for every name.
+    pub fn named(name: &str) -> Self {
+        // FNV-1a
+        Rng(name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Standard normal.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// `len` normals of standard deviation `std` about `mean`.
+    pub fn normals(&mut self, len: usize, mean: f64, std: f64) -> Vec<f32> {
+        (0..len).map(|_| (mean + std * self.normal()) as f32).collect()
+    }
+}
+
+/// Records a case's graph and draws its inputs.
+pub struct Maker {
+    /// The graph.
+    pub g: Graph,
+    /// The case's numbers.
+    pub rng: Rng,
+    inputs: Vec<(String, Vec<f32>)>,
+}
+
+impl Maker {
+    /// An input of given values.
+    pub fn given(&mut self, shape: &[usize], storage: Storage, values: Vec<f32>) -> Tensor {
+        let name = format!("in{}", self.inputs.len());
+        let tensor = self.g.input(&name, shape, storage);
+        assert_eq!(values.len(), tensor.len(), "{name}: values for {shape:?}");
+        self.inputs.push((name, values));
+        tensor
+    }
+
+    /// Activations: standard normals.
+    pub fn elem(&mut self, shape: &[usize]) -> Tensor {
+        self.normal(shape, Storage::Elem, 0.0, 1.0)
+    }
+
+    /// A weight matrix, filter or table: normals of standard deviation 0.2.
+    pub fn weight(&mut self, shape: &[usize]) -> Tensor {
+        self.normal(shape, Storage::Weight, 0.0, 0.2)
+    }
+
+    /// Biases and the like: standard normals that stay f32.
+    pub fn f32(&mut self, shape: &[usize]) -> Tensor {
+        self.normal(shape, Storage::F32, 0.0, 1.0)
+    }
+
+    /// Normals.
+    pub fn normal(&mut self, shape: &[usize], storage: Storage, mean: f64, std: f64) -> Tensor {
+        let values = self.rng.normals(shape.iter().product(), mean, std);
+        self.given(shape, storage, values)
+    }
+}
+
+/// Makes the case `kernel/name` from what `record` records; weights it names are drawn as the inputs are.
+fn case(kernel: &'static str, name: impl AsRef<str>, record: impl FnOnce(&mut Maker) -> Tensor) -> Case {
+    let name = format!("{kernel}/{}", name.as_ref());
+    let mut maker = Maker { g: Graph::new(), rng: Rng::named(&name), inputs: Vec::new() };
+    let y = record(&mut maker);
+    maker.g.output(OUTPUT, &y);
+    let Maker { mut g, mut rng, mut inputs } = maker;
+    for weight in weights_to_inputs(&mut g) {
+        let len = g.info(weight.id).len();
+        inputs.push((input_name(&g, weight.id).to_string(), rng.normals(len, 0.5, 0.5)));
+    }
+    Case { kernel, name, graph: g, inputs }
+}
+
+/// A weight that became an input.
+pub struct Weight {
+    /// The input.
+    pub id: TensorId,
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Layout change from there to the input.
+    pub repack: Repack,
+}
+
+/// Makes inputs of the tensors a graph would read from a checkpoint, so that it runs without one. The inputs' names
+/// are told apart by number, because a graph may read a weight twice.
+pub fn weights_to_inputs(g: &mut Graph) -> Vec<Weight> {
+    let mut weights = Vec::new();
+    for i in 0..g.tensors.len() {
+        let Source::Weight { name, shape, repack } = g.tensors[i].source.clone() else { continue };
+        let unique = format!("{name} #{i}");
+        g.tensors[i].source = Source::Input(unique.clone());
+        let id = g.find_input(&unique).expect("just made");
+        weights.push(Weight { id, name, shape, repack });
+    }
+    weights
+}
+
+/// The name of an input.
+pub fn input_name(g: &Graph, id: TensorId) -> &str {
+    match &g.info(id).source {
+        Source::Input(name) => name,
+        other => panic!("not an input: {other:?}"),
+    }
+}

@@ -1,0 +1,221 @@
+//! Cases of `matmul`, `conv2d` and `elementwise`, and of the element-wise nodes that fuse into them.
+
+use super::norms::ACTIVATIONS;
+use super::{Case, Maker, case};
+use ancestral::graph::{Storage, Tensor};
+use ancestral::kernels::conv2d::{Window, conv2d};
+use ancestral::kernels::elementwise::{activate, add, mul, scale};
+use ancestral::kernels::epilogue::Activation;
+use ancestral::kernels::matmul::matmul;
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = matmul_cases();
+    cases.extend(conv_cases());
+    cases.extend(elementwise_cases());
+    for kernel in ["matmul", "conv2d"] {
+        cases.extend(epilogue_cases(kernel));
+    }
+    cases
+}
+
+fn matmul_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let sizes = [
+        (1, 1, 1),
+        (1, 7, 5),
+        (5, 1, 9),
+        (33, 64, 1),
+        (31, 63, 65),
+        (32, 64, 64),
+        (33, 66, 129),
+        (77, 130, 48),
+        (2, 1027, 3),
+        (154, 96, 200),
+    ];
+    for (rows, inner, cols) in sizes {
+        for bias in [false, true] {
+            let name = format!("{rows}x{inner}x{cols}{}", if bias { "_bias" } else { "" });
+            cases.push(case("matmul", name, |m| {
+                let (x, w) = (m.elem(&[rows, inner]), m.weight(&[inner, cols]));
+                let bias = bias.then(|| m.f32(&[cols]));
+                matmul(&mut m.g, "matmul", &x, &w, bias.as_ref())
+            }));
+        }
+    }
+    // More tiles of 32 rows than one grid axis holds.
+    cases.push(case("matmul", "folded_grid", |m| {
+        let (x, w) = (m.elem(&[32 * 65_536 + 1, 1]), m.weight(&[1, 1]));
+        matmul(&mut m.g, "matmul", &x, &w, None)
+    }));
+    cases
+}
+
+/// A convolution's sizes; most cases leave them at [`PLAIN`].
+#[derive(Clone, Copy)]
+struct Conv {
+    batch: usize,
+    height: usize,
+    width: usize,
+    /// Channels of the first and the second input; 0 leaves the second out.
+    input: [usize; 2],
+    out: usize,
+    kernel: [usize; 2],
+    window: Window,
+    bias: bool,
+}
+
+fn plain() -> Conv {
+    Conv { batch: 2, height: 9, width: 7, input: [5, 0], out: 6, kernel: [3, 3], window: Window::same(3), bias: true }
+}
+
+fn record_conv(m: &mut Maker, s: &Conv) -> Tensor {
+    let [a, b] = s.input;
+    let x = m.elem(&[s.batch, s.height, s.width, a]);
+    let skip = (b > 0).then(|| m.elem(&[s.batch, s.height, s.width, b]));
+    let w = m.weight(&[s.kernel[0], s.kernel[1], a + b, s.out]);
+    let bias = s.bias.then(|| m.f32(&[s.out]));
+    conv2d(&mut m.g, "conv", (&x, skip.as_ref()), &w, bias.as_ref(), s.window)
+}
+
+fn conv_cases() -> Vec<Case> {
+    let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1 };
+    let twice = Window { up: 2, ..Window::same(3) };
+    let rows = [
+        ("3_channels", Conv { input: [3, 0], out: 8, ..plain() }),
+        ("6_channels", Conv { input: [6, 0], out: 3, ..plain() }),
+        ("1_channel", Conv { input: [1, 0], out: 1, bias: false, ..plain() }),
+        ("whole_tiles", Conv { height: 8, width: 8, input: [16, 0], out: 64, ..plain() }),
+        ("ragged_tiles", Conv { height: 11, width: 13, input: [18, 0], out: 67, ..plain() }),
+        ("one_pixel", Conv { height: 1, width: 1, input: [16, 0], out: 33, ..plain() }),
+        ("one_row", Conv { height: 1, width: 19, ..plain() }),
+        ("one_column", Conv { height: 19, width: 1, ..plain() }),
+        ("1x1", Conv { kernel: [1, 1], window: Window::same(1), ..plain() }),
+        ("5x5", Conv { kernel: [5, 5], window: Window::same(5), ..plain() }),
+        ("3x1", Conv { kernel: [3, 1], window: Window { pad: [1, 0, 1, 0], ..Window::same(3) }, ..plain() }),
+        ("patches_4x4", Conv {
+            height: 12,
+            width: 16,
+            input: [3, 0],
+            kernel: [4, 4],
+            window: Window::strided(4, 0),
+            bias: false,
+            ..plain()
+        }),
+        ("stride_2", Conv { height: 11, width: 8, window: Window::strided(2, 1), ..plain() }),
+        ("stride_2_asymmetric", Conv { height: 9, width: 10, window: asymmetric, ..plain() }),
+        ("stride_3_no_padding", Conv { window: Window::strided(3, 0), ..plain() }),
+        ("padding_wider_than_kernel", Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() }),
+        ("up_2", Conv { window: twice, ..plain() }),
+        ("up_2_one_pixel", Conv { height: 1, width: 1, window: twice, ..plain() }),
+        ("up_3_stride_2", Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1] }, ..plain() }),
+        ("skip", Conv { input: [5, 3], ..plain() }),
+        ("skip_1x1", Conv { input: [7, 6], out: 10, kernel: [1, 1], window: Window::same(1), ..plain() }),
+        ("skip_stride_2_no_bias", Conv { input: [4, 9], window: asymmetric, bias: false, ..plain() }),
+        ("skip_up_2", Conv { input: [2, 3], out: 70, window: twice, batch: 3, ..plain() }),
+    ];
+    rows.into_iter().map(|(name, s)| case("conv2d", name, |m| record_conv(m, &s))).collect()
+}
+
+fn elementwise_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut push = |name: &str, record: &dyn Fn(&mut Maker) -> Tensor| cases.push(case("elementwise", name, record));
+    for act in ACTIVATIONS {
+        push(&format!("{act:?}").to_lowercase(), &|m| {
+            // Far out, where e^-x overflows and erf is flat, and about zero.
+            let mut values: Vec<f32> = (-60..=60).map(|i| i as f32 * 0.15).collect();
+            values.extend([-1e4, -200.0, -88.7, -20.0, 0.0, 20.0, 88.7, 200.0, 1e4]);
+            let x = m.given(&[values.len()], Storage::Elem, values);
+            activate(&mut m.g, &x, act)
+        });
+    }
+    let pair = |m: &mut Maker, x: &[usize], other: &[usize]| (m.elem(x), m.elem(other));
+    push("add", &|m| {
+        let (x, y) = pair(m, &[3, 5, 7], &[3, 5, 7]);
+        add(&mut m.g, &x, &y)
+    });
+    push("mul", &|m| {
+        let (x, y) = pair(m, &[15, 1], &[15, 1]);
+        mul(&mut m.g, &x, &y)
+    });
+    push("add_to_itself", &|m| {
+        let x = m.elem(&[65]);
+        add(&mut m.g, &x, &x)
+    });
+    push("add_row_per_picture", &|m| {
+        let (x, y) = pair(m, &[2, 5, 3, 7], &[2, 7]);
+        add(&mut m.g, &x, &y)
+    });
+    push("mul_one_row", &|m| {
+        let (x, y) = pair(m, &[4, 9, 6], &[1, 6]);
+        mul(&mut m.g, &x, &y)
+    });
+    push("scale", &|m| {
+        let x = m.elem(&[1]);
+        scale(&mut m.g, &x, -2.5)
+    });
+    push("act_add_scale", &|m| {
+        let (x, y) = pair(m, &[2, 9, 11], &[2, 11]);
+        let h = activate(&mut m.g, &x, Activation::Silu);
+        let h = add(&mut m.g, &h, &y);
+        scale(&mut m.g, &h, 1.0 / 1.414)
+    });
+    // More workgroups than one grid axis holds.
+    push("folded_grid", &|m| {
+        let (x, y) = pair(m, &[64 * 65_536 + 3, 1], &[1, 1]);
+        add(&mut m.g, &x, &y)
+    });
+    cases
+}
+
+/// What follows a product or a convolution and must join it: every activation, operands of the output's size and one
+/// row for many, before and after, scale.
+fn epilogue_cases(kernel: &'static str) -> Vec<Case> {
+    let product = move |m: &mut Maker| {
+        let bias = m.f32(&[13]);
+        if kernel == "matmul" {
+            let (x, w) = (m.elem(&[2, 3, 6, 10]), m.weight(&[10, 13]));
+            return matmul(&mut m.g, "product", &x, &w, Some(&bias));
+        }
+        let (x, w) = (m.elem(&[2, 3, 6, 10]), m.weight(&[3, 3, 10, 13]));
+        conv2d(&mut m.g, "product", (&x, None), &w, Some(&bias), Window::same(3))
+    };
+    let mut cases = Vec::new();
+    let mut push = |name: &str, then: &dyn Fn(&mut Maker, Tensor) -> Tensor| {
+        cases.push(case(kernel, name, |m| {
+            let y = product(m);
+            then(m, y)
+        }));
+    };
+    for act in ACTIVATIONS {
+        push(&format!("then_{act:?}").to_lowercase(), &|m, y| activate(&mut m.g, &y, act));
+    }
+    push("then_add", &|m, y| {
+        let other = m.elem(&y.shape);
+        add(&mut m.g, &y, &other)
+    });
+    push("then_added_to", &|m, y| {
+        let other = m.elem(&y.shape);
+        add(&mut m.g, &other, &y)
+    });
+    push("then_add_row_per_picture", &|m, y| {
+        let other = m.elem(&[2, 13]);
+        add(&mut m.g, &y, &other)
+    });
+    push("then_mul_one_row", &|m, y| {
+        let other = m.elem(&[1, 13]);
+        mul(&mut m.g, &y, &other)
+    });
+    push("then_act_mul_scale", &|m, y| {
+        let other = m.elem(&y.shape);
+        let h = activate(&mut m.g, &y, Activation::GeluTanh);
+        let h = mul(&mut m.g, &h, &other);
+        scale(&mut m.g, &h, 0.25)
+    });
+    push("then_residual_reshaped", &|m, y| {
+        let h = m.g.reshape(&y, &[2, 18, 13]);
+        let other = m.elem(&[2, 18, 13]);
+        let h = add(&mut m.g, &h, &other);
+        scale(&mut m.g, &h, 2.0)
+    });
+    cases
+}

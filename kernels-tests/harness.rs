@@ -1,0 +1,213 @@
+//! Cases on devices, compared with the kernels' references.
+
+use crate::cases::{Case, OUTPUT, all};
+use crate::device::{has_f16, on_gpu, say};
+use crate::shaders::check_storage;
+use ancestral::device::{Device, ProgramOptions, Weights};
+use ancestral::graph::{Graph, Source, Storage, TensorId};
+use ancestral::kernels::{ALL, Precision};
+use half::f16;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+
+/// What may differ from the reference: Σ(y−r)²/Σr², and the largest |y−r| as a share of the largest |r|.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Normalised mean squared error.
+    pub nmse: f64,
+    /// Largest absolute difference over the largest magnitude.
+    pub peak: f64,
+}
+
+/// f32 storage.
+pub const F32: Tolerance = Tolerance { nmse: 1e-10, peak: 2e-5 };
+/// An output stored in f16: half a unit in its last place is 2.4e-4 of a value.
+pub const F16: Tolerance = Tolerance { nmse: 1e-6, peak: 1e-3 };
+
+/// How far an output is from its reference.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Difference {
+    /// See [`Tolerance::nmse`].
+    pub nmse: f64,
+    /// See [`Tolerance::peak`].
+    pub peak: f64,
+}
+
+/// The difference, or what is wrong: lengths, values that are no numbers, more than `tolerance`.
+pub fn compare(expected: &[f32], actual: &[f32], tolerance: Tolerance) -> Result<Difference, String> {
+    if expected.len() != actual.len() || expected.is_empty() {
+        return Err(format!("{} values, {} expected", actual.len(), expected.len()));
+    }
+    let (mut squares, mut errors, mut top, mut worst) = (0.0f64, 0.0f64, 0.0f64, (0.0f64, 0));
+    for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        if !e.is_finite() || !a.is_finite() {
+            return Err(format!("[{i}] is {a}, expected {e}"));
+        }
+        let (e, difference) = (f64::from(*e), (f64::from(*e) - f64::from(*a)).abs());
+        squares += e * e;
+        errors += difference * difference;
+        top = top.max(e.abs());
+        if difference > worst.0 {
+            worst = (difference, i);
+        }
+    }
+    // All zeros expected: differences count as they are.
+    let or_one = |x: f64| if x == 0.0 { 1.0 } else { x };
+    let found = Difference { nmse: errors / or_one(squares), peak: worst.0 / or_one(top) };
+    if found.nmse <= tolerance.nmse && found.peak <= tolerance.peak {
+        return Ok(found);
+    }
+    let (size, at) = worst;
+    Err(format!(
+        "NMSE {:.2e} (at most {:.0e}), largest difference {:.2e} of the peak (at most {:.0e}): {size:.3e} at [{at}], \
+         {} instead of {}",
+        found.nmse, tolerance.nmse, found.peak, tolerance.peak, actual[at], expected[at]
+    ))
+}
+
+/// The graph's output by the kernels' references, from inputs as `precision` stores them.
+pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f32> {
+    let mut values: HashMap<TensorId, Vec<f32>> = HashMap::new();
+    for node in &graph.nodes {
+        for id in &node.inputs {
+            values.entry(*id).or_insert_with(|| given(graph, *id, inputs, precision));
+        }
+        let mut y = vec![0.0; graph.info(node.output).len()];
+        let read: Vec<&[f32]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
+        (node.kernel.reference)(&node.params, &read, &mut y);
+        values.insert(node.output, y);
+    }
+    let id = graph.find_output(OUTPUT).expect("a case has an output");
+    values.remove(&id).expect("a node makes the output")
+}
+
+/// A constant's or input's values as `precision` stores them.
+fn given(graph: &Graph, id: TensorId, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f32> {
+    let tensor = graph.info(id);
+    match &tensor.source {
+        Source::Constant(values) => values.clone(),
+        Source::Input(name) => {
+            let found = inputs.iter().find(|(n, _)| n == name);
+            let (_, values) = found.unwrap_or_else(|| panic!("input `{name}` has no values"));
+            stored(values.clone(), tensor.storage, precision)
+        }
+        other => panic!("read before it is made: {other:?}"),
+    }
+}
+
+fn stored(values: Vec<f32>, storage: Storage, precision: Precision) -> Vec<f32> {
+    let half = match storage {
+        Storage::Elem => precision.elem_f16,
+        Storage::Weight => precision.weight_f16,
+        Storage::F32 => false,
+    };
+    if half { values.into_iter().map(|v| f16::from_f32(v).to_f32()).collect() } else { values }
+}
+
+/// Runs a graph on a device; its output, and the graph as it ran.
+pub fn run(
+    device: &Device,
+    graph: &Graph,
+    inputs: &[(String, Vec<f32>)],
+    precision: Precision,
+) -> Result<(Vec<f32>, Graph), String> {
+    let options = ProgramOptions { precision, ..ProgramOptions::default() };
+    let mut program =
+        device.program(graph.clone(), &Weights::none(), &options).map_err(|error| error.to_string())?;
+    for (name, values) in inputs {
+        program.write(name, values);
+    }
+    program.run(&mut |_| true).map_err(|error| error.to_string())?;
+    let y = program.read(OUTPUT).map_err(|error| error.to_string())?;
+    Ok((y, program.graph().clone()))
+}
+
+/// How a case is run.
+struct Path {
+    name: &'static str,
+    precision: Precision,
+}
+
+const WEIGHT_F16: Precision = Precision { elem_f16: false, weight_f16: true };
+
+fn paths(device: &Device) -> Vec<Path> {
+    let Device::Gpu(_) = device else { return vec![Path { name: "cpu f32", precision: Precision::F32 }] };
+    let mut paths = vec![Path { name: "gpu f32", precision: Precision::F32 }];
+    if has_f16(device) {
+        paths.push(Path { name: "gpu weight f16", precision: WEIGHT_F16 });
+        paths.push(Path { name: "gpu f16", precision: Precision::F16 });
+    } else {
+        say(&format!("f16 is skipped: {} has no f16 shaders", device.name()));
+    }
+    paths
+}
+
+fn tolerance(graph: &Graph, precision: Precision) -> Tolerance {
+    let output = graph.find_output(OUTPUT).map(|id| graph.info(id).storage);
+    if output == Some(Storage::Elem) && precision.elem_f16 { F16 } else { F32 }
+}
+
+/// Runs a case and compares.
+fn check(device: &Device, case: &Case, precision: Precision) -> Result<Difference, String> {
+    check_storage(&case.graph)?;
+    let (y, ran) = run(device, &case.graph, &case.inputs, precision)?;
+    let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
+    if kernels != [case.kernel] {
+        return Err(format!("ran as {kernels:?}, not as one {}", case.kernel));
+    }
+    let expected = reference(&case.graph, &case.inputs, precision);
+    compare(&expected, &y, tolerance(&case.graph, precision))
+}
+
+/// The cases that `ANCESTRAL_CASE` names, or all.
+fn chosen() -> Vec<Case> {
+    let wanted = std::env::var("ANCESTRAL_CASE").unwrap_or_default();
+    all().into_iter().filter(|case| case.name.contains(&wanted)).collect()
+}
+
+fn check_all(device: &Device) {
+    let cases = chosen();
+    let (mut worst, mut failures) = (BTreeMap::<(&str, &str), (Difference, String)>::new(), Vec::new());
+    for path in paths(device) {
+        for case in &cases {
+            match check(device, case, path.precision) {
+                Ok(found) => {
+                    let entry = worst.entry((case.kernel, path.name)).or_default();
+                    entry.0.peak = entry.0.peak.max(found.peak);
+                    if found.nmse >= entry.0.nmse {
+                        (entry.0.nmse, entry.1) = (found.nmse, case.name.clone());
+                    }
+                }
+                Err(what) => failures.push(format!("{} on {}: {what}", case.name, path.name)),
+            }
+        }
+    }
+    let mut table = format!("{} cases on {}\n", cases.len(), device.name());
+    for ((kernel, path), (found, name)) in &worst {
+        let _ = writeln!(table, "{kernel:20} {path:15} NMSE {:.1e}  peak {:.1e}  {name}", found.nmse, found.peak);
+    }
+    println!("{table}");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn cases_on_the_cpu_device() {
+    check_all(&Device::Cpu);
+}
+
+#[test]
+fn cases_on_the_gpu() {
+    on_gpu(check_all);
+}
+
+#[test]
+fn every_kernel_has_cases() {
+    let cases = all();
+    for kernel in ALL {
+        assert!(cases.iter().any(|c| c.kernel == kernel.name), "`{}` has no cases in kernels-tests/cases", kernel.name);
+    }
+    let mut names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert!(twice.is_none(), "two cases of one name: {twice:?}");
+}

@@ -1,0 +1,24 @@
+//! Every kernel × case × precision against its f64 reference; shader lints; layers against PyTorch.
+//!
+//! ```text
+//! cargo test --release --test kernels                     # all of it; software Vulkan will do
+//! cargo test --release --test kernels shaders             # no GPU needed
+//! ANCESTRAL_CASE=conv2d/skip cargo test --release --test kernels harness    # some cases, by name
+//! ANCESTRAL_TEST_DEVICE=NVIDIA cargo test --release --test kernels          # an adapter, by name
+//! ANCESTRAL_REQUIRE_GPU=1 cargo test --release --test kernels               # no adapter is a failure
+//! ```
+//! Add `-- --nocapture` for a table of the largest differences. Without `ANCESTRAL_TEST_DEVICE` the tests take
+//! llvmpipe (the same numbers on every machine), else any adapter; without one they skip what needs it and say so.
+//!
+//! - [`cases`]: what is tested. A new case is a row in the kernel's function there; a kernel without cases fails.
+//! - [`harness`]: runs cases on the CPU device and the GPU and compares; tolerances stand at its top.
+//! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
+//! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
+//! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
+
+mod cases;
+mod controls;
+mod device;
+mod harness;
+mod shaders;
+mod units;

@@ -1,0 +1,354 @@
+//! What every WGSL file must be like; no GPU needed. Each kernel at each precision parses and validates, binds its
+//! tensors densely, has the uniform its Rust module declares, and translates as wgpu has it translated for Vulkan,
+//! Metal and DX12.
+
+use ancestral::graph::{Graph, Source, Storage};
+use ancestral::kernels::{ALL, FieldType, Kernel, Precision};
+use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ResourceBinding, ScalarKind, ShaderStage, TypeInner};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// What a kernel may use on every adapter: WebGPU's default limits.
+const MAX_STORAGE_BUFFERS: usize = 8;
+const MAX_WORKGROUP_BYTES: u32 = 16_384;
+const MAX_INVOCATIONS: u32 = 256;
+const MAX_LINES: usize = 150;
+
+const ELEM_F16: Precision = Precision { elem_f16: true, weight_f16: false };
+const WEIGHT_F16: Precision = Precision { elem_f16: false, weight_f16: true };
+const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, ELEM_F16, WEIGHT_F16];
+
+type Checked = Result<(), String>;
+
+fn is_half(precision: Precision) -> bool {
+    precision.elem_f16 || precision.weight_f16
+}
+
+fn parse(source: &str) -> Result<Module, String> {
+    naga::front::wgsl::parse_str(source).map_err(|error| error.emit_to_string(source))
+}
+
+fn validate(module: &Module, precision: Precision) -> Result<ModuleInfo, String> {
+    let capabilities = if is_half(precision) { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    validator.validate(module).map_err(|error| error.emit_to_string(""))
+}
+
+/// Group 0; binding 0 the uniform `p: Params`; storage buffers after it without a gap.
+fn check_bindings(module: &Module) -> Checked {
+    let mut bound: Vec<(u32, AddressSpace)> = Vec::new();
+    for (_, variable) in module.global_variables.iter() {
+        if let Some(binding) = &variable.binding {
+            let name = variable.name.as_deref().unwrap_or_default();
+            if binding.group != 0 {
+                return Err(format!("`{name}` is in group {}", binding.group));
+            }
+            if (binding.binding == 0) != (variable.space == AddressSpace::Uniform && name == "p") {
+                return Err(format!("binding {} is `{name}`; the uniform `p` alone is binding 0", binding.binding));
+            }
+            bound.push((binding.binding, variable.space));
+        }
+    }
+    bound.sort_by_key(|(at, _)| *at);
+    let dense = bound.iter().enumerate().all(|(i, (at, _))| i as u32 == *at);
+    if !dense || bound.len() < 2 {
+        return Err(format!("bindings {:?} are not 0, 1, 2, …", bound.iter().map(|b| b.0).collect::<Vec<_>>()));
+    }
+    if bound.len() - 1 > MAX_STORAGE_BUFFERS {
+        return Err(format!("{} storage buffers; adapters need only allow {MAX_STORAGE_BUFFERS}", bound.len() - 1));
+    }
+    Ok(())
+}
+
+/// The uniform's members are those of the Rust struct: names, offsets, types.
+fn check_params(module: &Module, kernel: &Kernel) -> Checked {
+    let params = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params"));
+    let Some(TypeInner::Struct { members, .. }) = params.map(|(_, ty)| &ty.inner) else {
+        return Err("no struct Params".into());
+    };
+    let wgsl = members.iter().map(|m| {
+        let kind = match module.types[m.ty].inner {
+            TypeInner::Scalar(naga::Scalar { kind: ScalarKind::Uint, width: 4 }) => Some(FieldType::U32),
+            TypeInner::Scalar(naga::Scalar { kind: ScalarKind::Float, width: 4 }) => Some(FieldType::F32),
+            _ => None,
+        };
+        (m.name.clone().unwrap_or_default(), m.offset as usize, kind)
+    });
+    let rust = kernel.fields.iter().map(|f| (f.name.to_string(), f.offset, Some(f.ty)));
+    for (wgsl, rust) in wgsl.clone().zip(rust.clone()) {
+        if wgsl != rust {
+            return Err(format!("Params has {wgsl:?} where Rust has {rust:?}"));
+        }
+    }
+    let (wgsl, rust) = (wgsl.len(), rust.len());
+    if wgsl == rust { Ok(()) } else { Err(format!("Params has {wgsl} members, Rust {rust}")) }
+}
+
+/// The file opens by saying what it computes, and stays readable.
+fn check_text(kernel: &Kernel) -> Checked {
+    if !kernel.wgsl.starts_with(&format!("// {}: ", kernel.name)) {
+        return Err(format!("the file does not start with `// {}: `", kernel.name));
+    }
+    let lines = kernel.wgsl.lines().count();
+    if lines > MAX_LINES {
+        return Err(format!("{lines} lines, at most {MAX_LINES}"));
+    }
+    match kernel.wgsl.lines().find(|line| line.trim_start().starts_with('#') || line.len() > 120) {
+        Some(line) => Err(format!("a directive or a long line: {line}")),
+        None => Ok(()),
+    }
+}
+
+/// Workgroup sizes and memory with the overrides' values, within what every adapter has.
+fn check_limits(module: &Module) -> Checked {
+    let entry = &module.entry_points[0];
+    let invocations: u32 = entry.workgroup_size.iter().product();
+    if invocations == 0 || invocations > MAX_INVOCATIONS {
+        return Err(format!("{invocations} invocations in a workgroup, at most {MAX_INVOCATIONS}"));
+    }
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+    let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+    if bytes > MAX_WORKGROUP_BYTES {
+        return Err(format!("{bytes} bytes of workgroup memory, at most {MAX_WORKGROUP_BYTES}"));
+    }
+    Ok(())
+}
+
+/// What wgpu-hal 30 does with a shader on each backend, with the checks it injects switched on and off.
+fn check_translation(module: &Module, info: &ModuleInfo, precision: Precision) -> Checked {
+    let entry = (ShaderStage::Compute, "main");
+    let (module, info) =
+        process_overrides(module, info, Some(entry), &Default::default()).map_err(|e| format!("overrides: {e}"))?;
+    check_limits(&module)?;
+    let storage: BTreeMap<u32, bool> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, v)| {
+            let writes = matches!(v.space, AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE));
+            Some((v.binding.as_ref()?.binding, writes))
+        })
+        .collect();
+    for version in [(1, 3), (1, 6)] {
+        let spirv = to_spirv(&module, &info, precision, &storage, version)?;
+        if spirv.first() != Some(&0x0723_0203) {
+            return Err("SPIR-V without its magic number".into());
+        }
+    }
+    let metal = to_metal(&module, &info, &storage)?;
+    let models: &[_] = if is_half(precision) {
+        &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
+    } else {
+        &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0]
+    };
+    for model in models {
+        let text = to_hlsl(&module, &info, &storage, *model)?;
+        if !text.contains("numthreads") {
+            return Err("HLSL without an entry point".into());
+        }
+    }
+    if metal.contains("kernel void") { Ok(()) } else { Err("MSL without a kernel".into()) }
+}
+
+fn slot(binding: u32) -> ResourceBinding {
+    ResourceBinding { group: 0, binding }
+}
+
+fn to_spirv(
+    module: &Module,
+    info: &ModuleInfo,
+    precision: Precision,
+    storage: &BTreeMap<u32, bool>,
+    lang_version: (u8, u8),
+) -> Result<Vec<u32>, String> {
+    use spv::Capability::*;
+    let mut capabilities =
+        vec![Shader, Matrix, Sampled1D, Image1D, ImageQuery, DerivativeControl, StorageImageExtendedFormats];
+    if is_half(precision) {
+        capabilities.push(Float16);
+    }
+    let target = |at: &u32| (slot(*at), spv::BindingInfo { descriptor_set: 0, binding: *at, binding_array_size: None });
+    let options = spv::Options {
+        lang_version,
+        flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
+        capabilities: Some(capabilities.into_iter().collect()),
+        fake_missing_bindings: false,
+        binding_map: storage.keys().map(target).collect(),
+        bounds_check_policies: naga::proc::BoundsCheckPolicies {
+            index: naga::proc::BoundsCheckPolicy::Unchecked,
+            buffer: naga::proc::BoundsCheckPolicy::Unchecked,
+            image_load: naga::proc::BoundsCheckPolicy::Unchecked,
+            binding_array: naga::proc::BoundsCheckPolicy::Unchecked,
+        },
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::Native,
+        force_loop_bounding: false,
+        use_storage_input_output_16: false,
+        ..spv::Options::default()
+    };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
+    spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|error| format!("SPIR-V: {error}"))
+}
+
+fn to_metal(module: &Module, info: &ModuleInfo, storage: &BTreeMap<u32, bool>) -> Result<String, String> {
+    let target = |(at, writes): (&u32, &bool)| {
+        (slot(*at), msl::BindTarget { buffer: Some(*at as u8), mutable: *writes, ..Default::default() })
+    };
+    let resources = msl::EntryPointResources {
+        resources: storage.iter().map(target).collect(),
+        immediates_buffer: None,
+        sizes_buffer: Some(storage.len() as u8),
+    };
+    let options = msl::Options {
+        lang_version: (2, 4),
+        per_entry_point_map: [("main".to_string(), resources)].into(),
+        fake_missing_bindings: false,
+        force_loop_bounding: false,
+        ..msl::Options::default()
+    };
+    let pipeline = msl::PipelineOptions {
+        entry_point: Some((ShaderStage::Compute, "main".into())),
+        vertex_pulling_transform: true,
+        ..msl::PipelineOptions::default()
+    };
+    let (text, names) =
+        msl::write_string(module, info, &options, &pipeline).map_err(|error| format!("MSL: {error}"))?;
+    names.entry_point_names.into_iter().try_for_each(|n| n.map(drop)).map_err(|error| format!("MSL: {error}"))?;
+    Ok(text)
+}
+
+fn to_hlsl(
+    module: &Module,
+    info: &ModuleInfo,
+    storage: &BTreeMap<u32, bool>,
+    shader_model: hlsl::ShaderModel,
+) -> Result<String, String> {
+    let target = |register: u32, space: u8| hlsl::BindTarget { space, register, ..Default::default() };
+    let options = hlsl::Options {
+        shader_model,
+        binding_map: storage.keys().map(|at| (slot(*at), target(*at, 0))).collect(),
+        fake_missing_bindings: false,
+        // `num_workgroups` comes in a root constant there.
+        special_constants_binding: Some(target(0, 1)),
+        ..hlsl::Options::default()
+    };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, "main".into())) };
+    let mut text = String::new();
+    let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
+    let written = writer.write(module, info, None).map_err(|error| format!("HLSL: {error}"))?;
+    written.entry_point_names.into_iter().try_for_each(|n| n.map(drop)).map_err(|error| format!("HLSL: {error}"))?;
+    Ok(text)
+}
+
+fn check(kernel: &Kernel, precision: Precision) -> Checked {
+    let module = parse(&kernel.source(precision))?;
+    let info = validate(&module, precision)?;
+    check_bindings(&module)?;
+    check_params(&module, kernel)?;
+    check_text(kernel)?;
+    check_translation(&module, &info, precision)
+}
+
+/// How a kernel's shader reads its tensors, in the order of the bindings: inputs, output.
+fn storages(kernel: &'static Kernel) -> Vec<Storage> {
+    static KNOWN: OnceLock<Mutex<HashMap<&str, Vec<Storage>>>> = OnceLock::new();
+    let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let find = || {
+        let halves = [ELEM_F16, WEIGHT_F16].map(|precision| {
+            let module = parse(&kernel.source(precision)).expect("every shader parses");
+            let mut tensors = BTreeMap::new();
+            for (_, variable) in module.global_variables.iter() {
+                if let (Some(at), &TypeInner::Array { base, .. }) = (&variable.binding, &module.types[variable.ty].inner) {
+                    let half = matches!(module.types[base].inner, TypeInner::Scalar(s) if s.width == 2);
+                    tensors.insert(at.binding, half);
+                }
+            }
+            tensors
+        });
+        let storage = |at: &u32| match (halves[0][at], halves[1][at]) {
+            (true, _) => Storage::Elem,
+            (_, true) => Storage::Weight,
+            _ => Storage::F32,
+        };
+        halves[0].keys().map(storage).collect()
+    };
+    known.entry(kernel.name).or_insert_with(find).clone()
+}
+
+/// Every node's tensors are stored as its shader reads them. f32 programs run right whatever is mixed up here, f16
+/// programs do not.
+pub fn check_storage(graph: &Graph) -> Checked {
+    for node in &graph.nodes {
+        let expected = storages(node.kernel);
+        for (i, (id, storage)) in node.inputs.iter().chain([&node.output]).zip(&expected).enumerate() {
+            let info = graph.info(*id);
+            // `Graph::empty` stands in for what is not read.
+            let empty = matches!(info.source, Source::Constant(_)) && info.len() == 1;
+            if info.storage != *storage && !empty {
+                let (name, kernel) = (&node.label, node.kernel.name);
+                return Err(format!("{name}: tensor {i} of `{kernel}` is {:?}, its shader reads {storage:?}", info.storage));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn shaders_are_sound_at_every_precision() {
+    for kernel in ALL {
+        for precision in PRECISIONS {
+            if let Err(what) = check(kernel, precision) {
+                panic!("{} at {precision:?}: {what}", kernel.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_is_a_kernel() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let wgsl = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("the folder exists");
+        let paths = entries.map(|entry| entry.expect("readable").path());
+        let mut names: Vec<String> = paths
+            .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
+            .collect();
+        names.sort();
+        names
+    };
+    let mut kernels: Vec<&str> = ALL.iter().map(|k| k.name).collect();
+    kernels.sort_unstable();
+    assert_eq!(wgsl(&folder), kernels, "shaders/*.wgsl and kernels::ALL differ");
+    for name in wgsl(&folder.join("shared")) {
+        let text = std::fs::read_to_string(folder.join("shared").join(format!("{name}.wgsl"))).expect("readable");
+        assert!(text.starts_with(&format!("// {name}: ")), "shared/{name}.wgsl does not say what it is");
+        assert!(!text.contains("@group"), "shared/{name}.wgsl has a binding");
+        let used = ALL.iter().any(|k| k.shared.contains(&text.as_str()));
+        assert!(used, "no kernel uses shared/{name}.wgsl");
+    }
+}
+
+/// Wrong shaders are refused: each line is a change of a sound one.
+#[test]
+fn planted_errors_are_refused() {
+    let kernel = |name: &str| *ALL.iter().find(|k| k.name == name).expect("a kernel");
+    let planted = [
+        ("group_norm", "in_a: u32, in_b: u32", "in_b: u32, in_a: u32", Precision::F32),
+        ("group_norm", "act: u32, eps: f32", "act: f32, eps: f32", Precision::F32),
+        ("group_norm", "@binding(6)", "@binding(7)", Precision::F32),
+        ("matmul", "@group(0) @binding(3)", "@group(1) @binding(3)", Precision::F32),
+        ("matmul", "// matmul: ", "// ", Precision::F32),
+        ("layer_norm", "WG: u32 = 64u", "WG: u32 = 512u", Precision::F32),
+        ("concat", "Elem(a[", "(a[", Precision::F16),
+    ];
+    for (name, from, to, precision) in planted {
+        let sound = kernel(name);
+        assert!(sound.wgsl.contains(from), "{name} has no `{from}`");
+        let wgsl: &'static str = sound.wgsl.replace(from, to).leak();
+        let wrong = Kernel { wgsl, ..*sound };
+        assert!(check(sound, precision).is_ok(), "{name} is sound");
+        assert!(check(&wrong, precision).is_err(), "{name} passes with `{to}` for `{from}`");
+    }
+}

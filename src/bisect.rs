@@ -1,0 +1,55 @@
+//! Where two devices part: the same graph on both, compared node by node.
+
+use crate::device::{Device, Keep, Program, ProgramOptions, Weights};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernels::Precision;
+
+/// The first node whose outputs differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parting {
+    /// The node's label: the path of its weights and its operation.
+    pub label: String,
+    /// Its kernel.
+    pub kernel: &'static str,
+    /// Normalised mean square error, Σ(a-b)² / Σa².
+    pub nmse: f64,
+    /// How many nodes agreed before it.
+    pub agreed: usize,
+}
+
+/// Runs `graph` on both devices with the same inputs (by name) and names the first node at which they part by more
+/// than `tolerance` (NMSE), or none. Every node's output is kept on both: give it room.
+pub fn bisect(
+    graph: &Graph,
+    weights: &Weights,
+    inputs: &[(&str, &[f32])],
+    (a, b): (&Device, &Device),
+    precision: Precision,
+    tolerance: f64,
+) -> Result<Option<Parting>> {
+    let run = |device: &Device| -> Result<Program> {
+        let options = ProgramOptions { precision, keep: Keep::All };
+        let mut program = device.program(graph.clone(), weights, &options)?;
+        inputs.iter().for_each(|(name, values)| program.write(name, values));
+        program.run(&mut |_| true)?;
+        Ok(program)
+    };
+    let (mut a, mut b) = (run(a)?, run(b)?);
+    let nodes = a.graph().nodes.clone();
+    for (agreed, node) in nodes.iter().enumerate() {
+        let nmse = nmse(&a.read_tensor(node.output)?, &b.read_tensor(node.output)?);
+        if !(nmse <= tolerance) {
+            return Ok(Some(Parting { label: node.label.clone(), kernel: node.kernel.name, nmse, agreed }));
+        }
+    }
+    Ok(None)
+}
+
+/// Σ(a-b)² / Σa²; NaN where either holds one.
+pub fn nmse(a: &[f32], b: &[f32]) -> f64 {
+    let square = |v: f64| v * v;
+    let error: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let size: f64 = a.iter().map(|a| square(f64::from(*a))).sum();
+    if error == 0.0 { 0.0 } else { error / size }
+}

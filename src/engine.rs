@@ -1,0 +1,422 @@
+//! The engine: load a model, turn prompts into pictures. The whole path is on this page.
+
+use crate::bisect::{Parting, bisect};
+use crate::device::{Device, DeviceChoice, ProgramOptions, Weights};
+use crate::diffusion::{Clip, NoiseStream, Sampler, SchedulerConfig, Step, steps};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Source};
+use crate::kernels::Precision;
+use crate::layout::{Defaults, Model, StageFiles};
+use crate::picture::Picture;
+use crate::systems::ddpm::{self, Ddpm};
+use crate::systems::denoise::{Noise, OnStep, SeededNoise, Shape};
+use crate::systems::imagen::{self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise};
+use std::path::{Path, PathBuf};
+
+/// Most pixels along a side: what the largest published cascades make, with room to spare.
+const MAX_SIDE: usize = 8_192;
+/// Most pictures at once.
+const MAX_COUNT: usize = 256;
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Which files of a folder: `fp16`, or none for full precision.
+    pub variant: Option<String>,
+    /// Storage on a GPU; unset takes what serves the device best.
+    pub precision: Option<Precision>,
+}
+
+/// What one stage is doing.
+pub struct Progress<'a> {
+    /// Index of the stage.
+    pub stage: usize,
+    /// Stages of this run.
+    pub stages: usize,
+    /// Width and height of the stage's pictures.
+    pub size: (usize, usize),
+    /// Steps done, with the share of the running one.
+    pub done: f32,
+    /// Steps of the stage.
+    pub steps: usize,
+    estimate: Option<&'a mut dyn FnMut() -> Result<Vec<Picture>>>,
+}
+
+impl Progress<'_> {
+    /// Reads the stage's current estimate of its final pictures, x̂₀; none in the middle of a step.
+    pub fn estimate(&mut self) -> Option<Result<Vec<Picture>>> {
+        self.estimate.as_mut().map(|read| read())
+    }
+}
+
+/// Called several times a step; returning false cancels the run.
+pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
+
+/// What is drawn, and how. Unset values are the model's own defaults.
+///
+/// ```
+/// # use ancestral::GenerateConfig;
+/// let cfg = GenerateConfig::new().seed(7).steps([25]).guidance_scale([4.0]).count(2);
+/// ```
+#[derive(Default)]
+pub struct GenerateConfig<'a> {
+    seed: u64,
+    count: usize,
+    steps: Vec<usize>,
+    guidance_scale: Vec<f64>,
+    negative_prompt: String,
+    size: Option<(usize, usize)>,
+    stages: Option<usize>,
+    sampler: Option<Sampler>,
+    clip: Option<Clip>,
+    clean_caption: bool,
+    on_progress: Option<OnProgress<'a>>,
+}
+
+impl<'a> GenerateConfig<'a> {
+    /// One picture, seed 0, the model's defaults.
+    pub fn new() -> Self {
+        GenerateConfig { count: 1, ..Default::default() }
+    }
+
+    /// Seed of the noise; picture i of several takes `seed + i`.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Pictures drawn at once.
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Denoising steps by stage; stages beyond the list keep their default.
+    pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
+        self.steps = steps.into();
+        self
+    }
+
+    /// Guidance scale by stage (1 is none); stages beyond the list keep their default.
+    pub fn guidance_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
+        self.guidance_scale = scale.into();
+        self
+    }
+
+    /// What the picture should not show; takes the place of the empty prompt.
+    pub fn negative_prompt(mut self, prompt: impl Into<String>) -> Self {
+        self.negative_prompt = prompt.into();
+        self
+    }
+
+    /// Width and height of the final picture.
+    pub fn size(mut self, width: usize, height: usize) -> Self {
+        self.size = Some((width, height));
+        self
+    }
+
+    /// Stop after this many stages.
+    pub fn stages(mut self, stages: usize) -> Self {
+        self.stages = Some(stages);
+        self
+    }
+
+    /// The sampler of every stage.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = Some(sampler);
+        self
+    }
+
+    /// Clipping or dynamic thresholding of x̂₀ in every stage.
+    pub fn thresholding(mut self, clip: Clip) -> Self {
+        self.clip = Some(clip);
+        self
+    }
+
+    /// Clean the prompt as DeepFloyd IF does by default (markup, addresses, hashtags); otherwise it is lower-cased.
+    pub fn clean_caption(mut self, clean: bool) -> Self {
+        self.clean_caption = clean;
+        self
+    }
+
+    /// Called several times a step; returning false cancels.
+    pub fn on_progress(mut self, on_progress: impl FnMut(Progress<'_>) -> bool + 'a) -> Self {
+        self.on_progress = Some(Box::new(on_progress));
+        self
+    }
+}
+
+enum System {
+    Imagen { text: TextEncoder, stages: Vec<(Stage, Defaults)> },
+    Ddpm(Box<Ddpm>, Defaults),
+}
+
+/// A model on a device.
+pub struct Engine {
+    device: Device,
+    precision: Precision,
+    system: System,
+}
+
+impl Engine {
+    /// Loads a model folder: a DeepFloyd IF or DDPM folder of diffusers, or a cascade of such folders.
+    ///
+    /// Errors name the file and what is wrong with it: absent, cut short, of another shape, of an unknown kind.
+    pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine> {
+        Engine::load_cascade(&[path.as_ref()], options)
+    }
+
+    /// Loads the bundled model, which draws simple scenes: `a red circle to the left of a blue square`.
+    pub fn bundled(options: &LoadOptions) -> Result<Engine> {
+        Engine::load(crate::layout::bundled_model()?, options)
+    }
+
+    /// Loads a base stage and super-resolution stages from folders of their own, in this order.
+    pub fn load_cascade(paths: &[impl AsRef<Path>], options: &LoadOptions) -> Result<Engine> {
+        let paths: Vec<PathBuf> = paths.iter().map(|p| p.as_ref().to_path_buf()).collect();
+        let model = Model::find(&paths)?;
+        let device = Device::open(&options.device)?;
+        let precision = options.precision.unwrap_or_else(|| device.precision());
+        let variant = options.variant.as_deref();
+        let system = match model {
+            Model::Ddpm(folder, defaults) => System::Ddpm(Box::new(Ddpm::load(&folder)?), defaults),
+            Model::Imagen(files) => load_imagen(&files, variant)?,
+        };
+        Ok(Engine { device, precision, system })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether pictures follow a prompt.
+    pub fn takes_prompt(&self) -> bool {
+        matches!(self.system, System::Imagen { .. })
+    }
+
+    /// Draws pictures of a prompt. The same prompt, seed and settings give the same pictures.
+    ///
+    /// Errors: settings that make no sense ([`Error::Request`]), a device that fails ([`Error::Device`],
+    /// [`Error::DeviceLost`]), a callback that cancels ([`Error::Cancelled`]).
+    pub fn generate(&mut self, prompt: &str, mut cfg: GenerateConfig<'_>) -> Result<Vec<Picture>> {
+        check_request(&cfg)?;
+        let mut noise = SeededNoise::new(cfg.seed, cfg.count);
+        self.generate_from_noise(prompt, &mut cfg, &mut noise)
+    }
+
+    /// [`Engine::generate`] with the caller's own noise.
+    pub fn generate_from_noise(
+        &mut self,
+        prompt: &str,
+        cfg: &mut GenerateConfig<'_>,
+        noise: &mut dyn Noise,
+    ) -> Result<Vec<Picture>> {
+        check_request(cfg)?;
+        let options = ProgramOptions { precision: self.precision, ..Default::default() };
+        match &mut self.system {
+            System::Ddpm(ddpm, defaults) => {
+                let side = ddpm.unet.sample_size;
+                let (width, height) = cfg.size.unwrap_or((side, side));
+                let list = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
+                let mut on_step = progress(cfg.on_progress.as_mut(), 0, 1, (width, height));
+                ddpm.sample(&self.device, &options, &list, cfg.count, (height, width), noise, &mut on_step)
+            }
+            System::Imagen { text, stages } => {
+                let prompts = [cfg.negative_prompt.as_str(), prompt];
+                let states = text.encode(&self.device, &prompts, cfg.clean_caption)?;
+                if states.truncated {
+                    log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
+                }
+                let count = cfg.stages.unwrap_or(stages.len());
+                if count == 0 || count > stages.len() {
+                    let have = stages.len();
+                    return Err(Error::Request(format!("{count} stages: this model has {have}; give 1 to {have}")));
+                }
+                let sizes = stage_sizes(&stages[..count], cfg.size)?;
+                let mut picture: Vec<f32> = Vec::new();
+                for i in 0..count {
+                    let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
+                    let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
+                    picture = run_stage(&self.device, &options, &mut stages[i], &run, cfg, noise)?;
+                }
+                let (width, height) = sizes[count - 1];
+                Ok(Picture::split(&picture, height, width))
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Runs every U-Net once on the engine's device and on `other`, on seeded noise, and says for each where they part
+    /// by more than `tolerance` (NMSE).
+    pub fn bisect(&self, other: &Device, tolerance: f64) -> Result<Vec<(String, Option<Parting>)>> {
+        let networks: Vec<(String, Graph, &Weights)> = match &self.system {
+            System::Ddpm(ddpm, _) => vec![("unet".into(), ddpm::network_graph(&ddpm.unet), ddpm.weights())],
+            System::Imagen { stages, .. } => stages
+                .iter()
+                .enumerate()
+                .map(|(i, (stage, _))| (format!("stage {} unet", i + 1), imagen::network_graph(&stage.unet), stage.weights()))
+                .collect(),
+        };
+        let compare = |(name, graph, weights): (String, Graph, &Weights)| {
+            let mut noise = NoiseStream::new(0);
+            let inputs: Vec<(String, Vec<f32>)> = graph
+                .tensors
+                .iter()
+                .filter_map(|t| match &t.source {
+                    Source::Input(name) => Some((name.clone(), noise.normal(t.len()))),
+                    _ => None,
+                })
+                .collect();
+            let inputs: Vec<(&str, &[f32])> = inputs.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
+            let parting = bisect(&graph, weights, &inputs, (&self.device, other), Precision::F32, tolerance)?;
+            Ok((name, parting))
+        };
+        networks.into_iter().map(compare).collect()
+    }
+}
+
+fn load_imagen(files: &[StageFiles], variant: Option<&str>) -> Result<System> {
+    let mut stages: Vec<(Stage, Defaults)> = Vec::new();
+    for file in files {
+        let stage = Stage::load(&file.folder, variant)?;
+        if stages.is_empty() && stage.is_super_resolution() {
+            return Err(Error::file(
+                &file.folder,
+                "is a super-resolution stage, which enlarges a picture. Give a base stage before it: `--model BASE --model THIS`",
+            ));
+        }
+        if !stages.is_empty() && !stage.is_super_resolution() {
+            return Err(Error::file(&file.folder, "is a base stage; only super-resolution stages may follow the first"));
+        }
+        stages.push((stage, file.defaults.clone()));
+    }
+    let text = TextEncoder::load(&files[0].folder, variant)?;
+    for ((stage, _), file) in stages.iter().zip(files) {
+        let (wants, has) = (stage.unet.context_channels(), text.config.d_model);
+        if wants != has {
+            let what = format!("wants text states of {wants} channels, the text encoder makes {has}");
+            return Err(Error::config(file.folder.join("unet/config.json"), "encoder_hid_dim", what));
+        }
+    }
+    Ok(System::Imagen { text, stages })
+}
+
+/// What one stage of a run is about.
+struct StageRun<'a> {
+    index: usize,
+    count: usize,
+    size: (usize, usize),
+    states: &'a TextStates,
+    /// The previous stage's pictures and their size.
+    from: Option<(&'a [f32], (usize, usize))>,
+}
+
+/// Text, noise and the previous stage's pictures → this stage's pictures `[N, H, W, 3]`.
+fn run_stage(
+    device: &Device,
+    options: &ProgramOptions,
+    (stage, defaults): &mut (Stage, Defaults),
+    run: &StageRun<'_>,
+    cfg: &mut GenerateConfig<'_>,
+    noise: &mut dyn Noise,
+) -> Result<Vec<f32>> {
+    let steps = stage_steps(&stage.scheduler, defaults, cfg, run.index)?;
+    let guidance_scale = cfg.guidance_scale.get(run.index).copied().unwrap_or(defaults.guidance_scale);
+    let (width, height) = run.size;
+    let shape = Shape {
+        pictures: cfg.count,
+        height,
+        width,
+        channels: stage.channels(),
+        tokens: MAX_TOKENS,
+        guided: guidance_scale > 1.0,
+        dynamic: Shape::is_dynamic(&steps),
+    };
+    let (unconditional, conditional) = run.states.states.split_at(run.states.states.len() / 2);
+    let halves: &[&[f32]] = if shape.guided { &[unconditional, conditional] } else { &[conditional] };
+    let context: Vec<f32> = halves.iter().flat_map(|half| half.repeat(cfg.count)).collect();
+    let start = initial_noise(noise, shape);
+    let low_res = match run.from {
+        Some((values, (w, h))) => {
+            let z = initial_noise(noise, shape);
+            Some(stage.augment(device, (values, h, w), defaults.noise_level, shape, &z)?)
+        }
+        None => None,
+    };
+    let low_res = low_res.as_deref().map(|values| LowRes { values, noise_level: defaults.noise_level });
+    let conditioning = Conditioning { context: &context, low_res };
+    let mut on_step = progress(cfg.on_progress.as_mut(), run.index, run.count, run.size);
+    stage.sample(device, options, &steps, guidance_scale, shape, &conditioning, noise, start, &mut on_step)
+}
+
+fn progress<'a>(
+    mut on_progress: Option<&'a mut OnProgress<'_>>,
+    stage: usize,
+    stages: usize,
+    size: (usize, usize),
+) -> Box<OnStep<'a>> {
+    Box::new(move |step| match &mut on_progress {
+        Some(f) => f(Progress { stage, stages, size, done: step.done, steps: step.steps, estimate: step.estimate }),
+        None => true,
+    })
+}
+
+/// The steps of a stage by its scheduler, its defaults and the caller's settings.
+fn stage_steps(
+    scheduler: &SchedulerConfig,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+) -> Result<Vec<Step>> {
+    let mut scheduler = scheduler.clone();
+    if let Some(clip) = &cfg.clip {
+        scheduler.clip = *clip;
+    }
+    let sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
+    if count == 0 {
+        return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
+    }
+    steps(&scheduler, &sampler, count)
+}
+
+/// Width and height of every stage: the networks' own, scaled so that the last has the size asked for.
+fn stage_sizes(stages: &[(Stage, Defaults)], size: Option<(usize, usize)>) -> Result<Vec<(usize, usize)>> {
+    let sides: Vec<usize> = stages.iter().map(|(s, _)| s.unet.sample_size).collect();
+    let last = *sides.last().unwrap_or(&1);
+    let (width, height) = size.unwrap_or((last, last));
+    let scaled = |side: usize, of: usize| -> Result<usize> {
+        if of * side % last.max(1) != 0 || of * side < last {
+            let unit = last / sides[0].max(1);
+            return Err(Error::Request(format!("{width}x{height} pixels: give multiples of {}", unit.max(1))));
+        }
+        Ok(of * side / last)
+    };
+    sides.iter().map(|&side| Ok((scaled(side, width)?, scaled(side, height)?))).collect()
+}
+
+fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    if cfg.count == 0 || cfg.count > MAX_COUNT {
+        return refuse(format!("{} pictures at once: give 1 to {MAX_COUNT}", cfg.count));
+    }
+    if let Some((w, h)) = cfg.size
+        && (w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE)
+    {
+        return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}"));
+    }
+    if let Some(scale) = cfg.guidance_scale.iter().find(|s| !s.is_finite() || **s < 0.0 || **s > 1e4) {
+        return refuse(format!("a guidance scale of {scale}: give a number from 0 to 10000; 1 is none"));
+    }
+    match cfg.clip {
+        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => refuse(format!("clipping to {r}: give a range above 0")),
+        Some(Clip::Dynamic { ratio, max }) if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) => {
+            refuse(format!("thresholding at quantile {ratio}, at most {max}: give a quantile of 0 to 1, a limit of 1 or more"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,119 @@
+//! Attention blocks of the U-Nets: pixels to pixels, and pixels to text and pixels.
+
+use super::blocks::linear;
+use crate::graph::{Graph, Tensor};
+use crate::kernels::attention::{KeyValue, Options, attention};
+use crate::kernels::elementwise::{add, scale};
+use crate::kernels::epilogue::Activation;
+use crate::kernels::group_norm::{GroupNorm, group_norm};
+use crate::kernels::layer_norm::layer_norm;
+
+/// Added to the variance of the attention blocks' group norm over pixels, whatever `norm_eps` says.
+const ADDED_KV_EPS: f32 = 1e-5;
+/// Groups of the norm over the text states, whatever `norm_num_groups` says.
+const CROSS_NORM_GROUPS: usize = 32;
+
+fn options(channels: usize, head_dim: usize) -> Options<'static> {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    Options { heads: channels / head_dim, head_dim, scale, bias: None, mask: None, causal: false }
+}
+
+fn tokens(g: &Graph, x: &Tensor) -> Tensor {
+    g.reshape(x, &[x.dim(0), x.rows() / x.dim(0), x.channels()])
+}
+
+/// Self-attention over pixels with a residual connection (`AttnDownBlock2D` and its kin).
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttention {
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Groups of the norm; none where the block has no norm.
+    pub groups: Option<usize>,
+    /// Added to the norm's variance.
+    pub eps: f32,
+    /// The sum with the input is divided by this.
+    pub output_scale: f32,
+}
+
+impl SelfAttention {
+    /// x `[N, H, W, C]` → the same shape.
+    pub fn forward(&self, g: &mut Graph, name: &str, x: &Tensor) -> Tensor {
+        g.scope(name, |g| {
+            let channels = x.channels();
+            let h = match self.groups {
+                Some(groups) => {
+                    let norm = GroupNorm::new(g, "group_norm", channels, groups, self.eps);
+                    group_norm(g, "group_norm", (x, None), &norm, None, Activation::Identity)
+                }
+                None => x.clone(),
+            };
+            let h = tokens(g, &h);
+            let (q, k, v) =
+                (linear(g, "to_q", &h, channels), linear(g, "to_k", &h, channels), linear(g, "to_v", &h, channels));
+            let pixels = KeyValue { key: (&k).into(), value: (&v).into() };
+            let h = attention(g, "attention", &(&q).into(), None, Some(&pixels), &options(channels, self.head_dim));
+            let h = linear(g, "to_out.0", &h, channels);
+            let h = g.reshape(&h, &x.shape);
+            let y = add(g, &h, x);
+            if self.output_scale == 1.0 { y } else { scale(g, &y, 1.0 / self.output_scale) }
+        })
+    }
+}
+
+/// How the text states are normed before each attention block projects them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossNorm {
+    /// Not at all.
+    None,
+    /// 32 groups over channels, statistics over the tokens too.
+    Group,
+    /// Over channels.
+    Layer,
+}
+
+/// Attention of pixels to the text states and, unless `only_cross`, to the pixels: one softmax over both, text first
+/// (`AttnAddedKVProcessor` of DeepFloyd IF and Karlo). The residual is inside.
+#[derive(Clone, Copy, Debug)]
+pub struct AddedKv {
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Groups of the norm over pixels.
+    pub groups: usize,
+    /// Norm of the text states.
+    pub cross_norm: CrossNorm,
+    /// Pixels attend to the text only.
+    pub only_cross: bool,
+}
+
+impl AddedKv {
+    /// x `[N, H, W, C]`, context `[N, L, T]`, mask `[N, L]` added to the text's scores → x's shape.
+    pub fn forward(&self, g: &mut Graph, name: &str, x: &Tensor, context: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        g.scope(name, |g| {
+            let channels = x.channels();
+            let context = match self.cross_norm {
+                CrossNorm::None => context.clone(),
+                CrossNorm::Group => {
+                    let norm = GroupNorm::new(g, "norm_cross", context.channels(), CROSS_NORM_GROUPS, ADDED_KV_EPS);
+                    group_norm(g, "norm_cross", (context, None), &norm, None, Activation::Identity)
+                }
+                CrossNorm::Layer => layer_norm(g, "norm_cross", context, ADDED_KV_EPS),
+            };
+            let norm = GroupNorm::new(g, "group_norm", channels, self.groups, ADDED_KV_EPS);
+            let h = group_norm(g, "group_norm", (x, None), &norm, None, Activation::Identity);
+            let h = tokens(g, &h);
+            let q = linear(g, "to_q", &h, channels);
+            let text_k = linear(g, "add_k_proj", &context, channels);
+            let text_v = linear(g, "add_v_proj", &context, channels);
+            let text = KeyValue { key: (&text_k).into(), value: (&text_v).into() };
+            let pixels = (!self.only_cross).then(|| {
+                let (k, v) = (linear(g, "to_k", &h, channels), linear(g, "to_v", &h, channels));
+                KeyValue { key: (&k).into(), value: (&v).into() }
+            });
+            let options = Options { mask, ..options(channels, self.head_dim) };
+            let h = attention(g, "attention", &(&q).into(), Some(&text), pixels.as_ref(), &options);
+            let h = linear(g, "to_out.0", &h, channels);
+            let h = g.reshape(&h, &x.shape);
+            add(g, &h, x)
+        })
+    }
+}

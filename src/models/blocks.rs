@@ -1,0 +1,123 @@
+//! Linear layers, convolutions, residual blocks: what every U-Net here is made of.
+
+use crate::graph::{Graph, Tensor};
+use crate::kernels::conv2d::{Window, conv2d};
+use crate::kernels::elementwise::{add, scale};
+use crate::kernels::epilogue::Activation;
+use crate::kernels::group_norm::{GroupNorm, group_norm};
+use crate::kernels::matmul::matmul;
+use crate::kernels::resample::{Resample, resample};
+
+/// x `[.., I]` · `name.weight`ᵀ + `name.bias` → `[.., out]`.
+pub fn linear(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tensor {
+    let (w, b) = g.scope(name, |g| (g.matrix("weight", out, x.channels()), g.vector("bias", &[out])));
+    matmul(g, name, x, &w, Some(&b))
+}
+
+/// [`linear`] without bias.
+pub fn linear_no_bias(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tensor {
+    let w = g.scope(name, |g| g.matrix("weight", out, x.channels()));
+    matmul(g, name, x, &w, None)
+}
+
+/// Convolution of `[N, H, W, A]`, or of two inputs side by side, with `name.weight` and `name.bias`.
+pub fn conv(
+    g: &mut Graph,
+    name: &str,
+    (a, b): (&Tensor, Option<&Tensor>),
+    out: usize,
+    kernel: usize,
+    window: Window,
+) -> Tensor {
+    let input = a.channels() + b.map_or(0, Tensor::channels);
+    let (w, bias) = g.scope(name, |g| (g.filter("weight", out, input, kernel), g.vector("bias", &[out])));
+    if kernel == 1 && b.is_none() && window == Window::same(1) {
+        // Channels last: a 1×1 convolution is a matrix product.
+        let w = g.reshape(&w, &[input, out]);
+        return matmul(g, name, a, &w, Some(&bias));
+    }
+    conv2d(g, name, (a, b), &w, Some(&bias), window)
+}
+
+/// Twice the size by nearest neighbour, then a 3×3 convolution that reads it so (`Upsample2D`).
+pub fn upsample(g: &mut Graph, name: &str, x: &Tensor) -> Tensor {
+    g.scope(name, |g| conv(g, "conv", (x, None), x.channels(), 3, Window { up: 2, ..Window::same(3) }))
+}
+
+/// 3×3 convolution of stride 2 (`Downsample2D`); padding 0 means one row and column at the bottom right.
+pub fn downsample(g: &mut Graph, name: &str, x: &Tensor, padding: usize) -> Tensor {
+    let pad = if padding == 0 { [0, 0, 1, 1] } else { [padding; 4] };
+    g.scope(name, |g| conv(g, "conv", (x, None), x.channels(), 3, Window { stride: 2, pad, up: 1 }))
+}
+
+/// What all residual blocks of a network share.
+#[derive(Clone, Copy, Debug)]
+pub struct ResnetOptions {
+    /// Groups of the norms.
+    pub groups: usize,
+    /// Added to the norms' variance.
+    pub eps: f32,
+    /// Activation.
+    pub act: Activation,
+    /// The embedding scales and shifts after the second norm, instead of being added before it.
+    pub scale_shift: bool,
+    /// The sum of branch and shortcut is divided by this.
+    pub output_scale: f32,
+}
+
+/// Whether a residual block changes the size on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// It does not.
+    None,
+    /// Half the size, by average pooling.
+    Down,
+    /// Twice the size, by nearest neighbour.
+    Up,
+}
+
+/// Residual block (He et al. 2015, arXiv:1512.03385; diffusers' `ResnetBlock2D`): `x` `[N, H, W, A]` (with a skip
+/// connection beside it), activated time embedding `emb` `[N, E]` → `[N, H', W', out]`.
+pub fn resnet_block(
+    g: &mut Graph,
+    name: &str,
+    (x, skip): (&Tensor, Option<&Tensor>),
+    emb: &Tensor,
+    out: usize,
+    resize: Resize,
+    options: &ResnetOptions,
+) -> Tensor {
+    g.scope(name, |g| {
+        let input = x.channels() + skip.map_or(0, Tensor::channels);
+        let norm1 = GroupNorm::new(g, "norm1", input, options.groups, options.eps);
+        let norm2 = GroupNorm::new(g, "norm2", out, options.groups, options.eps);
+        let mut h = group_norm(g, "norm1", (x, skip), &norm1, None, options.act);
+        let mut window = Window::same(3);
+        match resize {
+            Resize::None => {}
+            Resize::Down => h = halve(g, "down", &h),
+            Resize::Up => window.up = 2,
+        }
+        let mut h = conv(g, "conv1", (&h, None), out, 3, window);
+        let emb = linear(g, "time_emb_proj", emb, if options.scale_shift { 2 * out } else { out });
+        if !options.scale_shift {
+            h = add(g, &h, &emb);
+        }
+        let scale_shift = options.scale_shift.then_some(&emb);
+        h = group_norm(g, "norm2", (&h, None), &norm2, scale_shift, options.act);
+        h = conv(g, "conv2", (&h, None), out, 3, Window::same(3));
+        let x = match resize {
+            Resize::None => x.clone(),
+            Resize::Down => halve(g, "down_x", x),
+            Resize::Up => resample(g, "up_x", x, 2 * x.dim(1), 2 * x.dim(2), Resample::Nearest),
+        };
+        let shortcut =
+            if input == out && skip.is_none() { x } else { conv(g, "conv_shortcut", (&x, skip), out, 1, Window::same(1)) };
+        let y = add(g, &h, &shortcut);
+        if options.output_scale == 1.0 { y } else { scale(g, &y, 1.0 / options.output_scale) }
+    })
+}
+
+fn halve(g: &mut Graph, label: &str, x: &Tensor) -> Tensor {
+    resample(g, label, x, x.dim(1) / 2, x.dim(2) / 2, Resample::Area)
+}

@@ -1,0 +1,106 @@
+//! DDPM: an unconditional U-Net and its scheduler, from the diffusers folders (files in subfolders, or all at the
+//! root as in the oldest ones).
+
+use super::denoise::{Denoiser, Noise, OnStep, Shape, channels_last};
+use crate::device::{Device, ProgramOptions, Weights};
+use crate::diffusion::{SchedulerConfig, Step};
+use crate::error::{Error, Result};
+use crate::kernels::concat::concat;
+use crate::models::unet2d::Config;
+use crate::picture::Picture;
+use crate::weights::{Checkpoint, ddpm_attention_name, read_json};
+use std::path::{Path, PathBuf};
+
+/// A loaded DDPM folder.
+pub struct Ddpm {
+    /// The network's config.
+    pub unet: Config,
+    /// How it was trained and is sampled.
+    pub scheduler: SchedulerConfig,
+    weights: Weights,
+    denoiser: Option<Denoiser>,
+}
+
+impl Ddpm {
+    /// Reads the configs and checks every tensor of the checkpoint against them.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let part = |name: &str| -> PathBuf {
+            let sub = folder.join(name);
+            if sub.is_dir() { sub } else { folder.to_path_buf() }
+        };
+        Self::load_parts(&part("unet"), &part("scheduler").join("scheduler_config.json"))
+    }
+
+    /// The network's folder and the scheduler's file by themselves.
+    pub fn load_parts(unet_folder: &Path, scheduler: &Path) -> Result<Self> {
+        let path = unet_folder.join("config.json");
+        let unet: Config = read_json(&path)?;
+        unet.validate(&path)?;
+        let mut checkpoint = Checkpoint::open(unet_folder, "diffusion_pytorch_model", None)?;
+        checkpoint.rename(ddpm_attention_name)?;
+        let graph = network_graph(&unet);
+        checkpoint.check(graph.weights(), |_| false)?;
+        let scheduler = SchedulerConfig::read(scheduler)?;
+        Ok(Ddpm { unet, scheduler, weights: Weights::new(checkpoint), denoiser: None })
+    }
+
+    /// The weights, for programs a caller makes by itself.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The program for pictures of a size.
+    pub fn denoiser(&mut self, device: &Device, options: &ProgramOptions, shape: Shape) -> Result<&mut Denoiser> {
+        let multiple = self.unet.size_multiple();
+        if shape.height == 0 || shape.height % multiple != 0 || shape.width == 0 || shape.width % multiple != 0 {
+            return Err(Error::Request(format!(
+                "{}x{} pixels: this network needs multiples of {multiple}",
+                shape.width, shape.height
+            )));
+        }
+        if self.denoiser.as_ref().is_none_or(|d| d.shape() != shape) {
+            // The old program goes before the new one comes: two at once may not fit.
+            self.denoiser = None;
+            let unet = &self.unet;
+            let made = Denoiser::new(device, &self.weights, options, shape, |g, x, t| {
+                let x = concat(g, "input", x, None, x.dim(0));
+                unet.forward(g, &x, t)
+            })?;
+            self.denoiser = Some(made);
+        }
+        self.denoiser.as_mut().ok_or_else(|| Error::Device("no program".into()))
+    }
+
+    /// Draws pictures of `height` by `width`.
+    #[expect(clippy::too_many_arguments, reason = "a run has this many settings, each used once")]
+    pub fn sample(
+        &mut self,
+        device: &Device,
+        options: &ProgramOptions,
+        steps: &[Step],
+        pictures: usize,
+        (height, width): (usize, usize),
+        noise: &mut dyn Noise,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Vec<Picture>> {
+        let channels = self.unet.in_channels;
+        let dynamic = Shape::is_dynamic(steps);
+        let shape = Shape { pictures, height, width, channels, tokens: 0, guided: false, dynamic };
+        let denoiser = self.denoiser(device, options, shape)?;
+        let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
+        let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;
+        Ok(Picture::split(&x, height, width))
+    }
+}
+
+/// The network alone at its smallest size, to list its weights.
+pub fn network_graph(unet: &Config) -> crate::graph::Graph {
+    use crate::graph::{Graph, Storage};
+    let mut g = Graph::new();
+    let side = unet.size_multiple();
+    let x = g.input("x", &[1, side, side, unet.in_channels], Storage::Elem);
+    let t = g.input("t", &[1], Storage::F32);
+    let out = unet.forward(&mut g, &x, &t);
+    g.output("out", &out);
+    g
+}

@@ -1,0 +1,63 @@
+//! JSON files of a model folder.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// Largest JSON file read: tokenizers' vocabularies are a few MiB, configurations a few KiB.
+const MAX_JSON: u64 = 16 << 20;
+
+/// Reads a JSON file of a model folder: a configuration or an index.
+///
+/// # Errors
+/// When the file is missing (the message says which folder was expected to hold it), unreadable, larger
+/// than 16 MiB, or not JSON of the expected form (with line and column).
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let about = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+    // Opening a pipe would wait for a writer for ever, so anything but a file is refused unopened.
+    if !about.is_file() {
+        let what = if about.is_dir() { "is a folder" } else { "is not a regular file" };
+        return Err(Error::file(path, format!("{what}, expected a JSON file")));
+    }
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_JSON + 1).read_to_end(&mut text));
+    read.map_err(|e| unreadable(path, &e))?;
+    if text.len() as u64 > MAX_JSON {
+        let what =
+            format!("{} bytes, expected at most {MAX_JSON}: not one of a model's JSON files", about.len());
+        return Err(Error::file(path, what));
+    }
+    serde_json::from_slice(&text).map_err(|e| {
+        let hint = if text.is_empty() {
+            "the file is empty: download it again"
+        } else {
+            "correct or download it again"
+        };
+        Error::file(path, format!("not the JSON expected here: {e}. {hint}"))
+    })
+}
+
+/// Why a file cannot be read; for a missing one, whether its folder is there.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
+    if error.kind() != io::ErrorKind::NotFound {
+        return Error::file(path, format!("cannot be read: {error}"));
+    }
+    if path.is_symlink() {
+        // The hub's cache links to blobs, which are sometimes cleaned away.
+        return Error::file(path, "is a link to a file that is gone: download it again");
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Error::file(path, format!("not found: the folder {} does not exist", folder.display()))
+        }
+        Some(folder) if !folder.as_os_str().is_empty() => {
+            let what = "not found: expected in the folder";
+            Error::file(path, format!("{what} {}: is this the right folder, and complete?", folder.display()))
+        }
+        _ => Error::file(path, "not found: is the path right?"),
+    }
+}

@@ -1,0 +1,198 @@
+//! Checkpoints: memory-mapped safetensors, found by the published names, checked before use, and
+//! handed on as f32 in the kernels' layout.
+//!
+//! A folder is looked through once (`locate`), each file's header is proved against the file's length
+//! (`header`), the model's list of tensors is compared with the file's (`check`), and then tensors are
+//! streamed out in bounded pieces (`stream`), so that a checkpoint of many gigabytes needs no more
+//! memory than a few pieces. Values are not inspected: NaN and infinities are passed on as they are.
+
+mod check;
+mod header;
+mod json;
+mod locate;
+mod names;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use json::read_json;
+pub use names::{ddpm_attention_name, t5_name};
+/// A tensor's element type, as the safetensors header names it.
+pub use safetensors::Dtype;
+
+use crate::error::{Error, Result};
+use header::Shard;
+
+/// A checkpoint's tensors: one memory-mapped safetensors file or the shards an index names.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Where one tensor lies.
+#[derive(Debug)]
+struct Entry {
+    /// Index into [`Checkpoint::shards`].
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Range of bytes in that file; `header::parse` has proved it to lie inside and to fit the shape.
+    bytes: std::ops::Range<usize>,
+}
+
+impl Checkpoint {
+    /// Finds and maps the weights in `folder`.
+    ///
+    /// Looked for, in this order: `{stem}.safetensors`; the shards of an index
+    /// (`{stem}.safetensors.index.json`); shards without an index
+    /// (`{stem}-00001-of-00002.safetensors`). With a variant such as `fp16` the names are
+    /// `{stem}.fp16.safetensors`, `{stem}.safetensors.index.fp16.json` or
+    /// `{stem}.fp16.safetensors.index.json`, `{stem}.fp16-00001-of-00002.safetensors` or
+    /// `{stem}-00001-of-00002.fp16.safetensors`: both spellings are published. Without a variant, full
+    /// precision is preferred and `fp16` taken where there is nothing else.
+    ///
+    /// The stem is `diffusion_pytorch_model` for U-Nets and `model` for text encoders.
+    ///
+    /// # Errors
+    /// When the folder or the weights are missing or in PyTorch's pickle format, an index or a header is
+    /// broken, or two shards hold the same tensor.
+    pub fn open(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
+        match locate::find(folder, stem, variant)? {
+            locate::Found::Single(file) => Self::open_file(&folder.join(file)),
+            locate::Found::Index(file) => {
+                let index = folder.join(file);
+                let map = locate::read_index(&index)?;
+                let mut files: Vec<&str> = map.values().map(String::as_str).collect();
+                files.sort_unstable();
+                files.dedup();
+                let checkpoint = Self::open_shards(folder, &files)?;
+                checkpoint.agrees_with(&index, &map)?;
+                Ok(checkpoint)
+            }
+            locate::Found::Shards(files) => {
+                Self::open_shards(folder, &files.iter().map(String::as_str).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// Maps one safetensors file, whatever its name.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a sound safetensors file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut checkpoint =
+            Checkpoint { path: path.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
+        checkpoint.add_shard(path)?;
+        Ok(checkpoint)
+    }
+
+    fn open_shards(folder: &Path, files: &[&str]) -> Result<Self> {
+        let mut checkpoint =
+            Checkpoint { path: folder.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
+        for file in files {
+            checkpoint.add_shard(&folder.join(file))?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_shard(&mut self, path: &Path) -> Result<()> {
+        let shard = Shard::open(path)?;
+        let number = self.shards.len();
+        for (name, dtype, shape, bytes) in header::parse(path, shard.bytes())? {
+            if let Some(other) = self.entries.get(&name) {
+                let other = self.shards[other.shard].path().display();
+                let what =
+                    format!("is also in {other}: these shards do not belong together, download both again");
+                return Err(Error::tensor(path, name, what));
+            }
+            self.entries.insert(name, Entry { shard: number, dtype, shape, bytes });
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    /// Whether every tensor is in the shard its index names.
+    fn agrees_with(&self, index: &Path, map: &BTreeMap<String, String>) -> Result<()> {
+        for (name, file) in map {
+            let found = self.entries.get(name).map(|entry| self.shards[entry.shard].path());
+            let wrong = match found {
+                Some(path) if path.ends_with(file) => continue,
+                Some(path) => format!("found in {}", path.display()),
+                None => "which does not hold it".to_string(),
+            };
+            let what = format!(
+                "expected in {file}, {wrong}: index and shards do not belong together, download them again"
+            );
+            return Err(Error::tensor(index, name, what));
+        }
+        Ok(())
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape as it is in the file, outermost dimension first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor's element type in the file.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.entries.get(name).map(|entry| entry.dtype)
+    }
+
+    /// The file, or the folder of the shards.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Renames tensors, from old spellings to the ones the models use: `rename` returns the new name, or
+    /// `None` to keep the old one.
+    ///
+    /// # Errors
+    /// When two tensors would get one name, unless they are the same bit for bit: a tied tensor that was
+    /// saved twice (T5's embedding), of which one is kept.
+    pub fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
+        // The names before, for the message: an entry no longer knows its own.
+        let mut renamed: BTreeMap<String, (String, Entry)> = BTreeMap::new();
+        for (old, entry) in std::mem::take(&mut self.entries) {
+            let new = rename(&old).unwrap_or_else(|| old.clone());
+            match renamed.get(&new) {
+                Some((_, first)) if self.same(first, &entry) => {}
+                Some((first, _)) => {
+                    let what = format!(
+                        "`{first}` and `{old}` are two spellings of this tensor and the checkpoint holds \
+                         both, with different values: delete the one that does not belong"
+                    );
+                    return Err(Error::tensor(&self.path, new, what));
+                }
+                None => {
+                    renamed.insert(new, (old, entry));
+                }
+            }
+        }
+        self.entries = renamed.into_iter().map(|(new, (_, entry))| (new, entry)).collect();
+        Ok(())
+    }
+
+    fn same(&self, a: &Entry, b: &Entry) -> bool {
+        a.dtype == b.dtype && a.shape == b.shape && self.bytes(a) == self.bytes(b)
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.shards[entry.shard].bytes()[entry.bytes.clone()]
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.get(name).ok_or_else(|| {
+            Error::tensor(&self.path, name, "not in this checkpoint: check that it belongs to this model")
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Widening and repacking, against the definition.
+
+use super::*;
+use crate::error::Error;
+use crate::graph::Repack;
+
+/// Opens a file of one f16 tensor `w` whose element `e` is `e mod 2039`: exact in f16, and of a period
+/// that no dimension here divides.
+fn ramp(folder: &Folder, shape: &[usize]) -> Checkpoint {
+    let count: usize = shape.iter().product();
+    let data: Vec<u8> = (0..count).flat_map(|e| f16::from_f32((e % 2039) as f32).to_le_bytes()).collect();
+    let header = format!("{{{}}}", entry("w", "F16", &format!("{shape:?}"), 0, data.len() as u64));
+    Checkpoint::open_file(&folder.write("ramp", raw(&header, &data))).unwrap()
+}
+
+/// The index in the file of element `e` of the result.
+fn source(repack: Repack, shape: &[usize], e: usize) -> usize {
+    match (repack, shape) {
+        (Repack::Transpose, &[o, i]) => (e % o) * i + e / o,
+        (Repack::Conv, &[o, i, kh, kw]) => ((e % o) * i + e / o % i) * kh * kw + e / o / i,
+        _ => e,
+    }
+}
+
+#[track_caller]
+fn compare(repack: Repack, shape: &[usize]) {
+    let folder = Folder::new();
+    let checkpoint = ramp(&folder, shape);
+    let count: usize = shape.iter().product();
+    let mut values = vec![f32::NAN; count];
+    let mut pieces = 0;
+    checkpoint
+        .stream("w", repack, &mut |first, piece| {
+            assert!(first % 4 == 0 && (1..=1 << 20).contains(&piece.len()), "{first} {}", piece.len());
+            assert!(piece.len() % 4 == 0 || first + piece.len() == count, "{first} {}", piece.len());
+            let to = &mut values[first..first + piece.len()];
+            assert!(to.iter().all(|v| v.is_nan()), "twice");
+            to.copy_from_slice(piece);
+            pieces += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert!(pieces > 0 && (count > 1 << 20 || pieces == 1), "{pieces}");
+    for (e, &value) in values.iter().enumerate() {
+        assert_eq!(value, (source(repack, shape, e) % 2039) as f32, "{repack:?} {shape:?} {e}");
+    }
+    assert_eq!(checkpoint.read("w", repack).unwrap(), values);
+}
+
+#[test]
+fn straight() {
+    for shape in [&[1][..], &[], &[7, 5, 3], &[1 << 20], &[(1 << 20) + 1], &[3, 1 << 20]] {
+        compare(Repack::None, shape);
+    }
+}
+
+#[test]
+fn transposed() {
+    for shape in
+        [[1, 1], [1, 9], [9, 1], [3, 5], [16, 256], [17, 257], [64, 48], [1024, 1024], [1, 1_050_000]]
+    {
+        compare(Repack::Transpose, &shape);
+    }
+    // Larger than a piece: outputs that fit, that must be split, that are odd, and odd and too many.
+    for shape in [[1100, 1003], [1_048_580, 2], [350_003, 3], [1027, 1030], [3, 350_003]] {
+        compare(Repack::Transpose, &shape);
+    }
+}
+
+#[test]
+fn convolutions() {
+    for shape in [
+        [1, 1, 1, 1],
+        [5, 1, 3, 3],
+        [1, 5, 3, 3],
+        [4, 6, 3, 2],
+        [33, 17, 1, 1],
+        [6, 8, 14, 14],
+        [19, 29, 3, 3],
+    ] {
+        compare(Repack::Conv, &shape);
+    }
+    // Larger than a piece: panels, one tap, outputs split, odd outputs, then shapes that must be gathered.
+    for shape in [
+        [352, 343, 3, 3],
+        [1028, 1023, 1, 1],
+        [131_076, 1, 3, 3],
+        [351, 344, 3, 3],
+        [131_076, 2, 2, 2],
+        [41_948, 1, 5, 5],
+    ] {
+        compare(Repack::Conv, &shape);
+    }
+    for shape in [[351, 343, 3, 3], [5, 3, 270, 270], [8, 4, 182, 182], [1, 3, 600, 600], [1, 1, 1025, 1025]]
+    {
+        compare(Repack::Conv, &shape);
+    }
+}
+
+#[test]
+fn types_mixed_in_one_file() {
+    let folder = Folder::new();
+    let values = [0.0, -0.0, 1.0, -2.5, 65504.0, 6e-8, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+    // Three f16 first: what follows is not aligned to its size.
+    let bytes = file(&[
+        ("h", Dtype::F16, &[3], &[1.5, -0.25, 2049.0]),
+        ("f32", Dtype::F32, &[9], &values),
+        ("odd", Dtype::F16, &[1], &[7.0]),
+        ("f64", Dtype::F64, &[9], &values),
+        ("bf16", Dtype::BF16, &[9], &values),
+        ("f16", Dtype::F16, &[9], &values),
+    ]);
+    let checkpoint = Checkpoint::open_file(&folder.write("x", bytes)).unwrap();
+    let read = |name| checkpoint.read(name, Repack::None).unwrap();
+    assert_eq!(read("h"), [1.5, -0.25, 2048.0]);
+    assert_eq!(read("odd"), [7.0]);
+    let bits = |values: Vec<f32>| {
+        values.iter().map(|v| if v.is_nan() { 1 } else { v.to_bits() }).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(read("f32")), bits(values.map(|v| v as f32).to_vec()));
+    assert_eq!(bits(read("f64")), bits(values.map(|v| v as f32).to_vec()));
+    assert_eq!(bits(read("bf16")), bits(values.map(|v| bf16::from_f64(v).to_f32()).to_vec()));
+    assert_eq!(bits(read("f16")), bits(values.map(|v| f16::from_f64(v).to_f32()).to_vec()));
+}
+
+#[test]
+fn every_half_is_widened_exactly() {
+    let folder = Folder::new();
+    let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for dtype in ["F16", "BF16"] {
+        let header = format!("{{{}}}", entry("w", dtype, "[65536]", 0, 131_072));
+        let checkpoint = Checkpoint::open_file(&folder.write(dtype, raw(&header, &data))).unwrap();
+        for (bits, value) in (0..=u16::MAX).zip(checkpoint.read("w", Repack::None).unwrap()) {
+            let half =
+                if dtype == "F16" { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() };
+            assert!(
+                f64::from(value) == half || value.is_nan() && half.is_nan(),
+                "{dtype} {bits:#06x}: {value}"
+            );
+        }
+    }
+}
+
+#[test]
+fn refusals() {
+    let folder = Folder::new();
+    let path =
+        folder.write("x", file(&[("i", Dtype::I64, &[1], &[7.0]), ("v", Dtype::F32, &[2], &[1.0, 2.0])]));
+    let checkpoint = Checkpoint::open_file(&path).unwrap();
+    refused(checkpoint.read("nothing", Repack::None), &path, &["`nothing`", "not in this checkpoint"]);
+    refused(checkpoint.read("i", Repack::None), &path, &["`i`", "expected F32", "found I64"]);
+    refused(
+        checkpoint.read("v", Repack::Transpose),
+        &path,
+        &["`v`", "expected a shape [out, in], found [2]"],
+    );
+    refused(
+        checkpoint.read("v", Repack::Conv),
+        &path,
+        &["`v`", "expected a shape [out, in, kh, kw], found [2]"],
+    );
+    let stop = checkpoint.stream("v", Repack::None, &mut |_, _| Err(Error::Cancelled));
+    assert!(matches!(stop, Err(Error::Cancelled)));
+}

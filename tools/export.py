@@ -1,0 +1,120 @@
+"""Writes the trained cascade as DeepFloyd-IF pipeline folders, in float16, with its defaults.
+
+    python tools/export.py --run runs/scenes --to models/scenes
+
+stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 and stage_3 IFSuperResolutionPipelines
+that take stage_1's prompt embeddings. The averaged weights are written. The networks predict three
+channels (v); IF's pipelines split six, so conv_out gets three rows of zeros, which nothing reads because
+variance_type is fixed_small. cascade.json holds the default steps, guidance and noise levels.
+"""
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+
+import model
+
+DEFAULTS = [
+    {"path": "stage_1", "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm", "eta": 1.0},
+    {"path": "stage_2", "steps": 8, "guidance_scale": 2.0, "noise_level": 100, "sampler": "ddpm", "eta": 1.0},
+    {"path": "stage_3", "steps": 5, "guidance_scale": 1.0, "noise_level": 50, "sampler": "ddpm", "eta": 1.0},
+]
+STAGE_NAMES = ["base", "sr64", "sr256"]
+
+
+def write_json(path, obj):
+    path.write_text(json.dumps(obj, indent=2) + "\n")
+
+
+def schedulers(folder, upscaler):
+    """v-prediction, fixed small variance, x0 clipped to [-1, 1] (dynamic thresholding at a maximum of one)."""
+    common = dict(beta_schedule="squaredcos_cap_v2", num_train_timesteps=model.STEPS)
+    DDPMScheduler(prediction_type="v_prediction", variance_type="fixed_small", thresholding=True, sample_max_value=1.0,
+                  dynamic_thresholding_ratio=0.95, timestep_spacing="trailing", **common).save_pretrained(folder / "scheduler")
+    if upscaler:
+        DDPMScheduler(**common).save_pretrained(folder / "image_noising_scheduler")
+
+
+def write_unet(folder, stage, weights):
+    folder.mkdir(parents=True, exist_ok=True)
+    net = model.unet(stage, out_channels=6)
+    weights = dict(weights)
+    for name in ("conv_out.weight", "conv_out.bias"):
+        w = weights[name]
+        weights[name] = torch.cat([w, torch.zeros_like(w)])
+    net.load_state_dict(weights)
+    net.half().save_pretrained(folder)
+
+
+def write_tokenizer(folder, spiece):
+    """The files of a slow T5Tokenizer without sentinel tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(spiece, folder / "spiece.model")
+    token = lambda s: {"content": s, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "special_tokens_map.json", {k: token(v) for k, v in names.items()})
+    write_json(folder / "tokenizer_config.json", {
+        "added_tokens_decoder": {str(i): dict(token(s), special=True) for i, s in enumerate(names.values())},
+        "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "extra_ids": 0, "legacy": True,
+        "model_max_length": model.TOKENS, "sp_model_kwargs": {}, "tokenizer_class": "T5Tokenizer", **names})
+
+
+def write_text_encoder(folder, weights, vocab):
+    t5 = model.text_encoder(vocab)
+    t5.load_state_dict(weights)
+    t5.half().save_pretrained(folder)
+
+
+def write_index(folder, upscaler, text):
+    none = [None, None]
+    index = {"_class_name": "IFSuperResolutionPipeline" if upscaler else "IFPipeline", "_diffusers_version": "0.35.2",
+             "feature_extractor": none}
+    if upscaler:
+        index["image_noising_scheduler"] = ["diffusers", "DDPMScheduler"]
+    index.update({
+        "requires_safety_checker": False, "safety_checker": none, "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"] if text else none,
+        "tokenizer": ["transformers", "T5Tokenizer"] if text else none,
+        "unet": ["diffusers", "UNet2DConditionModel"], "watermarker": none})
+    write_json(folder / "model_index.json", index)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--run", default="runs/scenes", type=Path)
+    ap.add_argument("--to", default="models/scenes", type=Path)
+    ap.add_argument("--stages", default="base,sr64,sr256")
+    args = ap.parse_args()
+    tmp = args.to.with_name(args.to.name + ".new")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tok = model.Tokenizer(args.run / "spiece.model")
+    stages = args.stages.split(",")
+    for stage in stages:
+        folder = tmp / f"stage_{STAGE_NAMES.index(stage) + 1}"
+        folder.mkdir(parents=True)
+        ck = torch.load(args.run / f"{stage}.pt", map_location="cpu")
+        upscaler = stage != "base"
+        write_unet(folder / "unet", stage, ck["ema"]["unet"])
+        schedulers(folder, upscaler)
+        if not upscaler:
+            write_tokenizer(folder / "tokenizer", args.run / "spiece.model")
+            write_text_encoder(folder / "text_encoder", ck["ema"]["t5"], tok.vocab)
+        write_index(folder, upscaler, not upscaler)
+        print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
+    write_json(tmp / "cascade.json", {"stages": DEFAULTS[:len(stages)]})
+    if args.to.exists():
+        for keep in ("README.md",):
+            if (args.to / keep).exists():
+                shutil.copyfile(args.to / keep, tmp / keep)
+        shutil.rmtree(args.to)
+    os.replace(tmp, args.to)
+    size = sum(p.stat().st_size for p in args.to.rglob("*") if p.is_file())
+    print(f"{args.to}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,8 @@ use ancestral::diffusion::reference::apply;
 use ancestral::diffusion::{Clip, Variance};
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
+use ancestral::kernels::elementwise::add;
+use ancestral::kernels::matmul::matmul;
 use ancestral::kernels::quantile::quantile;
 use ancestral::kernels::step::{StepInputs, coefficients, step};
 
@@ -45,7 +47,10 @@ fn planted_errors_are_seen(device: &Device) {
     let case = find("conv2d/ragged_tiles");
     let (wanted, mut y) = (expected(&case), output(device, &case));
     y.swap(5, 6);
-    assert!(compare(&wanted, &y, F32).is_err() && compare(&wanted, &y, F16).is_err(), "swapped channels pass");
+    assert!(
+        compare(&wanted, &y, F32).is_err() && compare(&wanted, &y, F16).is_err(),
+        "swapped channels pass"
+    );
     y.swap(5, 6);
     let last = y.len() - 1;
     y[last] = f32::NAN;
@@ -128,4 +133,23 @@ fn compare_step(clip: Clip, variance: Variance, guidance: Option<f64>) -> Result
     let given: Vec<(String, Vec<f32>)> = given.map(|(name, values)| (name.to_string(), values)).into();
     let found = reference(&g, &given, Precision::F32);
     compare(&wanted, &found, Tolerance { nmse: 1e-12, peak: 1e-6 }).map(drop)
+}
+
+/// An operand with a row for several joins a product only where both count rows alike: here the product's rows are
+/// 4 wide and the sum's 8.
+#[test]
+fn fusion_minds_a_reshape_between() {
+    let mut g = Graph::new();
+    let x = g.input("x", &[6, 10], Storage::Elem);
+    let w = g.input("w", &[10, 4], Storage::Weight);
+    let row = g.input("row", &[1, 8], Storage::Elem);
+    let y = matmul(&mut g, "product", &x, &w, None);
+    let y = g.reshape(&y, &[3, 8]);
+    let y = add(&mut g, &y, &row);
+    g.output(OUTPUT, &y);
+    let mut rng = Rng::named("reshape");
+    let given =
+        [("x", 60), ("w", 40), ("row", 8)].map(|(name, len)| (name.to_string(), rng.normals(len, 0.0, 1.0)));
+    let (found, _) = run(&Device::Cpu, &g, &given, Precision::F32).expect("the graph runs");
+    compare(&reference(&g, &given, Precision::F32), &found, F32).expect("fused and unfused agree");
 }

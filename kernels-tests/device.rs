@@ -14,7 +14,8 @@ static GPU: OnceLock<Result<Device, String>> = OnceLock::new();
 static TURN: Mutex<()> = Mutex::new(());
 
 fn open() -> Result<Device, String> {
-    let open = |choice: &str| Device::open(&DeviceChoice::Named(choice.into())).map_err(|error| error.to_string());
+    let open =
+        |choice: &str| Device::open(&DeviceChoice::Named(choice.into())).map_err(|error| error.to_string());
     let opened = match std::env::var(CHOICE) {
         Ok(name) => open(&name),
         // Every description holds the empty text.

@@ -19,9 +19,9 @@ pub struct Tolerance {
     pub peak: f64,
 }
 
-/// f32 storage.
-pub const F32: Tolerance = Tolerance { nmse: 1e-10, peak: 2e-5 };
-/// An output stored in f16: half a unit in its last place is 2.4e-4 of a value.
+/// f32 storage; measured on llvmpipe: NMSE up to 4e-12, 2.8e-6 of the peak (attention with logits of 100).
+pub const F32: Tolerance = Tolerance { nmse: 1e-10, peak: 1e-5 };
+/// An output stored in f16, half a unit in whose last place is up to 4.9e-4 of a value; measured: 2.2e-7, 4.8e-4.
 pub const F16: Tolerance = Tolerance { nmse: 1e-6, peak: 1e-3 };
 
 /// How far an output is from its reference.
@@ -184,7 +184,8 @@ fn check_all(device: &Device) {
     }
     let mut table = format!("{} cases on {}\n", cases.len(), device.name());
     for ((kernel, path), (found, name)) in &worst {
-        let _ = writeln!(table, "{kernel:20} {path:15} NMSE {:.1e}  peak {:.1e}  {name}", found.nmse, found.peak);
+        let _ =
+            writeln!(table, "{kernel:20} {path:15} NMSE {:.1e}  peak {:.1e}  {name}", found.nmse, found.peak);
     }
     println!("{table}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
@@ -204,7 +205,11 @@ fn cases_on_the_gpu() {
 fn every_kernel_has_cases() {
     let cases = all();
     for kernel in ALL {
-        assert!(cases.iter().any(|c| c.kernel == kernel.name), "`{}` has no cases in kernels-tests/cases", kernel.name);
+        assert!(
+            cases.iter().any(|c| c.kernel == kernel.name),
+            "`{}` has no cases in kernels-tests/cases",
+            kernel.name
+        );
     }
     let mut names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).collect();
     names.sort_unstable();

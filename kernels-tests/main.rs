@@ -14,11 +14,13 @@
 //! - [`harness`]: runs cases on the CPU device and the GPU and compares; tolerances stand at its top.
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
+//! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
 mod cases;
 mod controls;
 mod device;
 mod harness;
+mod networks;
 mod shaders;
 mod units;

@@ -47,7 +47,10 @@ fn check_bindings(module: &Module) -> Checked {
                 return Err(format!("`{name}` is in group {}", binding.group));
             }
             if (binding.binding == 0) != (variable.space == AddressSpace::Uniform && name == "p") {
-                return Err(format!("binding {} is `{name}`; the uniform `p` alone is binding 0", binding.binding));
+                return Err(format!(
+                    "binding {} is `{name}`; the uniform `p` alone is binding 0",
+                    binding.binding
+                ));
             }
             bound.push((binding.binding, variable.space));
         }
@@ -55,10 +58,16 @@ fn check_bindings(module: &Module) -> Checked {
     bound.sort_by_key(|(at, _)| *at);
     let dense = bound.iter().enumerate().all(|(i, (at, _))| i as u32 == *at);
     if !dense || bound.len() < 2 {
-        return Err(format!("bindings {:?} are not 0, 1, 2, …", bound.iter().map(|b| b.0).collect::<Vec<_>>()));
+        return Err(format!(
+            "bindings {:?} are not 0, 1, 2, …",
+            bound.iter().map(|b| b.0).collect::<Vec<_>>()
+        ));
     }
     if bound.len() - 1 > MAX_STORAGE_BUFFERS {
-        return Err(format!("{} storage buffers; adapters need only allow {MAX_STORAGE_BUFFERS}", bound.len() - 1));
+        return Err(format!(
+            "{} storage buffers; adapters need only allow {MAX_STORAGE_BUFFERS}",
+            bound.len() - 1
+        ));
     }
     Ok(())
 }
@@ -96,7 +105,7 @@ fn check_text(kernel: &Kernel) -> Checked {
     if lines > MAX_LINES {
         return Err(format!("{lines} lines, at most {MAX_LINES}"));
     }
-    match kernel.wgsl.lines().find(|line| line.trim_start().starts_with('#') || line.len() > 120) {
+    match kernel.wgsl.lines().find(|line| line.trim_start().starts_with('#') || line.chars().count() > 120) {
         Some(line) => Err(format!("a directive or a long line: {line}")),
         None => Ok(()),
     }
@@ -120,8 +129,8 @@ fn check_limits(module: &Module) -> Checked {
 /// What wgpu-hal 30 does with a shader on each backend, with the checks it injects switched on and off.
 fn check_translation(module: &Module, info: &ModuleInfo, precision: Precision) -> Checked {
     let entry = (ShaderStage::Compute, "main");
-    let (module, info) =
-        process_overrides(module, info, Some(entry), &Default::default()).map_err(|e| format!("overrides: {e}"))?;
+    let (module, info) = process_overrides(module, info, Some(entry), &Default::default())
+        .map_err(|e| format!("overrides: {e}"))?;
     check_limits(&module)?;
     let storage: BTreeMap<u32, bool> = module
         .global_variables
@@ -169,7 +178,9 @@ fn to_spirv(
     if is_half(precision) {
         capabilities.push(Float16);
     }
-    let target = |at: &u32| (slot(*at), spv::BindingInfo { descriptor_set: 0, binding: *at, binding_array_size: None });
+    let target = |at: &u32| {
+        (slot(*at), spv::BindingInfo { descriptor_set: 0, binding: *at, binding_array_size: None })
+    };
     let options = spv::Options {
         lang_version,
         flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
@@ -214,7 +225,11 @@ fn to_metal(module: &Module, info: &ModuleInfo, storage: &BTreeMap<u32, bool>) -
     };
     let (text, names) =
         msl::write_string(module, info, &options, &pipeline).map_err(|error| format!("MSL: {error}"))?;
-    names.entry_point_names.into_iter().try_for_each(|n| n.map(drop)).map_err(|error| format!("MSL: {error}"))?;
+    names
+        .entry_point_names
+        .into_iter()
+        .try_for_each(|n| n.map(drop))
+        .map_err(|error| format!("MSL: {error}"))?;
     Ok(text)
 }
 
@@ -237,7 +252,11 @@ fn to_hlsl(
     let mut text = String::new();
     let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
     let written = writer.write(module, info, None).map_err(|error| format!("HLSL: {error}"))?;
-    written.entry_point_names.into_iter().try_for_each(|n| n.map(drop)).map_err(|error| format!("HLSL: {error}"))?;
+    written
+        .entry_point_names
+        .into_iter()
+        .try_for_each(|n| n.map(drop))
+        .map_err(|error| format!("HLSL: {error}"))?;
     Ok(text)
 }
 
@@ -259,7 +278,9 @@ fn storages(kernel: &'static Kernel) -> Vec<Storage> {
             let module = parse(&kernel.source(precision)).expect("every shader parses");
             let mut tensors = BTreeMap::new();
             for (_, variable) in module.global_variables.iter() {
-                if let (Some(at), &TypeInner::Array { base, .. }) = (&variable.binding, &module.types[variable.ty].inner) {
+                if let (Some(at), &TypeInner::Array { base, .. }) =
+                    (&variable.binding, &module.types[variable.ty].inner)
+                {
                     let half = matches!(module.types[base].inner, TypeInner::Scalar(s) if s.width == 2);
                     tensors.insert(at.binding, half);
                 }
@@ -287,7 +308,10 @@ pub fn check_storage(graph: &Graph) -> Checked {
             let empty = matches!(info.source, Source::Constant(_)) && info.len() == 1;
             if info.storage != *storage && !empty {
                 let (name, kernel) = (&node.label, node.kernel.name);
-                return Err(format!("{name}: tensor {i} of `{kernel}` is {:?}, its shader reads {storage:?}", info.storage));
+                return Err(format!(
+                    "{name}: tensor {i} of `{kernel}` is {:?}, its shader reads {storage:?}",
+                    info.storage
+                ));
             }
         }
     }
@@ -322,7 +346,8 @@ fn every_file_is_a_kernel() {
     kernels.sort_unstable();
     assert_eq!(wgsl(&folder), kernels, "shaders/*.wgsl and kernels::ALL differ");
     for name in wgsl(&folder.join("shared")) {
-        let text = std::fs::read_to_string(folder.join("shared").join(format!("{name}.wgsl"))).expect("readable");
+        let text =
+            std::fs::read_to_string(folder.join("shared").join(format!("{name}.wgsl"))).expect("readable");
         assert!(text.starts_with(&format!("// {name}: ")), "shared/{name}.wgsl does not say what it is");
         assert!(!text.contains("@group"), "shared/{name}.wgsl has a binding");
         let used = ALL.iter().any(|k| k.shared.contains(&text.as_str()));

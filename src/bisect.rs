@@ -18,17 +18,16 @@ pub struct Parting {
     pub agreed: usize,
 }
 
-/// Runs `graph` on both devices with the same inputs (by name) and names the first node at which they part by more
-/// than `tolerance` (NMSE), or none. Every node's output is kept on both: give it room.
+/// Runs `graph` on two devices, each with its own weights, on the same inputs (by name) and names the first node at which
+/// they part by more than `tolerance` (NMSE), or none. Every node's output is kept on both: give it room.
 pub fn bisect(
     graph: &Graph,
-    weights: &Weights,
     inputs: &[(&str, &[f32])],
-    (a, b): (&Device, &Device),
+    (a, b): ((&Device, &Weights), (&Device, &Weights)),
     precision: Precision,
     tolerance: f64,
 ) -> Result<Option<Parting>> {
-    let run = |device: &Device| -> Result<Program> {
+    let run = |(device, weights): (&Device, &Weights)| -> Result<Program> {
         let options = ProgramOptions { precision, keep: Keep::All };
         let mut program = device.program(graph.clone(), weights, &options)?;
         inputs.iter().for_each(|(name, values)| program.write(name, values));

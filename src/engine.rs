@@ -10,7 +10,9 @@ use crate::layout::{Defaults, Model, StageFiles};
 use crate::picture::Picture;
 use crate::systems::ddpm::{self, Ddpm};
 use crate::systems::denoise::{Noise, OnStep, SeededNoise, Shape};
-use crate::systems::imagen::{self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise};
+use crate::systems::imagen::{
+    self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise,
+};
 use std::path::{Path, PathBuf};
 
 /// Most pixels along a side: what the largest published cascades make, with room to spare.
@@ -233,7 +235,9 @@ impl Engine {
                 let count = cfg.stages.unwrap_or(stages.len());
                 if count == 0 || count > stages.len() {
                     let have = stages.len();
-                    return Err(Error::Request(format!("{count} stages: this model has {have}; give 1 to {have}")));
+                    return Err(Error::Request(format!(
+                        "{count} stages: this model has {have}; give 1 to {have}"
+                    )));
                 }
                 let sizes = stage_sizes(&stages[..count], cfg.size)?;
                 let mut picture: Vec<f32> = Vec::new();
@@ -258,7 +262,9 @@ impl Engine {
             System::Imagen { stages, .. } => stages
                 .iter()
                 .enumerate()
-                .map(|(i, (stage, _))| (format!("stage {} unet", i + 1), imagen::network_graph(&stage.unet), stage.weights()))
+                .map(|(i, (stage, _))| {
+                    (format!("stage {} unet", i + 1), imagen::network_graph(&stage.unet), stage.weights())
+                })
                 .collect(),
         };
         let compare = |(name, graph, weights): (String, Graph, &Weights)| {
@@ -271,8 +277,10 @@ impl Engine {
                     _ => None,
                 })
                 .collect();
-            let inputs: Vec<(&str, &[f32])> = inputs.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
-            let parting = bisect(&graph, weights, &inputs, (&self.device, other), Precision::F32, tolerance)?;
+            let inputs: Vec<(&str, &[f32])> =
+                inputs.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
+            let sides = ((&self.device, weights), (other, weights));
+            let parting = bisect(&graph, &inputs, sides, Precision::F32, tolerance)?;
             Ok((name, parting))
         };
         networks.into_iter().map(compare).collect()
@@ -290,7 +298,10 @@ fn load_imagen(files: &[StageFiles], variant: Option<&str>) -> Result<System> {
             ));
         }
         if !stages.is_empty() && !stage.is_super_resolution() {
-            return Err(Error::file(&file.folder, "is a base stage; only super-resolution stages may follow the first"));
+            return Err(Error::file(
+                &file.folder,
+                "is a base stage; only super-resolution stages may follow the first",
+            ));
         }
         stages.push((stage, file.defaults.clone()));
     }
@@ -360,7 +371,9 @@ fn progress<'a>(
     size: (usize, usize),
 ) -> Box<OnStep<'a>> {
     Box::new(move |step| match &mut on_progress {
-        Some(f) => f(Progress { stage, stages, size, done: step.done, steps: step.steps, estimate: step.estimate }),
+        Some(f) => {
+            f(Progress { stage, stages, size, done: step.done, steps: step.steps, estimate: step.estimate })
+        }
         None => true,
     })
 }
@@ -392,7 +405,10 @@ fn stage_sizes(stages: &[(Stage, Defaults)], size: Option<(usize, usize)>) -> Re
     let scaled = |side: usize, of: usize| -> Result<usize> {
         if of * side % last.max(1) != 0 || of * side < last {
             let unit = last / sides[0].max(1);
-            return Err(Error::Request(format!("{width}x{height} pixels: give multiples of {}", unit.max(1))));
+            return Err(Error::Request(format!(
+                "{width}x{height} pixels: give multiples of {}",
+                unit.max(1)
+            )));
         }
         Ok(of * side / last)
     };
@@ -413,9 +429,15 @@ fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
         return refuse(format!("a guidance scale of {scale}: give a number from 0 to 10000; 1 is none"));
     }
     match cfg.clip {
-        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => refuse(format!("clipping to {r}: give a range above 0")),
-        Some(Clip::Dynamic { ratio, max }) if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) => {
-            refuse(format!("thresholding at quantile {ratio}, at most {max}: give a quantile of 0 to 1, a limit of 1 or more"))
+        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {
+            refuse(format!("clipping to {r}: give a range above 0"))
+        }
+        Some(Clip::Dynamic { ratio, max })
+            if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) =>
+        {
+            refuse(format!(
+                "thresholding at quantile {ratio}, at most {max}: give a quantile of 0 to 1, a limit of 1 or more"
+            ))
         }
         _ => Ok(()),
     }

@@ -43,7 +43,9 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
     /// The device stopped answering while it worked.
-    #[error("the device was lost while running {running}: {reason}. Finished stages are kept; try again, or use `--device cpu`")]
+    #[error(
+        "the device was lost while running {running}: {reason}. Finished stages are kept; try again, or use `--device cpu`"
+    )]
     DeviceLost {
         /// The stage and node that were running.
         running: String,

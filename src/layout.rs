@@ -53,7 +53,8 @@ struct CascadeStage {
 
 /// What the reference pipelines take by default (diffusers' `__call__` signatures).
 fn pipeline_defaults(class: &str) -> Option<Defaults> {
-    let defaults = |steps, guidance_scale, noise_level| Defaults { steps, guidance_scale, sampler: None, noise_level };
+    let defaults =
+        |steps, guidance_scale, noise_level| Defaults { steps, guidance_scale, sampler: None, noise_level };
     match class {
         "IFPipeline" => Some(defaults(100, 7.0, 0)),
         "IFSuperResolutionPipeline" => Some(defaults(50, 4.0, 250)),
@@ -70,7 +71,10 @@ impl Model {
         };
         if !first.is_dir() {
             let what = if first.exists() { "is not a folder" } else { "does not exist" };
-            return Err(Error::file(first, format!("{what}; give the folder of a model, as diffusers saves it")));
+            return Err(Error::file(
+                first,
+                format!("{what}; give the folder of a model, as diffusers saves it"),
+            ));
         }
         let cascade = first.join("cascade.json");
         if rest.is_empty() && cascade.exists() {
@@ -134,9 +138,15 @@ fn read_cascade(root: &Path, path: &Path) -> Result<Vec<StageFiles>> {
             let sampler = match stage.sampler.as_deref() {
                 None => None,
                 Some("ddpm") => Some(Sampler::Ddpm),
-                Some("ddim") => Some(Sampler::Ddim { eta: stage.eta.unwrap_or(0.0), rederive_epsilon: false }),
+                Some("ddim") => {
+                    Some(Sampler::Ddim { eta: stage.eta.unwrap_or(0.0), rederive_epsilon: false })
+                }
                 Some(other) => {
-                    return Err(Error::config(path, "sampler", format!("`{other}` is unknown; give ddpm or ddim")));
+                    return Err(Error::config(
+                        path,
+                        "sampler",
+                        format!("`{other}` is unknown; give ddpm or ddim"),
+                    ));
                 }
             };
             let defaults = Defaults {
@@ -152,7 +162,8 @@ fn read_cascade(root: &Path, path: &Path) -> Result<Vec<StageFiles>> {
 
 /// The bundled model's folder: `$ANCESTRAL_MODELS/scenes`, beside the program, or in the source tree.
 pub(crate) fn bundled_model() -> Result<PathBuf> {
-    let mut places: Vec<PathBuf> = std::env::var_os("ANCESTRAL_MODELS").map(PathBuf::from).into_iter().collect();
+    let mut places: Vec<PathBuf> =
+        std::env::var_os("ANCESTRAL_MODELS").map(PathBuf::from).into_iter().collect();
     places.push("models".into());
     if let Ok(program) = std::env::current_exe() {
         places.extend(program.ancestors().skip(1).take(4).map(|p| p.join("models")));

@@ -21,6 +21,8 @@
 //! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,
 //! T text channels. Tensors are row-major, channels last: `[N, H, W, C]`.
 
+#![warn(missing_docs, clippy::allow_attributes_without_reason)]
+
 pub mod bisect;
 pub mod device;
 pub mod diffusion;

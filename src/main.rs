@@ -123,7 +123,8 @@ fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error"))
+        .init();
     let result = match Cli::parse().command {
         Command::Generate(args) => generate(*args),
         Command::Bisect(args) => bisect(&args),
@@ -148,10 +149,13 @@ fn load(model: &[PathBuf], options: &LoadOptions) -> Result<Engine, Error> {
 fn generate(args: Generate) -> Result<(), Error> {
     let started = Instant::now();
     check_output(&args.output)?;
-    let options = LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
+    let options =
+        LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
     let mut engine = load(&args.model, &options)?;
     if engine.takes_prompt() && args.prompt.is_none() {
-        return Err(Error::Request("this model draws what a prompt says: ancestral generate \"a red circle\"".into()));
+        return Err(Error::Request(
+            "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
+        ));
     }
     if !args.quiet {
         eprintln!("device: {}", engine.device().name());
@@ -259,7 +263,10 @@ fn bisect(args: &Bisect) -> Result<(), Error> {
     println!("CPU against {}", device.name());
     for (network, parting) in engine.bisect(&device, args.tolerance)? {
         match parting {
-            Some(p) => println!("{network}: parts at {} ({}), NMSE {:.2e}, after {} nodes", p.label, p.kernel, p.nmse, p.agreed),
+            Some(p) => println!(
+                "{network}: parts at {} ({}), NMSE {:.2e}, after {} nodes",
+                p.label, p.kernel, p.nmse, p.agreed
+            ),
             None => println!("{network}: agrees"),
         }
     }

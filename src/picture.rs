@@ -34,15 +34,22 @@ impl Picture {
         let mut bytes = Vec::new();
         let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
         let (width, height) = (self.width as u32, self.height as u32);
-        image::ImageEncoder::write_image(encoder, &self.to_rgb8(), width, height, image::ExtendedColorType::Rgb8)
-            .map_err(|e| Error::file(path, format!("the picture does not encode as PNG: {e}")))?;
+        image::ImageEncoder::write_image(
+            encoder,
+            &self.to_rgb8(),
+            width,
+            height,
+            image::ExtendedColorType::Rgb8,
+        )
+        .map_err(|e| Error::file(path, format!("the picture does not encode as PNG: {e}")))?;
         write_whole(path, &bytes)
     }
 }
 
 /// Writes a file beside its place, then moves it there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let cannot = |e: std::io::Error| Error::file(path, format!("cannot be written: {e}. Choose another `--output`"));
+    let cannot =
+        |e: std::io::Error| Error::file(path, format!("cannot be written: {e}. Choose another `--output`"));
     let Some(name) = path.file_name() else {
         return Err(Error::file(path, "is not a file name; give `--output FILE.png`"));
     };

@@ -82,7 +82,10 @@ pub(super) fn cases() -> Vec<Case> {
     add("one_key_in_each_set".into(), Shape { keys: [1, 1], ..PLAIN });
     add("causal".into(), Shape { queries: 33, keys: [0, 33], causal: true, ..PLAIN });
     add("causal_first_set".into(), Shape { queries: 20, keys: [20, 0], causal: true, ..PLAIN });
-    add("causal_masked".into(), Shape { queries: 33, keys: [33, 0], causal: true, mask: Some(-10000.0), ..PLAIN });
+    add(
+        "causal_masked".into(),
+        Shape { queries: 33, keys: [33, 0], causal: true, mask: Some(-10000.0), ..PLAIN },
+    );
     add("bias".into(), Shape { queries: 19, keys: [19, 0], heads: 5, bias: true, ..PLAIN });
     add("bias_two_sets".into(), Shape { queries: 7, keys: [12, 21], heads: 3, bias: true, ..PLAIN });
     add("mask".into(), Shape { keys: [77, 17], mask: Some(-10000.0), ..PLAIN });

@@ -45,7 +45,9 @@ impl Rng {
     /// A stream of its own for every name.
     pub fn named(name: &str) -> Self {
         // FNV-1a
-        Rng(name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
+        Rng(name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
     }
 
     fn next(&mut self) -> u64 {

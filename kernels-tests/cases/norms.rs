@@ -63,7 +63,10 @@ fn group_cases() -> Vec<Case> {
         add(format!("{act:?}").to_lowercase(), Group { act, ..PLAIN });
     }
     add("one_pixel".into(), Group { height: 1, width: 1, ..PLAIN });
-    add("one_element_in_a_group".into(), Group { height: 1, width: 1, channels: [12, 0], groups: 12, ..PLAIN });
+    add(
+        "one_element_in_a_group".into(),
+        Group { height: 1, width: 1, channels: [12, 0], groups: 12, ..PLAIN },
+    );
     add("many_pixels".into(), Group { height: 33, width: 65, channels: [12, 0], groups: 4, ..PLAIN });
     add("emb".into(), Group { emb: true, ..PLAIN });
     add("emb_silu".into(), Group { emb: true, act: Activation::Silu, batch: 3, ..PLAIN });

@@ -42,9 +42,13 @@ fn resample_cases() -> Vec<Case> {
             }));
         }
     }
-    for ([h, w], [oh, ow], channels) in
-        [([8, 6], [4, 3], 5), ([9, 7], [4, 3], 6), ([12, 16], [3, 4], 1), ([2, 2], [1, 1], 3), ([5, 5], [5, 5], 2)]
-    {
+    for ([h, w], [oh, ow], channels) in [
+        ([8, 6], [4, 3], 5),
+        ([9, 7], [4, 3], 6),
+        ([12, 16], [3, 4], 1),
+        ([2, 2], [1, 1], 3),
+        ([5, 5], [5, 5], 2),
+    ] {
         cases.push(case("resample", format!("area_{h}x{w}_to_{oh}x{ow}"), |m| {
             let x = m.elem(&[2, h, w, channels]);
             resample(&mut m.g, "resample", &x, oh, ow, Resample::Area)
@@ -105,6 +109,14 @@ fn timestep_cases() -> Vec<Case> {
             timestep_embedding(&mut m.g, &t, channels, cos_first, shift)
         })
     };
-    let sizes = [(32, true, 0.0), (32, false, 1.0), (33, true, 0.0), (33, false, 1.0), (2, true, 0.0), (3, false, 0.0), (704, true, 0.0)];
+    let sizes = [
+        (32, true, 0.0),
+        (32, false, 1.0),
+        (33, true, 0.0),
+        (33, false, 1.0),
+        (2, true, 0.0),
+        (3, false, 0.0),
+        (704, true, 0.0),
+    ];
     sizes.into_iter().map(|(channels, cos_first, shift)| record(channels, cos_first, shift)).collect()
 }

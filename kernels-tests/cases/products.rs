@@ -65,7 +65,16 @@ struct Conv {
 }
 
 fn plain() -> Conv {
-    Conv { batch: 2, height: 9, width: 7, input: [5, 0], out: 6, kernel: [3, 3], window: Window::same(3), bias: true }
+    Conv {
+        batch: 2,
+        height: 9,
+        width: 7,
+        input: [5, 0],
+        out: 6,
+        kernel: [3, 3],
+        window: Window::same(3),
+        bias: true,
+    }
 }
 
 fn record_conv(m: &mut Maker, s: &Conv) -> Tensor {
@@ -92,19 +101,25 @@ fn conv_cases() -> Vec<Case> {
         ("1x1", Conv { kernel: [1, 1], window: Window::same(1), ..plain() }),
         ("5x5", Conv { kernel: [5, 5], window: Window::same(5), ..plain() }),
         ("3x1", Conv { kernel: [3, 1], window: Window { pad: [1, 0, 1, 0], ..Window::same(3) }, ..plain() }),
-        ("patches_4x4", Conv {
-            height: 12,
-            width: 16,
-            input: [3, 0],
-            kernel: [4, 4],
-            window: Window::strided(4, 0),
-            bias: false,
-            ..plain()
-        }),
+        (
+            "patches_4x4",
+            Conv {
+                height: 12,
+                width: 16,
+                input: [3, 0],
+                kernel: [4, 4],
+                window: Window::strided(4, 0),
+                bias: false,
+                ..plain()
+            },
+        ),
         ("stride_2", Conv { height: 11, width: 8, window: Window::strided(2, 1), ..plain() }),
         ("stride_2_asymmetric", Conv { height: 9, width: 10, window: asymmetric, ..plain() }),
         ("stride_3_no_padding", Conv { window: Window::strided(3, 0), ..plain() }),
-        ("padding_wider_than_kernel", Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() }),
+        (
+            "padding_wider_than_kernel",
+            Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() },
+        ),
         ("up_2", Conv { window: twice, ..plain() }),
         ("up_2_one_pixel", Conv { height: 1, width: 1, window: twice, ..plain() }),
         ("up_3_stride_2", Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1] }, ..plain() }),
@@ -118,7 +133,8 @@ fn conv_cases() -> Vec<Case> {
 
 fn elementwise_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut push = |name: &str, record: &dyn Fn(&mut Maker) -> Tensor| cases.push(case("elementwise", name, record));
+    let mut push =
+        |name: &str, record: &dyn Fn(&mut Maker) -> Tensor| cases.push(case("elementwise", name, record));
     for act in ACTIVATIONS {
         push(&format!("{act:?}").to_lowercase(), &|m| {
             // Far out, where e^-x overflows and erf is flat, and about zero.

@@ -106,11 +106,15 @@ fn quantile_cases() -> Vec<Case> {
         }
         // x̂₀ is 1.25 x where the output is zero: equal magnitudes, few values, one value.
         let p = Pictures { x: [2, 4, 5, 3], guidance: None };
-        cases.push(case("quantile", format!("{ratio}_all_equal"), |m| record_quantile(m, &p, clip, Some(|_| -0.7))));
+        cases.push(case("quantile", format!("{ratio}_all_equal"), |m| {
+            record_quantile(m, &p, clip, Some(|_| -0.7))
+        }));
         cases.push(case("quantile", format!("{ratio}_ties"), |m| {
             record_quantile(m, &p, clip, Some(|i| [1.0, -1.0, 0.5, 2.0, 0.0][i % 5]))
         }));
-        cases.push(case("quantile", format!("{ratio}_zeros"), |m| record_quantile(m, &p, clip, Some(|_| 0.0))));
+        cases.push(case("quantile", format!("{ratio}_zeros"), |m| {
+            record_quantile(m, &p, clip, Some(|_| 0.0))
+        }));
         let p = Pictures { x: [2, 1, 1, 1], guidance: None };
         cases.push(case("quantile", format!("{ratio}_one_element"), |m| record_quantile(m, &p, clip, None)));
     }

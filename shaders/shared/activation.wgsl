@@ -12,10 +12,12 @@ fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)));
 }
 
-// erf by a rational function of x² on [-4, 4], where it reaches ±1 in f32; a few units in the last place.
+// erf by a rational function of x², a few units in the last place; beyond ±3.92 it rounds to ±1 in f32.
 fn erf(x: f32) -> f32 {
-    let z = clamp(x, -4.0, 4.0);
-    let s = z * z;
+    if abs(x) >= 3.92 {
+        return sign(x);
+    }
+    let s = x * x;
     var p = -2.72614225801306e-10;
     p = p * s + 2.77068142495902e-08;
     p = p * s - 2.10102402082508e-06;
@@ -28,7 +30,7 @@ fn erf(x: f32) -> f32 {
     q = q * s - 1.68282697438203e-03;
     q = q * s - 7.37332916720468e-03;
     q = q * s - 1.42647390514189e-02;
-    return z * p / q;
+    return x * p / q;
 }
 
 fn activate(x: f32, activation: u32) -> f32 {

@@ -102,7 +102,8 @@ impl CpuProgram {
             }
             let len = graph.info(node.output).len();
             // The smallest free buffer that is large enough, without growing one.
-            let fit = (0..free.len()).filter(|&i| free[i].capacity() >= len).min_by_key(|&i| free[i].capacity());
+            let fit =
+                (0..free.len()).filter(|&i| free[i].capacity() >= len).min_by_key(|&i| free[i].capacity());
             let mut out = fit.map_or_else(Vec::new, |i| free.swap_remove(i));
             out.clear();
             out.resize(len, 0.0);

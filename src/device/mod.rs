@@ -109,7 +109,9 @@ impl Device {
         };
         let backend = match self {
             Device::Cpu => Backend::Cpu(cpu::CpuProgram::new(&graph, weights, &kept)?),
-            Device::Gpu(gpu) => Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?)),
+            Device::Gpu(gpu) => {
+                Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?))
+            }
         };
         Ok(Program { graph, backend })
     }
@@ -159,7 +161,8 @@ impl Weights {
 
     /// The file or files. Errors: there are [none](Self::none), and the graph reads `name`.
     fn checkpoint(&self, name: &str) -> Result<&Checkpoint> {
-        let missing = || Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"));
+        let missing =
+            || Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"));
         self.checkpoint.as_ref().ok_or_else(missing)
     }
 
@@ -174,7 +177,13 @@ impl Weights {
         Ok(values)
     }
 
-    fn gpu(&self, name: &str, repack: Repack, f16: bool, upload: impl FnOnce() -> Result<wgpu::Buffer>) -> Result<wgpu::Buffer> {
+    fn gpu(
+        &self,
+        name: &str,
+        repack: Repack,
+        f16: bool,
+        upload: impl FnOnce() -> Result<wgpu::Buffer>,
+    ) -> Result<wgpu::Buffer> {
         let key = (name.to_string(), repack, f16);
         let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(buffer) = cached {

@@ -8,7 +8,12 @@ use crate::kernels::epilogue::{Epilogue, OperandOp};
 /// Merges what can be merged; node order stays valid.
 pub fn fuse(graph: &mut Graph) {
     let mut uses = vec![0usize; graph.tensors.len()];
-    for id in graph.nodes.iter().flat_map(|n| &n.inputs).chain(graph.outputs.iter().chain(&graph.taps).map(|(_, id)| id)) {
+    for id in graph
+        .nodes
+        .iter()
+        .flat_map(|n| &n.inputs)
+        .chain(graph.outputs.iter().chain(&graph.taps).map(|(_, id)| id))
+    {
         uses[id.0] += 1;
     }
     let mut nodes: Vec<Option<Node>> = std::mem::take(&mut graph.nodes).into_iter().map(Some).collect();
@@ -19,7 +24,8 @@ pub fn fuse(graph: &mut Graph) {
             candidates.into_iter().flatten().find_map(|(through, other)| {
                 let from: usize = producer[through.0]?;
                 let node = nodes[from].as_ref()?;
-                let single = uses[through.0] == 1 && graph.tensors[through.0].storage == graph.tensors[consumer.output.0].storage;
+                let single = uses[through.0] == 1
+                    && graph.tensors[through.0].storage == graph.tensors[consumer.output.0].storage;
                 let merged = if single { merge(node, consumer, other) } else { None };
                 merged.map(|merged| (from, merged))
             })

@@ -1,5 +1,6 @@
 //! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
 
+use super::concat::concat;
 use super::epilogue::{Activation, Epilogue, OperandOp};
 use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -43,16 +44,31 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epil
         operand_rows: epilogue.operand_rows,
         scale: epilogue.scale,
     };
-    let operand = operand.cloned().unwrap_or_else(|| g.empty());
+    let x = as_elem(g, x);
+    let operand = operand.map(|operand| as_elem(g, operand)).unwrap_or_else(|| g.empty());
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
-        inputs: &[x, &operand],
+        inputs: &[&x, &operand],
         shape: &x.shape,
         storage: Storage::Elem,
         grid: fold_grid(x.len().div_ceil(WG)),
         label,
     })
+}
+
+/// The tensor as the shader reads it: what is kept in f32, a learned position for one, is converted first.
+#[track_caller]
+fn as_elem(g: &mut Graph, x: &Tensor) -> Tensor {
+    match g.info(x.id).storage {
+        Storage::Elem => x.clone(),
+        Storage::F32 => {
+            let rows = g.reshape(x, &[1, x.rows(), x.channels()]);
+            let y = concat(g, "to_elem", &rows, None, 1);
+            g.reshape(&y, &x.shape)
+        }
+        Storage::Weight => panic!("a weight matrix {:?} is no element-wise operand", x.shape),
+    }
 }
 
 /// activate(x), any shape.

@@ -48,10 +48,20 @@ impl SelfAttention {
                 None => x.clone(),
             };
             let h = tokens(g, &h);
-            let (q, k, v) =
-                (linear(g, "to_q", &h, channels), linear(g, "to_k", &h, channels), linear(g, "to_v", &h, channels));
+            let (q, k, v) = (
+                linear(g, "to_q", &h, channels),
+                linear(g, "to_k", &h, channels),
+                linear(g, "to_v", &h, channels),
+            );
             let pixels = KeyValue { key: (&k).into(), value: (&v).into() };
-            let h = attention(g, "attention", &(&q).into(), None, Some(&pixels), &options(channels, self.head_dim));
+            let h = attention(
+                g,
+                "attention",
+                &(&q).into(),
+                None,
+                Some(&pixels),
+                &options(channels, self.head_dim),
+            );
             let h = linear(g, "to_out.0", &h, channels);
             let h = g.reshape(&h, &x.shape);
             let y = add(g, &h, x);
@@ -87,13 +97,21 @@ pub struct AddedKv {
 
 impl AddedKv {
     /// x `[N, H, W, C]`, context `[N, L, T]`, mask `[N, L]` added to the text's scores → x's shape.
-    pub fn forward(&self, g: &mut Graph, name: &str, x: &Tensor, context: &Tensor, mask: Option<&Tensor>) -> Tensor {
+    pub fn forward(
+        &self,
+        g: &mut Graph,
+        name: &str,
+        x: &Tensor,
+        context: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Tensor {
         g.scope(name, |g| {
             let channels = x.channels();
             let context = match self.cross_norm {
                 CrossNorm::None => context.clone(),
                 CrossNorm::Group => {
-                    let norm = GroupNorm::new(g, "norm_cross", context.channels(), CROSS_NORM_GROUPS, ADDED_KV_EPS);
+                    let norm =
+                        GroupNorm::new(g, "norm_cross", context.channels(), CROSS_NORM_GROUPS, ADDED_KV_EPS);
                     group_norm(g, "norm_cross", (context, None), &norm, None, Activation::Identity)
                 }
                 CrossNorm::Layer => layer_norm(g, "norm_cross", context, ADDED_KV_EPS),

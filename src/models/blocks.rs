@@ -111,8 +111,11 @@ pub fn resnet_block(
             Resize::Down => halve(g, "down_x", x),
             Resize::Up => resample(g, "up_x", x, 2 * x.dim(1), 2 * x.dim(2), Resample::Nearest),
         };
-        let shortcut =
-            if input == out && skip.is_none() { x } else { conv(g, "conv_shortcut", (&x, skip), out, 1, Window::same(1)) };
+        let shortcut = if input == out && skip.is_none() {
+            x
+        } else {
+            conv(g, "conv_shortcut", (&x, skip), out, 1, Window::same(1))
+        };
         let y = add(g, &h, &shortcut);
         if options.output_scale == 1.0 { y } else { scale(g, &y, 1.0 / options.output_scale) }
     })

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod blocks;
+pub mod efficient_unet;
 pub mod embeddings;
 pub mod t5;
 pub mod unet;

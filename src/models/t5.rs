@@ -74,9 +74,12 @@ impl Config {
             require(path, key, value > 0 && value <= most, || format!("is out of range (at most {most})"))?;
         }
         let buckets = self.relative_attention_num_buckets;
-        require(path, "relative_attention_max_distance", self.relative_attention_max_distance > buckets / 4, || {
-            format!("must exceed a quarter of the {buckets} buckets")
-        })?;
+        require(
+            path,
+            "relative_attention_max_distance",
+            self.relative_attention_max_distance > buckets / 4,
+            || format!("must exceed a quarter of the {buckets} buckets"),
+        )?;
         match self.feed_forward_proj.as_str() {
             "gated-gelu" => Ok(()),
             other => Err(Error::config(
@@ -115,8 +118,11 @@ impl Config {
         let h = rms_norm(g, "layer_norm", x, self.layer_norm_epsilon);
         let h = g.scope("SelfAttention", |g| {
             let inner = self.num_heads * self.d_kv;
-            let (q, k, v) =
-                (linear_no_bias(g, "q", &h, inner), linear_no_bias(g, "k", &h, inner), linear_no_bias(g, "v", &h, inner));
+            let (q, k, v) = (
+                linear_no_bias(g, "q", &h, inner),
+                linear_no_bias(g, "k", &h, inner),
+                linear_no_bias(g, "v", &h, inner),
+            );
             let tokens = KeyValue { key: (&k).into(), value: (&v).into() };
             let options = Options {
                 heads: self.num_heads,

@@ -2,7 +2,7 @@
 //! Imagen's Efficient U-Net as a config of the same blocks.
 
 use super::attention::{AddedKv, CrossNorm};
-use super::blocks::{ResnetOptions, Resize, conv, linear, resnet_block};
+use super::blocks::{Resize, ResnetOptions, conv, linear, resnet_block};
 use super::check::{self, require};
 use super::embeddings::{text_embedding, timestep_mlp};
 use crate::error::{Error, Result};
@@ -165,7 +165,9 @@ impl Config {
         let levels = self.block_out_channels.len();
         check::channels(path, "block_out_channels", &self.block_out_channels, self.norm_num_groups)?;
         let known = |key: &str, types: &[String], allowed: [&str; 2]| {
-            require(path, key, types.len() == levels, || format!("{} entries for {levels} levels", types.len()))?;
+            require(path, key, types.len() == levels, || {
+                format!("{} entries for {levels} levels", types.len())
+            })?;
             types.iter().try_for_each(|t| {
                 require(path, key, allowed.contains(&t.as_str()), || {
                     format!("block type `{t}` is unknown; {} and {} are supported", allowed[0], allowed[1])
@@ -175,7 +177,9 @@ impl Config {
         known("down_block_types", &self.down_block_types, [RESNET_DOWN, CROSS_DOWN])?;
         known("up_block_types", &self.up_block_types, [RESNET_UP, CROSS_UP])?;
         if let Some(mid) = &self.mid_block_type {
-            require(path, "mid_block_type", mid == MID, || format!("`{mid}` is unknown; {MID} is supported"))?;
+            require(path, "mid_block_type", mid == MID, || {
+                format!("`{mid}` is unknown; {MID} is supported")
+            })?;
         }
         let per_level = self.layers_per_block.covers(levels)
             && self.attention_head_dim.covers(levels)
@@ -189,37 +193,56 @@ impl Config {
             let attends = self.down_block_types[level] == CROSS_DOWN
                 || self.up_block_types[levels - 1 - level] == CROSS_UP
                 || (level + 1 == levels && self.mid_block_type.is_some());
-            require(path, "attention_head_dim", !attends || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0), || {
-                format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})")
-            })?;
+            require(
+                path,
+                "attention_head_dim",
+                !attends || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0),
+                || format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})"),
+            )?;
         }
         let channels = |n: usize| (1..=65_536).contains(&n);
         require(path, "in_channels", channels(self.in_channels), || "is out of range".into())?;
         require(path, "out_channels", channels(self.out_channels), || "is out of range".into())?;
-        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || "is out of range".into())?;
+        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || {
+            "is out of range".into()
+        })?;
         let odd = |k: usize| k % 2 == 1 && k <= 15;
         require(path, "conv_in_kernel", odd(self.conv_in_kernel), || "must be odd".into())?;
         require(path, "conv_out_kernel", odd(self.conv_out_kernel), || "must be odd".into())?;
-        require(path, "mid_block_scale_factor", self.mid_block_scale_factor != 0.0, || "must not be 0".into())?;
-        require(path, "resnet_out_scale_factor", self.resnet_out_scale_factor != 0.0, || "must not be 0".into())?;
+        require(path, "mid_block_scale_factor", self.mid_block_scale_factor != 0.0, || {
+            "must not be 0".into()
+        })?;
+        require(path, "resnet_out_scale_factor", self.resnet_out_scale_factor != 0.0, || {
+            "must not be 0".into()
+        })?;
         self.validate_text(path)
     }
 
     fn validate_text(&self, path: &Path) -> Result<()> {
         let channels = |n: usize| (1..=65_536).contains(&n);
-        require(path, "cross_attention_dim", channels(self.cross_attention_dim), || "is out of range".into())?;
+        require(path, "cross_attention_dim", channels(self.cross_attention_dim), || {
+            "is out of range".into()
+        })?;
         let one_of = |key: &str, value: &Option<String>, allowed: &[&str]| match value {
-            Some(v) if !allowed.contains(&v.as_str()) => {
-                Err(Error::config(path, key, format!("`{v}` is not supported; one of {allowed:?} or null is")))
-            }
+            Some(v) if !allowed.contains(&v.as_str()) => Err(Error::config(
+                path,
+                key,
+                format!("`{v}` is not supported; one of {allowed:?} or null is"),
+            )),
             _ => Ok(()),
         };
         one_of("cross_attention_norm", &self.cross_attention_norm, &["group_norm", "layer_norm"])?;
         one_of("encoder_hid_dim_type", &self.encoder_hid_dim_type, &["text_proj"])?;
         one_of("addition_embed_type", &self.addition_embed_type, &["text"])?;
         one_of("class_embed_type", &self.class_embed_type, &["timestep"])?;
-        one_of("resnet_time_scale_shift", &Some(self.resnet_time_scale_shift.clone()), &["default", "scale_shift"])?;
-        for (key, name) in [("act_fn", Some(&self.act_fn)), ("time_embedding_act_fn", self.time_embedding_act_fn.as_ref())] {
+        one_of(
+            "resnet_time_scale_shift",
+            &Some(self.resnet_time_scale_shift.clone()),
+            &["default", "scale_shift"],
+        )?;
+        for (key, name) in
+            [("act_fn", Some(&self.act_fn)), ("time_embedding_act_fn", self.time_embedding_act_fn.as_ref())]
+        {
             require(path, key, name.is_none_or(|n| Activation::from_name(n).is_some()), || {
                 format!("activation `{}` is unknown", name.map_or("", String::as_str))
             })?;
@@ -228,10 +251,15 @@ impl Config {
         require(path, "cross_attention_dim", !grouped || self.cross_attention_dim % 32 == 0, || {
             "must be a multiple of 32 where cross_attention_norm is group_norm".into()
         })?;
-        require(path, "encoder_hid_dim", self.encoder_hid_dim.is_none_or(channels), || "is out of range".into())?;
-        require(path, "encoder_hid_dim", self.encoder_hid_dim_type.is_none() || self.encoder_hid_dim.is_some(), || {
-            "is needed where encoder_hid_dim_type is text_proj".into()
+        require(path, "encoder_hid_dim", self.encoder_hid_dim.is_none_or(channels), || {
+            "is out of range".into()
         })?;
+        require(
+            path,
+            "encoder_hid_dim",
+            self.encoder_hid_dim_type.is_none() || self.encoder_hid_dim.is_some(),
+            || "is needed where encoder_hid_dim_type is text_proj".into(),
+        )?;
         let (heads, text) = (self.addition_embed_type_num_heads, self.context_channels());
         let pools = heads > 0 && text % heads == 0 && text / heads <= MAX_HEAD_DIM;
         require(path, "addition_embed_type_num_heads", self.addition_embed_type.is_none() || pools, || {
@@ -286,7 +314,14 @@ impl Config {
         }; // [N, L, cross_attention_dim]
         g.tap("encoder_hid_proj", &context);
         let first = self.block_out_channels[0];
-        let mut h = conv(g, "conv_in", (inputs.x, None), first, self.conv_in_kernel, Window::same(self.conv_in_kernel));
+        let mut h = conv(
+            g,
+            "conv_in",
+            (inputs.x, None),
+            first,
+            self.conv_in_kernel,
+            Window::same(self.conv_in_kernel),
+        );
         g.tap("conv_in", &h);
 
         let mut skips = if self.downsample_first { Vec::new() } else { vec![h.clone()] };
@@ -307,7 +342,15 @@ impl Config {
 
         let norm = GroupNorm::new(g, "conv_norm_out", first, self.norm_num_groups, self.norm_eps);
         let h = group_norm(g, "conv_norm_out", (&h, None), &norm, None, self.act());
-        conv(g, "conv_out", (&h, None), self.out_channels, self.conv_out_kernel, Window::same(self.conv_out_kernel))
+        g.tap("conv_norm_out", &h);
+        conv(
+            g,
+            "conv_out",
+            (&h, None),
+            self.out_channels,
+            self.conv_out_kernel,
+            Window::same(self.conv_out_kernel),
+        )
     }
 
     /// Timestep, noise level and pooled text, summed and activated as the residual blocks take it.
@@ -315,11 +358,14 @@ impl Config {
         let (first, act) = (self.block_out_channels[0], self.act());
         let dim = self.time_embedding_dim.unwrap_or(4 * first);
         let t = timestep_embedding(g, inputs.t, first, self.flip_sin_to_cos, self.freq_shift);
+        g.tap("time_proj", &t);
         let mut emb = timestep_mlp(g, "time_embedding", &t, dim, act);
         g.tap("time_embedding", &emb);
         if let Some(level) = inputs.noise_level {
             let level = timestep_embedding(g, level, first, self.flip_sin_to_cos, self.freq_shift);
+            g.tap("time_proj", &level);
             let level = timestep_mlp(g, "class_embedding", &level, dim, act);
+            g.tap("class_embedding", &level);
             emb = add(g, &emb, &level);
         }
         if self.addition_embed_type.is_some() {
@@ -334,7 +380,15 @@ impl Config {
         if self.resnet_skip_time_act { emb } else { activate(g, &emb, act) }
     }
 
-    fn down(&self, g: &mut Graph, level: usize, x: &Tensor, emb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Tensor {
+    fn down(
+        &self,
+        g: &mut Graph,
+        level: usize,
+        x: &Tensor,
+        emb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Tensor {
         let (out, last) = (self.block_out_channels[level], level + 1 == self.block_out_channels.len());
         let options = self.resnet(self.resnet_out_scale_factor);
         let mut h = x.clone();
@@ -369,7 +423,15 @@ impl Config {
         resnet_block(g, "resnets.1", (&h, None), emb, channels, Resize::None, &options)
     }
 
-    fn up(&self, g: &mut Graph, i: usize, x: &Tensor, emb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Tensor {
+    fn up(
+        &self,
+        g: &mut Graph,
+        i: usize,
+        x: &Tensor,
+        emb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Tensor {
         let level = self.block_out_channels.len() - 1 - i;
         let out = self.block_out_channels[level];
         let options = self.resnet(self.resnet_out_scale_factor);
@@ -381,7 +443,15 @@ impl Config {
             if self.scale_skips {
                 skip = skip.map(|skip| scale(g, &skip, std::f32::consts::FRAC_1_SQRT_2));
             }
-            h = resnet_block(g, &format!("resnets.{j}"), (&h, skip.as_ref()), emb, out, Resize::None, &options);
+            h = resnet_block(
+                g,
+                &format!("resnets.{j}"),
+                (&h, skip.as_ref()),
+                emb,
+                out,
+                Resize::None,
+                &options,
+            );
             if self.up_block_types[i] == CROSS_UP {
                 let attention = self.attention(level, self.only_cross_attention.at(level));
                 h = attention.forward(g, &format!("attentions.{j}"), &h, context, None);

@@ -1,7 +1,7 @@
 //! The unconditional U-Net of the DDPM folders (diffusers' `UNet2DModel`; Ho et al. 2020, arXiv:2006.11239).
 
 use super::attention::SelfAttention;
-use super::blocks::{ResnetOptions, Resize, conv, downsample, resnet_block, upsample};
+use super::blocks::{Resize, ResnetOptions, conv, downsample, resnet_block, upsample};
 use super::check::{self, require};
 use super::embeddings::timestep_mlp;
 use crate::error::Result;
@@ -117,7 +117,9 @@ impl Config {
         for (key, types, allowed) in
             [("down_block_types", &self.down_block_types, DOWN), ("up_block_types", &self.up_block_types, UP)]
         {
-            require(path, key, types.len() == levels, || format!("{} entries for {levels} levels", types.len()))?;
+            require(path, key, types.len() == levels, || {
+                format!("{} entries for {levels} levels", types.len())
+            })?;
             for t in types {
                 require(path, key, allowed.contains(&t.as_str()), || {
                     format!("block type `{t}` is unknown; {} are supported", allowed.join(", "))
@@ -127,18 +129,28 @@ impl Config {
         for &c in &self.block_out_channels {
             let head = self.attention_head_dim.unwrap_or(c);
             let used = self.add_attention || self.down_block_types.iter().any(|t| t == DOWN[1]);
-            require(path, "attention_head_dim", !used || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0), || {
-                format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})")
-            })?;
-            require(path, "attn_norm_num_groups", self.attn_norm_num_groups.is_none_or(|n| n > 0 && c % n == 0), || {
-                format!("groups do not divide {c} channels")
-            })?;
+            require(
+                path,
+                "attention_head_dim",
+                !used || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0),
+                || format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})"),
+            )?;
+            require(
+                path,
+                "attn_norm_num_groups",
+                self.attn_norm_num_groups.is_none_or(|n| n > 0 && c % n == 0),
+                || format!("groups do not divide {c} channels"),
+            )?;
         }
         let channels = |n: usize| (1..=65_536).contains(&n);
         require(path, "in_channels", channels(self.in_channels), || "is out of range".into())?;
         require(path, "out_channels", channels(self.out_channels), || "is out of range".into())?;
-        require(path, "layers_per_block", (1..=64).contains(&self.layers_per_block), || "is out of range".into())?;
-        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || "is out of range".into())?;
+        require(path, "layers_per_block", (1..=64).contains(&self.layers_per_block), || {
+            "is out of range".into()
+        })?;
+        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || {
+            "is out of range".into()
+        })?;
         require(path, "downsample_padding", self.downsample_padding <= 1, || "must be 0 or 1".into())?;
         require(path, "act_fn", Activation::from_name(&self.act_fn).is_some(), || {
             format!("activation `{}` is unknown", self.act_fn)
@@ -196,6 +208,7 @@ impl Config {
         let emb = activate(g, &emb, act);
 
         let mut h = conv(g, "conv_in", (x, None), first, 3, Window::same(3));
+        g.tap("conv_in", &h);
         let mut skips = vec![h.clone()];
         for level in 0..levels {
             let name = format!("down_blocks.{level}");
@@ -211,6 +224,7 @@ impl Config {
         }
         let norm = GroupNorm::new(g, "conv_norm_out", first, self.norm_num_groups, self.norm_eps);
         let h = group_norm(g, "conv_norm_out", (&h, None), &norm, None, Activation::Silu);
+        g.tap("conv_norm_out", &h);
         conv(g, "conv_out", (&h, None), self.out_channels, 3, Window::same(3))
     }
 
@@ -256,7 +270,15 @@ impl Config {
         let mut h = x.clone();
         for j in 0..=self.layers_per_block {
             let skip = skips.pop();
-            h = resnet_block(g, &format!("resnets.{j}"), (&h, skip.as_ref()), emb, out, Resize::None, &options);
+            h = resnet_block(
+                g,
+                &format!("resnets.{j}"),
+                (&h, skip.as_ref()),
+                emb,
+                out,
+                Resize::None,
+                &options,
+            );
             if kind == UP[1] {
                 let groups = Some(self.norm_num_groups);
                 h = self.attention(out, groups, 1.0).forward(g, &format!("attentions.{j}"), &h);

@@ -50,9 +50,18 @@ impl Ddpm {
     }
 
     /// The program for pictures of a size.
-    pub fn denoiser(&mut self, device: &Device, options: &ProgramOptions, shape: Shape) -> Result<&mut Denoiser> {
+    pub fn denoiser(
+        &mut self,
+        device: &Device,
+        options: &ProgramOptions,
+        shape: Shape,
+    ) -> Result<&mut Denoiser> {
         let multiple = self.unet.size_multiple();
-        if shape.height == 0 || shape.height % multiple != 0 || shape.width == 0 || shape.width % multiple != 0 {
+        if shape.height == 0
+            || shape.height % multiple != 0
+            || shape.width == 0
+            || shape.width % multiple != 0
+        {
             return Err(Error::Request(format!(
                 "{}x{} pixels: this network needs multiples of {multiple}",
                 shape.width, shape.height

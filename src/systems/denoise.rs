@@ -116,7 +116,8 @@ impl Denoiser {
         let out = network(&mut g, &x, &t);
         g.output("out", &out);
         let quantile = shape.dynamic.then(|| quantile(&mut g, &x, &out, &numbers));
-        let inputs = StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
+        let inputs =
+            StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
         let next = step(&mut g, &x, &inputs);
         g.output("next", &next);
         Ok(Denoiser { program: device.program(g, weights, options)?, shape })
@@ -145,7 +146,9 @@ impl Denoiser {
         self.program.write("x", &start);
         for (i, step) in steps.iter().enumerate() {
             let z = match step.draws_noise {
-                true => channels_last(&noise.draw(pictures, channels, height, width), channels, height, width),
+                true => {
+                    channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
+                }
                 false => vec![0.0; start.len()],
             };
             self.step(step, guidance_scale, &z, &mut |share| {

@@ -49,7 +49,11 @@ impl TextEncoder {
             return Err(Error::config(
                 path,
                 "vocab_size",
-                format!("{} rows, but the tokenizer has ids up to {}", config.vocab_size, tokenizer.vocab_size() - 1),
+                format!(
+                    "{} rows, but the tokenizer has ids up to {}",
+                    config.vocab_size,
+                    tokenizer.vocab_size() - 1
+                ),
             ));
         }
         let mut checkpoint = Checkpoint::open(&folder, "model", variant)?;
@@ -61,6 +65,11 @@ impl TextEncoder {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &T5Tokenizer {
         &self.tokenizer
+    }
+
+    /// The weights, for programs a caller makes by itself.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// The states of prompts, after lower-casing (and cleaning, if asked, as IF's pipelines do by default).
@@ -78,7 +87,14 @@ impl TextEncoder {
     }
 
     /// States `[batch, len, d_model]` of token ids and an additive mask.
-    pub fn states(&self, device: &Device, batch: usize, len: usize, ids: &[f32], mask: &[f32]) -> Result<Vec<f32>> {
+    pub fn states(
+        &self,
+        device: &Device,
+        batch: usize,
+        len: usize,
+        ids: &[f32],
+        mask: &[f32],
+    ) -> Result<Vec<f32>> {
         // Activations in f32 always: T5's feed-forward sums leave f16's range.
         let precision = Precision { elem_f16: false, ..device.precision() };
         let options = ProgramOptions { precision, ..Default::default() };
@@ -129,8 +145,15 @@ impl Stage {
         checkpoint.check(network_graph(&unet).weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(&folder.join("scheduler/scheduler_config.json"))?;
         let noising = folder.join("image_noising_scheduler/scheduler_config.json");
-        let image_noising_scheduler = noising.exists().then(|| SchedulerConfig::read(&noising)).transpose()?;
-        Ok(Stage { unet, scheduler, image_noising_scheduler, weights: Weights::new(checkpoint), denoiser: None })
+        let image_noising_scheduler =
+            noising.exists().then(|| SchedulerConfig::read(&noising)).transpose()?;
+        Ok(Stage {
+            unet,
+            scheduler,
+            image_noising_scheduler,
+            weights: Weights::new(checkpoint),
+            denoiser: None,
+        })
     }
 
     /// Whether it enlarges a picture.
@@ -149,9 +172,18 @@ impl Stage {
     }
 
     /// The program for pictures and prompts of a size.
-    pub fn denoiser(&mut self, device: &Device, options: &ProgramOptions, shape: Shape) -> Result<&mut Denoiser> {
+    pub fn denoiser(
+        &mut self,
+        device: &Device,
+        options: &ProgramOptions,
+        shape: Shape,
+    ) -> Result<&mut Denoiser> {
         let multiple = self.unet.size_multiple();
-        if shape.height == 0 || shape.height % multiple != 0 || shape.width == 0 || shape.width % multiple != 0 {
+        if shape.height == 0
+            || shape.height % multiple != 0
+            || shape.width == 0
+            || shape.width % multiple != 0
+        {
             return Err(Error::Request(format!(
                 "{}x{} pixels: this stage needs multiples of {multiple}",
                 shape.width, shape.height
@@ -163,9 +195,13 @@ impl Stage {
             let unet = &self.unet;
             let made = Denoiser::new(device, &self.weights, options, shape, |g, x, t| {
                 let batch = shape.batch();
-                let context = g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
+                let context =
+                    g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
                 let low_res = unet.class_embed_type.as_ref().map(|_| {
-                    (g.input("low_res", &shape.sample(), Storage::F32), g.input("noise_level", &[batch], Storage::F32))
+                    (
+                        g.input("low_res", &shape.sample(), Storage::F32),
+                        g.input("noise_level", &[batch], Storage::F32),
+                    )
                 });
                 let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), batch);
                 let noise_level = low_res.as_ref().map(|(_, level)| level);
@@ -216,7 +252,8 @@ impl Stage {
         let mut g = Graph::new();
         let x = g.input("low_res", &[shape.pictures, height, width, shape.channels], Storage::Elem);
         let z_in = g.input("z", &shape.sample(), Storage::Elem);
-        let up = resample(&mut g, "up", &x, shape.height, shape.width, Resample::Bilinear { align_corners: true });
+        let up =
+            resample(&mut g, "up", &x, shape.height, shape.width, Resample::Bilinear { align_corners: true });
         let up = scale(&mut g, &up, of_picture as f32);
         let noised = scale(&mut g, &z_in, of_noise as f32);
         let y = add(&mut g, &up, &noised);

@@ -91,8 +91,9 @@ impl Gpu {
             required_limits: adapter.limits(),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info))))?;
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+            Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info)))
+        })?;
         Ok(Gpu::from_wgpu(info, device, queue))
     }
 
@@ -102,7 +103,10 @@ impl Gpu {
         let seen = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             log::error!("{error}");
-            seen.lock().unwrap_or_else(PoisonError::into_inner).error.get_or_insert_with(|| error.to_string());
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .error
+                .get_or_insert_with(|| error.to_string());
         }));
         let seen = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -167,13 +171,16 @@ impl Gpu {
             return Ok(pipeline);
         }
         let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(kernel.source(precision).into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source(precision).into()),
+        };
         // SAFETY: the kernels guard their own indices and every loop is bounded by the uniform; the tests run each
         // of them against its reference at ragged sizes. What is switched off is naga's injected clamping and loop
         // counting, not the driver's robust buffer access.
-        let module =
-            unsafe { self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let module = unsafe {
+            self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
         let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: None,

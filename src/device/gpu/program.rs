@@ -67,7 +67,8 @@ impl Gpu {
             }
         }
         self.compile(graph, precision)?;
-        let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let storage =
+            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let arenas: Vec<wgpu::Buffer> =
             plan.arenas.iter().map(|&size| self.buffer("activations", size, storage)).collect();
         let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
@@ -113,7 +114,12 @@ impl Gpu {
     fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
         // A multiple of 4, as bindings and copies need.
         let size = size.max(4).div_ceil(4) * 4;
-        self.device().create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+        self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        })
     }
 
     /// Writes values from element `first` on.
@@ -147,7 +153,11 @@ impl GpuProgram {
     fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
         let size = std::num::NonZeroU64::new(tensor_bytes(graph, id, self.precision))?;
         Some(match self.plan.places[id.0] {
-            Some(place) => wgpu::BufferBinding { buffer: &self.arenas[place.arena], offset: place.offset, size: Some(size) },
+            Some(place) => wgpu::BufferBinding {
+                buffer: &self.arenas[place.arena],
+                offset: place.offset,
+                size: Some(size),
+            },
             None => wgpu::BufferBinding { buffer: self.buffers[id.0].as_ref()?, offset: 0, size: Some(size) },
         })
     }
@@ -178,14 +188,21 @@ impl GpuProgram {
         Ok(())
     }
 
-    fn record_node(&self, graph: &Graph, node: &Node, uniforms: &wgpu::Buffer, offset: u64) -> Result<Recorded> {
+    fn record_node(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        uniforms: &wgpu::Buffer,
+        offset: u64,
+    ) -> Result<Recorded> {
         let pipeline = self.gpu.pipeline(node.kernel, self.precision)?;
         let params = wgpu::BufferBinding {
             buffer: uniforms,
             offset,
             size: std::num::NonZeroU64::new(node.params.len() as u64),
         };
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+        let mut entries =
+            vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
         for (i, id) in node.inputs.iter().chain([&node.output]).enumerate() {
             let binding = self.binding(graph, *id).ok_or_else(|| {
                 Error::Device(format!("{}: tensor {i} has no memory; please report it", node.label))
@@ -295,7 +312,13 @@ impl GpuProgram {
     pub(in crate::device) fn copy(&mut self, graph: &Graph, from: TensorId, to: TensorId) {
         let (Some(from), Some(target)) = (self.binding(graph, from), &self.buffers[to.0]) else { return };
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(from.buffer, from.offset, target, 0, tensor_bytes(graph, to, self.precision));
+        encoder.copy_buffer_to_buffer(
+            from.buffer,
+            from.offset,
+            target,
+            0,
+            tensor_bytes(graph, to, self.precision),
+        );
         self.gpu.queue().submit([encoder.finish()]);
     }
 }

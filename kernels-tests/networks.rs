@@ -1,0 +1,44 @@
+//! Whole networks, recorded from the configs among the goldens, without running them: every tensor is stored as the
+//! shaders that read it expect. A mistake there is silent in f32 and wrong in f16.
+
+use crate::shaders::check_storage;
+use ancestral::graph::{Graph, fuse::fuse};
+use ancestral::models::{t5, unet, unet2d};
+use ancestral::systems::{ddpm, imagen};
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+fn config<T: DeserializeOwned>(path: &str) -> T {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens").join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// As recorded and as fused.
+fn check(what: &str, mut graph: Graph) {
+    assert!(!graph.nodes.is_empty(), "{what} is empty");
+    check_storage(&graph).unwrap_or_else(|error| panic!("{what}: {error}"));
+    fuse(&mut graph);
+    check_storage(&graph).unwrap_or_else(|error| panic!("{what}, fused: {error}"));
+}
+
+#[test]
+fn text_encoder() {
+    check("T5", t5::graph(&config::<t5::Config>("if_stage1/pipeline/text_encoder/config.json"), 2, 7));
+}
+
+#[test]
+fn imagen_networks() {
+    for stage in ["if_stage1", "if_stage2"] {
+        let config: unet::Config = config(&format!("{stage}/pipeline/unet/config.json"));
+        check(stage, imagen::network_graph(&config));
+    }
+}
+
+#[test]
+fn ddpm_networks() {
+    for case in ["ddpm", "ddpm_resnet"] {
+        let config: unet2d::Config = config(&format!("{case}/pipeline/unet/config.json"));
+        check(case, ddpm::network_graph(&config));
+    }
+}

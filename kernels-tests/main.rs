@@ -4,6 +4,7 @@
 //! cargo test --release --test kernels                     # all of it; software Vulkan will do
 //! cargo test --release --test kernels shaders             # no GPU needed
 //! ANCESTRAL_CASE=conv2d/skip cargo test --release --test kernels harness    # some cases, by name
+//! ANCESTRAL_UNITS=/path/to/units cargo test --release --test kernels units  # another folder of layer goldens
 //! ANCESTRAL_TEST_DEVICE=NVIDIA cargo test --release --test kernels          # an adapter, by name
 //! ANCESTRAL_REQUIRE_GPU=1 cargo test --release --test kernels               # no adapter is a failure
 //! ```
@@ -20,6 +21,7 @@
 mod cases;
 mod controls;
 mod device;
+mod golden;
 mod harness;
 mod networks;
 mod shaders;

@@ -6,7 +6,8 @@
 //   operand  [rows / operand_rows, cols]  Elem
 //   y        [N, OH, OW, cols] Elem
 // The input may be read as if enlarged `up` times by nearest neighbour; padding reads zero.
-// One invocation computes 4 pixels x 8 channels in registers, a workgroup 32 pixels x 64 channels.
+// One invocation computes 4 pixels x 8 channels in registers, a workgroup a tile as wide as y, up to 64 channels
+// (shared/tile.wgsl).
 struct Params {
     height: u32, width: u32, in_a: u32, in_b: u32,
     out_height: u32, out_width: u32, cols: u32, rows: u32,
@@ -76,13 +77,15 @@ fn store4(row: u32, col: u32, sum: vec4<f32>) {
     store(row, col + 3u, sum.w);
 }
 
-@compute @workgroup_size(8, 8)
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_id) local: vec3<u32>) {
-    let tile = linear_group(group, grid);
-    let tiles = (p.cols + 63u) / 64u;
-    let row = tile / tiles * 32u + local.y * 4u;
-    let col = tile % tiles * 64u + local.x * 8u;
+        @builtin(local_invocation_index) lane: u32) {
+    let place = tile_place(linear_group(group, grid), lane, p.cols);
+    let row = place.x;
+    let col = place.y;
+    if row >= p.rows || col >= p.cols {
+        return;
+    }
     // Rows and columns past the edge read the last ones and are not stored.
     let r = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.rows - 1u));
     let c0 = min(vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.cols - 1u));
@@ -98,7 +101,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
             let inside = vec4<f32>(t0.inside, t1.inside, t2.inside, t3.inside);
             var k = (ky * p.kernel_width + kx) * channels;
             let at_a = pixel * p.in_a;
-            for (var c = 0u; c < p.in_a; c = c + 1u) {
+            var c = 0u;
+            // Two channels a turn: a turn's own cost counts on slow devices.
+            for (; c + 1u < p.in_a; c = c + 2u) {
+                let i = at_a + c;
+                let xs = vec4<f32>(f32(a[i.x]), f32(a[i.y]), f32(a[i.z]), f32(a[i.w])) * inside;
+                let j = i + 1u;
+                let ys = vec4<f32>(f32(a[j.x]), f32(a[j.y]), f32(a[j.z]), f32(a[j.w])) * inside;
+                add_products(xs, load_w(k, c0), load_w(k, c1));
+                add_products(ys, load_w(k + 1u, c0), load_w(k + 1u, c1));
+                k = k + 2u;
+            }
+            if c < p.in_a {
                 let i = at_a + c;
                 let xs = vec4<f32>(f32(a[i.x]), f32(a[i.y]), f32(a[i.z]), f32(a[i.w])) * inside;
                 add_products(xs, load_w(k, c0), load_w(k, c1));

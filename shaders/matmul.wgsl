@@ -4,8 +4,8 @@
 //   bias     [cols]         f32
 //   operand  [rows / operand_rows, cols]  Elem
 //   y        [rows, cols]   Elem
-// One invocation computes 4 rows x 8 columns in registers, a workgroup of 8 x 8 invocations 32 x 64. Each
-// element of x is read cols / 8 times, each of w rows / 4 times, from the caches.
+// One invocation computes 4 rows x 8 columns in registers, a workgroup a tile as wide as y, up to 64 columns
+// (shared/tile.wgsl). Each element of x is read cols / 8 times, each of w rows / 4 times, from the caches.
 struct Params {
     rows: u32, inner: u32, cols: u32, has_bias: u32,
     act: u32, operand_op: u32, operand_rows: u32, scale: f32,
@@ -49,13 +49,15 @@ fn store4(row: u32, col: u32, sum: vec4<f32>) {
     store(row, col + 3u, sum.w);
 }
 
-@compute @workgroup_size(8, 8)
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_id) local: vec3<u32>) {
-    let tile = linear_group(group, grid);
-    let tiles = (p.cols + 63u) / 64u;
-    let row = tile / tiles * 32u + local.y * 4u;
-    let col = tile % tiles * 64u + local.x * 8u;
+        @builtin(local_invocation_index) lane: u32) {
+    let place = tile_place(linear_group(group, grid), lane, p.cols);
+    let row = place.x;
+    let col = place.y;
+    if row >= p.rows || col >= p.cols {
+        return;
+    }
     // Rows and columns past the edge read the last ones and are not stored.
     let r = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.rows - 1u)) * p.inner;
     let c0 = min(vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.cols - 1u));

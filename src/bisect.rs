@@ -38,7 +38,8 @@ pub fn bisect(
     let nodes = a.graph().nodes.clone();
     for (agreed, node) in nodes.iter().enumerate() {
         let nmse = nmse(&a.read_tensor(node.output)?, &b.read_tensor(node.output)?);
-        if !(nmse <= tolerance) {
+        // NaN is a parting too.
+        if nmse.is_nan() || nmse > tolerance {
             return Ok(Some(Parting { label: node.label.clone(), kernel: node.kernel.name, nmse, agreed }));
         }
     }

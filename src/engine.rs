@@ -2,23 +2,20 @@
 
 use crate::bisect::{Parting, bisect};
 use crate::device::{Device, DeviceChoice, ProgramOptions, Weights};
-use crate::diffusion::{Clip, NoiseStream, Sampler, SchedulerConfig, Step, steps};
+use crate::diffusion::NoiseStream;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
 use crate::layout::{Defaults, Model, StageFiles};
 use crate::picture::Picture;
+pub use crate::request::GenerateConfig;
+use crate::request::{StageSide, check_request, stage_count, stage_sizes, stage_steps};
 use crate::systems::ddpm::{self, Ddpm};
 use crate::systems::denoise::{Noise, OnStep, SeededNoise, Shape};
 use crate::systems::imagen::{
     self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise,
 };
 use std::path::{Path, PathBuf};
-
-/// Most pixels along a side: what the largest published cascades make, with room to spare.
-const MAX_SIDE: usize = 8_192;
-/// Most pictures at once.
-const MAX_COUNT: usize = 256;
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
@@ -56,102 +53,8 @@ impl Progress<'_> {
 /// Called several times a step; returning false cancels the run.
 pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
 
-/// What is drawn, and how. Unset values are the model's own defaults.
-///
-/// ```
-/// # use ancestral::GenerateConfig;
-/// let cfg = GenerateConfig::new().seed(7).steps([25]).guidance_scale([4.0]).count(2);
-/// ```
-#[derive(Default)]
-pub struct GenerateConfig<'a> {
-    seed: u64,
-    count: usize,
-    steps: Vec<usize>,
-    guidance_scale: Vec<f64>,
-    negative_prompt: String,
-    size: Option<(usize, usize)>,
-    stages: Option<usize>,
-    sampler: Option<Sampler>,
-    clip: Option<Clip>,
-    clean_caption: bool,
-    on_progress: Option<OnProgress<'a>>,
-}
-
-impl<'a> GenerateConfig<'a> {
-    /// One picture, seed 0, the model's defaults.
-    pub fn new() -> Self {
-        GenerateConfig { count: 1, ..Default::default() }
-    }
-
-    /// Seed of the noise; picture i of several takes `seed + i`.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// Pictures drawn at once.
-    pub fn count(mut self, count: usize) -> Self {
-        self.count = count;
-        self
-    }
-
-    /// Denoising steps by stage; stages beyond the list keep their default.
-    pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
-        self.steps = steps.into();
-        self
-    }
-
-    /// Guidance scale by stage (1 is none); stages beyond the list keep their default.
-    pub fn guidance_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
-        self.guidance_scale = scale.into();
-        self
-    }
-
-    /// What the picture should not show; takes the place of the empty prompt.
-    pub fn negative_prompt(mut self, prompt: impl Into<String>) -> Self {
-        self.negative_prompt = prompt.into();
-        self
-    }
-
-    /// Width and height of the final picture.
-    pub fn size(mut self, width: usize, height: usize) -> Self {
-        self.size = Some((width, height));
-        self
-    }
-
-    /// Stop after this many stages.
-    pub fn stages(mut self, stages: usize) -> Self {
-        self.stages = Some(stages);
-        self
-    }
-
-    /// The sampler of every stage.
-    pub fn sampler(mut self, sampler: Sampler) -> Self {
-        self.sampler = Some(sampler);
-        self
-    }
-
-    /// Clipping or dynamic thresholding of x̂₀ in every stage.
-    pub fn thresholding(mut self, clip: Clip) -> Self {
-        self.clip = Some(clip);
-        self
-    }
-
-    /// Clean the prompt as DeepFloyd IF does by default (markup, addresses, hashtags); otherwise it is lower-cased.
-    pub fn clean_caption(mut self, clean: bool) -> Self {
-        self.clean_caption = clean;
-        self
-    }
-
-    /// Called several times a step; returning false cancels.
-    pub fn on_progress(mut self, on_progress: impl FnMut(Progress<'_>) -> bool + 'a) -> Self {
-        self.on_progress = Some(Box::new(on_progress));
-        self
-    }
-}
-
 enum System {
-    Imagen { text: TextEncoder, stages: Vec<(Stage, Defaults)> },
+    Imagen { text: Box<TextEncoder>, stages: Vec<(Stage, Defaults)> },
     Ddpm(Box<Ddpm>, Defaults),
 }
 
@@ -194,6 +97,14 @@ impl Engine {
         &self.device
     }
 
+    /// Stages a run may have.
+    pub fn stages(&self) -> usize {
+        match &self.system {
+            System::Imagen { stages, .. } => stages.len(),
+            System::Ddpm(..) => 1,
+        }
+    }
+
     /// Whether pictures follow a prompt.
     pub fn takes_prompt(&self) -> bool {
         matches!(self.system, System::Imagen { .. })
@@ -220,26 +131,30 @@ impl Engine {
         let options = ProgramOptions { precision: self.precision, ..Default::default() };
         match &mut self.system {
             System::Ddpm(ddpm, defaults) => {
-                let side = ddpm.unet.sample_size;
-                let (width, height) = cfg.size.unwrap_or((side, side));
+                stage_count(cfg, 1)?;
+                let side = StageSide { side: ddpm.unet.sample_size, multiple: ddpm.unet.size_multiple() };
+                let (width, height) = stage_sizes(&[side], cfg.size)?[0];
                 let list = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
                 let mut on_step = progress(cfg.on_progress.as_mut(), 0, 1, (width, height));
                 ddpm.sample(&self.device, &options, &list, cfg.count, (height, width), noise, &mut on_step)
             }
             System::Imagen { text, stages } => {
+                // Everything that can be refused is refused before the first network runs.
+                let count = stage_count(cfg, stages.len())?;
+                let sides = stages[..count].iter().map(|(stage, _)| StageSide {
+                    side: stage.unet.sample_size,
+                    multiple: stage.unet.size_multiple(),
+                });
+                let sizes = stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?;
+                for (i, (stage, defaults)) in stages[..count].iter().enumerate() {
+                    stage_steps(&stage.scheduler, defaults, cfg, i)?;
+                    stage.check_noise_level(i, defaults.noise_level)?;
+                }
                 let prompts = [cfg.negative_prompt.as_str(), prompt];
                 let states = text.encode(&self.device, &prompts, cfg.clean_caption)?;
                 if states.truncated {
                     log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
                 }
-                let count = cfg.stages.unwrap_or(stages.len());
-                if count == 0 || count > stages.len() {
-                    let have = stages.len();
-                    return Err(Error::Request(format!(
-                        "{count} stages: this model has {have}; give 1 to {have}"
-                    )));
-                }
-                let sizes = stage_sizes(&stages[..count], cfg.size)?;
                 let mut picture: Vec<f32> = Vec::new();
                 for i in 0..count {
                     let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
@@ -313,7 +228,7 @@ fn load_imagen(files: &[StageFiles], variant: Option<&str>) -> Result<System> {
             return Err(Error::config(file.folder.join("unet/config.json"), "encoder_hid_dim", what));
         }
     }
-    Ok(System::Imagen { text, stages })
+    Ok(System::Imagen { text: Box::new(text), stages })
 }
 
 /// What one stage of a run is about.
@@ -376,69 +291,4 @@ fn progress<'a>(
         }
         None => true,
     })
-}
-
-/// The steps of a stage by its scheduler, its defaults and the caller's settings.
-fn stage_steps(
-    scheduler: &SchedulerConfig,
-    defaults: &Defaults,
-    cfg: &GenerateConfig<'_>,
-    index: usize,
-) -> Result<Vec<Step>> {
-    let mut scheduler = scheduler.clone();
-    if let Some(clip) = &cfg.clip {
-        scheduler.clip = *clip;
-    }
-    let sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
-    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
-    if count == 0 {
-        return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
-    }
-    steps(&scheduler, &sampler, count)
-}
-
-/// Width and height of every stage: the networks' own, scaled so that the last has the size asked for.
-fn stage_sizes(stages: &[(Stage, Defaults)], size: Option<(usize, usize)>) -> Result<Vec<(usize, usize)>> {
-    let sides: Vec<usize> = stages.iter().map(|(s, _)| s.unet.sample_size).collect();
-    let last = *sides.last().unwrap_or(&1);
-    let (width, height) = size.unwrap_or((last, last));
-    let scaled = |side: usize, of: usize| -> Result<usize> {
-        if of * side % last.max(1) != 0 || of * side < last {
-            let unit = last / sides[0].max(1);
-            return Err(Error::Request(format!(
-                "{width}x{height} pixels: give multiples of {}",
-                unit.max(1)
-            )));
-        }
-        Ok(of * side / last)
-    };
-    sides.iter().map(|&side| Ok((scaled(side, width)?, scaled(side, height)?))).collect()
-}
-
-fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
-    let refuse = |what: String| Err(Error::Request(what));
-    if cfg.count == 0 || cfg.count > MAX_COUNT {
-        return refuse(format!("{} pictures at once: give 1 to {MAX_COUNT}", cfg.count));
-    }
-    if let Some((w, h)) = cfg.size
-        && (w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE)
-    {
-        return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}"));
-    }
-    if let Some(scale) = cfg.guidance_scale.iter().find(|s| !s.is_finite() || **s < 0.0 || **s > 1e4) {
-        return refuse(format!("a guidance scale of {scale}: give a number from 0 to 10000; 1 is none"));
-    }
-    match cfg.clip {
-        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {
-            refuse(format!("clipping to {r}: give a range above 0"))
-        }
-        Some(Clip::Dynamic { ratio, max })
-            if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) =>
-        {
-            refuse(format!(
-                "thresholding at quantile {ratio}, at most {max}: give a quantile of 0 to 1, a limit of 1 or more"
-            ))
-        }
-        _ => Ok(()),
-    }
 }

@@ -2,9 +2,14 @@
 
 use crate::diffusion::Sampler;
 use crate::error::{Error, Result};
+use crate::models::check::require;
+use crate::request::MAX_GUIDANCE;
 use crate::weights::read_json;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+/// Most stages of a cascade.
+const MAX_STAGES: usize = 8;
 
 /// A stage's settings where the caller gives none.
 #[derive(Clone, Debug)]
@@ -69,13 +74,6 @@ impl Model {
         let [first, rest @ ..] = paths else {
             return Err(Error::Request("no model folder is given".into()));
         };
-        if !first.is_dir() {
-            let what = if first.exists() { "is not a folder" } else { "does not exist" };
-            return Err(Error::file(
-                first,
-                format!("{what}; give the folder of a model, as diffusers saves it"),
-            ));
-        }
         let cascade = first.join("cascade.json");
         if rest.is_empty() && cascade.exists() {
             return Ok(Model::Imagen(read_cascade(first, &cascade)?));
@@ -87,16 +85,17 @@ impl Model {
         }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()
-            .map(|folder| {
-                let class = class_of(folder)?;
-                match (class.starts_with("IF"), pipeline_defaults(&class)) {
-                    (true, Some(defaults)) => Ok(StageFiles { folder: folder.clone(), defaults }),
-                    _ => Err(unknown(folder, &class)),
-                }
-            })
+            .map(|folder| Ok(StageFiles { folder: folder.clone(), defaults: stage_defaults(folder)? }))
             .collect();
         Ok(Model::Imagen(stages?))
     }
+}
+
+/// The defaults of a cascade's stage; refuses folders that are none.
+fn stage_defaults(folder: &Path) -> Result<Defaults> {
+    let class = class_of(folder)?;
+    let defaults = pipeline_defaults(&class).filter(|_| class.starts_with("IF"));
+    defaults.ok_or_else(|| unknown(folder, &class))
 }
 
 fn unknown(folder: &Path, class: &str) -> Error {
@@ -110,6 +109,13 @@ fn unknown(folder: &Path, class: &str) -> Error {
 }
 
 fn class_of(folder: &Path) -> Result<String> {
+    if !folder.is_dir() {
+        let what = if folder.exists() { "is not a folder" } else { "does not exist" };
+        return Err(Error::file(
+            folder,
+            format!("{what}; give the folder of a model, as diffusers saves it"),
+        ));
+    }
     let index = folder.join("model_index.json");
     let config = folder.join("config.json");
     if !index.exists() && !config.exists() {
@@ -125,39 +131,44 @@ fn class_of(folder: &Path) -> Result<String> {
 
 fn read_cascade(root: &Path, path: &Path) -> Result<Vec<StageFiles>> {
     let cascade: Cascade = read_json(path)?;
-    if cascade.stages.is_empty() {
-        return Err(Error::config(path, "stages", "is empty; name at least a base stage's folder"));
+    let count = cascade.stages.len();
+    if count == 0 || count > MAX_STAGES {
+        let what = format!("{count} stages; name 1 to {MAX_STAGES} folders, a base stage's first");
+        return Err(Error::config(path, "stages", what));
     }
-    cascade
-        .stages
-        .iter()
-        .map(|stage| {
-            let folder = root.join(&stage.path);
-            let class = class_of(&folder)?;
-            let base = pipeline_defaults(&class).ok_or_else(|| unknown(&folder, &class))?;
-            let sampler = match stage.sampler.as_deref() {
-                None => None,
-                Some("ddpm") => Some(Sampler::Ddpm),
-                Some("ddim") => {
-                    Some(Sampler::Ddim { eta: stage.eta.unwrap_or(0.0), rederive_epsilon: false })
-                }
-                Some(other) => {
-                    return Err(Error::config(
-                        path,
-                        "sampler",
-                        format!("`{other}` is unknown; give ddpm or ddim"),
-                    ));
-                }
-            };
-            let defaults = Defaults {
-                steps: stage.steps.unwrap_or(base.steps),
-                guidance_scale: stage.guidance_scale.unwrap_or(base.guidance_scale),
-                sampler,
-                noise_level: stage.noise_level.unwrap_or(base.noise_level),
-            };
-            Ok(StageFiles { folder, defaults })
-        })
-        .collect()
+    cascade.stages.iter().map(|stage| read_stage(root, path, stage)).collect()
+}
+
+fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFiles> {
+    let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !Path::new(&stage.path).components().all(inside) {
+        let what = format!("`{}` leads out of the model's folder; stages lie inside it", stage.path);
+        return Err(Error::config(path, "path", what));
+    }
+    let folder = root.join(&stage.path);
+    let base = stage_defaults(&folder)?;
+    let eta = stage.eta.unwrap_or(0.0);
+    require(path, "eta", (0.0..=1.0).contains(&eta), || format!("{eta} is out of range; give 0 to 1"))?;
+    let sampler = match stage.sampler.as_deref() {
+        None => None,
+        Some("ddpm") => Some(Sampler::Ddpm),
+        Some("ddim") => Some(Sampler::Ddim { eta, rederive_epsilon: false }),
+        Some(other) => {
+            return Err(Error::config(path, "sampler", format!("`{other}` is unknown; give ddpm or ddim")));
+        }
+    };
+    let defaults = Defaults {
+        steps: stage.steps.unwrap_or(base.steps),
+        guidance_scale: stage.guidance_scale.unwrap_or(base.guidance_scale),
+        sampler,
+        noise_level: stage.noise_level.unwrap_or(base.noise_level),
+    };
+    let scale = defaults.guidance_scale;
+    require(path, "steps", defaults.steps > 0, || "0 steps make no picture; give 1 or more".into())?;
+    require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&scale), || {
+        format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+    })?;
+    Ok(StageFiles { folder, defaults })
 }
 
 /// The bundled model's folder: `$ANCESTRAL_MODELS/scenes`, beside the program, or in the source tree.

@@ -33,6 +33,7 @@ pub mod kernels;
 mod layout;
 pub mod models;
 pub mod picture;
+mod request;
 pub mod systems;
 pub mod text;
 pub mod weights;

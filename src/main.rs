@@ -2,9 +2,12 @@
 
 use ancestral::device::list_adapters;
 use ancestral::diffusion::{Clip, Sampler};
+use ancestral::picture::check_output;
 use ancestral::{DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Progress};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -28,6 +31,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 struct Generate {
     /// What to draw; leave it out for an unconditional model
     prompt: Option<String>,
@@ -125,18 +129,25 @@ fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error"))
         .init();
-    let result = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::InvalidUtf8 {
+            note("error: the prompt, or another argument that is text, is not valid UTF-8; check the terminal's encoding");
+            std::process::exit(2);
+        }
+        error.exit()
+    });
+    let result = match cli.command {
         Command::Generate(args) => generate(*args),
         Command::Bisect(args) => bisect(&args),
         Command::Devices => {
-            println!("{}", list_adapters().join("\n"));
+            say(list_adapters().join("\n"));
             Ok(())
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            note(format_args!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -148,7 +159,10 @@ fn load(model: &[PathBuf], options: &LoadOptions) -> Result<Engine, Error> {
 
 fn generate(args: Generate) -> Result<(), Error> {
     let started = Instant::now();
-    check_output(&args.output)?;
+    // A count that makes no sense is refused by the engine, after these few.
+    for path in outputs(&args.output, args.count.min(1_000)) {
+        check_output(&path)?;
+    }
     let options =
         LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
     let mut engine = load(&args.model, &options)?;
@@ -158,9 +172,9 @@ fn generate(args: Generate) -> Result<(), Error> {
         ));
     }
     if !args.quiet {
-        eprintln!("device: {}", engine.device().name());
+        note(format_args!("device: {}", engine.device().name()));
         if matches!(options.device, DeviceChoice::Auto) && matches!(engine.device(), ancestral::Device::Cpu) {
-            eprintln!("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
+            note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
         }
     }
     let mut cfg = GenerateConfig::new()
@@ -187,35 +201,50 @@ fn generate(args: Generate) -> Result<(), Error> {
     let mut bars = Bars::new(args.quiet);
     cfg = cfg.on_progress(move |progress| bars.show(&progress));
     let pictures = engine.generate(args.prompt.as_deref().unwrap_or(""), cfg)?;
-    for (i, picture) in pictures.iter().enumerate() {
-        let path = if pictures.len() == 1 { args.output.clone() } else { numbered(&args.output, i) };
+    for (picture, path) in pictures.iter().zip(outputs(&args.output, pictures.len())) {
         picture.save(&path)?;
-        println!("{}", path.display());
+        say(path.display());
     }
     if !args.quiet {
-        eprintln!("took {:.1} s", started.elapsed().as_secs_f64());
-    }
-    Ok(())
-}
-
-/// Refuses an output that cannot be written before minutes are spent on it.
-fn check_output(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() || path.file_name().is_none() || !folder.is_dir() {
-        return Err(Error::Request(format!(
-            "--output {}: {}; give a file in a folder that exists",
-            path.display(),
-            if folder.is_dir() { "is a folder" } else { "its folder does not exist" }
-        )));
+        note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
     }
     Ok(())
 }
 
 /// `picture.png` → `picture-3.png`.
 fn numbered(path: &Path, i: usize) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
-    path.with_file_name(format!("{stem}-{i}{extension}"))
+    let mut name = path.file_stem().unwrap_or_default().to_os_string();
+    name.push(format!("-{i}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// The files of `count` pictures.
+fn outputs(path: &Path, count: usize) -> Vec<PathBuf> {
+    if count == 1 { vec![path.to_path_buf()] } else { (0..count).map(|i| numbered(path, i)).collect() }
+}
+
+/// A line on standard output. Whoever reads it may have gone; that is no reason to fail.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error.
+fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// An error on one line: names from a file may hold line breaks and what else steers a terminal.
+fn one_line(error: &Error) -> String {
+    const LONGEST: usize = 4_000;
+    let text: String = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// One progress bar per stage.
@@ -260,14 +289,14 @@ fn bisect(args: &Bisect) -> Result<(), Error> {
     let device = ancestral::Device::open(&DeviceChoice::parse(&args.device))?;
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
     let engine = load(&args.model, &options)?;
-    println!("CPU against {}", device.name());
+    say(format_args!("CPU against {}", device.name()));
     for (network, parting) in engine.bisect(&device, args.tolerance)? {
         match parting {
-            Some(p) => println!(
+            Some(p) => say(format_args!(
                 "{network}: parts at {} ({}), NMSE {:.2e}, after {} nodes",
                 p.label, p.kernel, p.nmse, p.agreed
-            ),
-            None => println!("{network}: agrees"),
+            )),
+            None => say(format_args!("{network}: agrees")),
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Pictures: what comes out, and their way to a PNG file.
 
 use crate::error::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A picture in [-1, 1], channels last.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,23 +46,62 @@ impl Picture {
     }
 }
 
-/// Writes a file beside its place, then moves it there.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let cannot =
-        |e: std::io::Error| Error::file(path, format!("cannot be written: {e}. Choose another `--output`"));
-    let Some(name) = path.file_name() else {
-        return Err(Error::file(path, "is not a file name; give `--output FILE.png`"));
-    };
-    if path.is_dir() {
+/// Where a picture's bytes go.
+enum Place {
+    /// To a new file beside it first, then moved there.
+    File(PathBuf),
+    /// Straight to it: a device or a pipe, which must not be replaced by a file.
+    Special,
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> Error {
+    Error::file(path, format!("cannot be written: {error}. Choose another `--output`"))
+}
+
+/// Finds out how `path` is written, following links: what they lead to is replaced, not the link.
+fn place(path: &Path) -> Result<Place> {
+    let about = std::fs::metadata(path).ok();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() || about.as_ref().is_some_and(std::fs::Metadata::is_dir) {
         return Err(Error::file(path, "is a folder; give `--output FILE.png`"));
     }
-    let mut partial = name.to_os_string();
-    partial.push(format!(".partial-{}", std::process::id()));
-    let partial = path.with_file_name(partial);
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
-        // Best effort: the error to report is the first one.
-        let _ = std::fs::remove_file(&partial);
-        cannot(e)
-    })
+    if !folder.is_dir() {
+        let what = "cannot be written: its folder does not exist. Make it, or choose another `--output`";
+        return Err(Error::file(path, what));
+    }
+    if about.is_some_and(|about| !about.is_file()) {
+        return Ok(Place::Special);
+    }
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".partial-{}", std::process::id()));
+    Ok(Place::File(path.with_file_name(name)))
+}
+
+/// Refuses an output that cannot be written, before minutes are spent on its picture.
+///
+/// Errors: it is a folder, its folder is absent or not writable.
+pub fn check_output(path: &Path) -> Result<()> {
+    let tried = match place(path)? {
+        Place::File(partial) => std::fs::write(&partial, b"").and_then(|()| std::fs::remove_file(&partial)),
+        Place::Special => std::fs::OpenOptions::new().write(true).open(path).map(drop),
+    };
+    tried.map_err(|error| cannot(path, &error))
+}
+
+/// Writes a file beside its place, then moves it there.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = match place(path)? {
+        Place::Special => std::fs::write(path, bytes),
+        Place::File(partial) => {
+            let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+            let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, target));
+            if written.is_err() {
+                // Best effort: the error to report is the first one.
+                let _ = std::fs::remove_file(&partial);
+            }
+            written
+        }
+    };
+    written.map_err(|error| cannot(path, &error))
 }

@@ -13,7 +13,7 @@ use ancestral::kernels::Precision;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How a case is run and compared.
 #[derive(Clone, Copy)]
@@ -25,10 +25,10 @@ struct Run {
     planted: bool,
 }
 
-/// Both sides sum in f32.
-const F32: Run = Run { precision: Precision::F32, tolerance: 2e-5, planted: false };
-/// Activations and weights stored in f16.
-const F16: Run = Run { precision: Precision::F16, tolerance: 2e-2, planted: false };
+/// Both sides sum in f32; measured: up to 1.3e-6 (attention with large logits).
+const F32: Run = Run { precision: Precision::F32, tolerance: 1e-5, planted: false };
+/// Activations and weights stored in f16; measured: up to 3.0e-3 (group norm of an input 20 deviations from zero).
+const F16: Run = Run { precision: Precision::F16, tolerance: 1e-2, planted: false };
 
 /// Families that `common/diffusion.rs` checks: numbers of samplers, not layers.
 const ELSEWHERE: [&str; 6] = ["betas", "timesteps", "q_sample", "ddpm_step", "ddim_step", "unclip_step"];
@@ -210,8 +210,7 @@ fn difference(expected: &[f32], y: &[f32], tolerance: f64) -> Checked<f64> {
     let mut worst = 0.0f64;
     for (i, (e, y)) in expected.iter().zip(y).enumerate() {
         let found = (f64::from(*e) - f64::from(*y)).abs() / top;
-        // Written so that NaN fails.
-        if !(found <= tolerance) {
+        if found.is_nan() || found > tolerance {
             return Err(format!(
                 "[{i}] is {y}, PyTorch has {e}: {found:.1e} of {top:.3}, at most {tolerance:.0e}"
             ));
@@ -281,8 +280,10 @@ fn summary(results: &[(String, Checked<f64>)]) -> Result<String, String> {
     if failures.is_empty() { Ok(lines.join("\n")) } else { Err(failures.join("\n")) }
 }
 
-fn stored_case() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/units")
+/// The stored case, or another folder of that kind.
+fn stored_case() -> PathBuf {
+    let stored = || Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/units");
+    std::env::var_os("ANCESTRAL_UNITS").map_or_else(stored, PathBuf::from)
 }
 
 fn check_stored(device: &Device) {

@@ -31,18 +31,6 @@ pub(super) struct CpuProgram {
 
 impl CpuProgram {
     pub(super) fn new(graph: &Graph, weights: &Weights, kept: &[TensorId]) -> Result<Self> {
-        let mut values: Vec<Values> = graph
-            .tensors
-            .iter()
-            .map(|t| match &t.source {
-                Source::Constant(v) => Values::Owned(v.clone()),
-                Source::Input(_) => Values::Owned(vec![0.0; t.len()]),
-                _ => Values::Absent,
-            })
-            .collect();
-        for (id, name, repack, _) in weight_tensors(graph) {
-            values[id.0] = Values::Shared(weights.cpu(name, repack)?);
-        }
         let mut last = vec![None; graph.tensors.len()];
         for (at, node) in graph.nodes.iter().enumerate() {
             last[node.output.0] = Some(at);
@@ -61,19 +49,21 @@ impl CpuProgram {
                 dead_after[*at].push(TensorId(i));
             }
         }
-        let mut program = CpuProgram { values, dead_after, peak: 0 };
-        program.peak = program.simulate_peak(graph);
-        Ok(program)
-    }
-
-    fn simulate_peak(&self, graph: &Graph) -> u64 {
-        let (mut alive, mut peak) = (0, 0);
-        for (node, dead) in graph.nodes.iter().zip(&self.dead_after) {
-            alive += graph.info(node.output).len() as u64 * 4;
-            peak = peak.max(alive);
-            alive -= dead.iter().map(|id| graph.info(*id).len() as u64 * 4).sum::<u64>();
+        let peak = simulate_peak(graph, &dead_after);
+        check_memory(peak + weights.bytes_to_read(graph))?;
+        let mut values: Vec<Values> = graph
+            .tensors
+            .iter()
+            .map(|t| match &t.source {
+                Source::Constant(v) => Values::Owned(v.clone()),
+                Source::Input(_) => Values::Owned(vec![0.0; t.len()]),
+                _ => Values::Absent,
+            })
+            .collect();
+        for (id, name, repack, _) in weight_tensors(graph) {
+            values[id.0] = Values::Shared(weights.cpu(name, repack)?);
         }
-        peak
+        Ok(CpuProgram { values, dead_after, peak })
     }
 
     pub(super) fn peak_bytes(&self) -> u64 {
@@ -118,4 +108,38 @@ impl CpuProgram {
         }
         Ok(())
     }
+}
+
+/// Bytes of the largest set of activations alive at once.
+fn simulate_peak(graph: &Graph, dead_after: &[Vec<TensorId>]) -> u64 {
+    let (mut alive, mut peak) = (0, 0);
+    for (node, dead) in graph.nodes.iter().zip(dead_after) {
+        alive += graph.info(node.output).len() as u64 * 4;
+        peak = peak.max(alive);
+        alive -= dead.iter().map(|id| graph.info(*id).len() as u64 * 4).sum::<u64>();
+    }
+    peak
+}
+
+/// Refuses what the machine has no memory for: the system would end the process, or others, without a word.
+fn check_memory(needed: u64) -> Result<()> {
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    match free_memory() {
+        Some(free) if needed > free => Err(Error::Device(format!(
+            "this run needs {:.1} GB of memory, {:.1} GB are free: give a smaller --size, --count or model, or a GPU",
+            gigabytes(needed),
+            gigabytes(free)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes a program may still take, where the system says so (Linux; there also by its control group's limit).
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
+    Some(free.min(limit))
 }

@@ -101,6 +101,11 @@ impl Device {
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
     /// above the device's limits, a kernel its compiler refuses.
     pub fn program(&self, mut graph: Graph, weights: &Weights, options: &ProgramOptions) -> Result<Program> {
+        // The kernels count elements in 32 bits.
+        if let Some(large) = graph.tensors.iter().find(|t| u32::try_from(t.len()).is_err()) {
+            let what = "has more elements than kernels can count; give a smaller `--size` or `--count`";
+            return Err(Error::Request(format!("a tensor of shape {:?} {what}", large.shape)));
+        }
         fuse(&mut graph);
         let kept: Vec<TensorId> = match options.keep {
             Keep::Outputs => Vec::new(),
@@ -164,6 +169,15 @@ impl Weights {
         let missing =
             || Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"));
         self.checkpoint.as_ref().ok_or_else(missing)
+    }
+
+    /// Bytes of the graph's weights that the CPU device has not read yet.
+    fn bytes_to_read(&self, graph: &Graph) -> u64 {
+        let cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        weight_tensors(graph)
+            .filter(|(_, name, repack, _)| !cache.contains_key(&(name.to_string(), *repack, false)))
+            .map(|(id, ..)| graph.info(id).len() as u64 * 4)
+            .sum()
     }
 
     fn cpu(&self, name: &str, repack: Repack) -> Result<Arc<Vec<f32>>> {

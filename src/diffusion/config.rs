@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::schedule::{BetaSchedule, Precision, Schedule, Spacing};
 use super::scheduler::{Clip, Sampler};
 use crate::error::{Error, Result};
+use crate::weights::read_json;
 
 /// More training timesteps than any model has; a file that claims more is broken.
 const MOST_TIMESTEPS: u64 = 1_000_000;
@@ -76,13 +77,15 @@ impl SchedulerConfig {
     /// Errors: [`Error::File`] when it cannot be read or is no JSON object, [`Error::Config`] naming the key
     /// when a value has the wrong type or is none of those supported.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
-        Self::from_json(path, &text)
+        Self::from_value(path, read_json(path)?)
     }
 
     /// [`SchedulerConfig::read`] of a text; `path` is for messages.
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|error| Error::file(path, error))?;
+        Self::from_value(path, serde_json::from_str(text).map_err(|error| Error::file(path, error))?)
+    }
+
+    fn from_value(path: &Path, value: Value) -> Result<Self> {
         let Value::Object(map) = value else {
             return Err(Error::file(
                 path,
@@ -115,6 +118,19 @@ impl SchedulerConfig {
         // found here, a nonsensical beta is named with its file
         config.schedule().map_err(|error| json.error(json.beta_key(), error))?;
         Ok(config)
+    }
+
+    /// Refuses a network without the channels that the variance is read from; `path` is its config's file.
+    pub fn fits(&self, path: &Path, in_channels: usize, out_channels: usize) -> Result<()> {
+        let learned = matches!(self.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
+        if learned && out_channels < 2 * in_channels {
+            let what = format!(
+                "{out_channels} channels; the scheduler's learned variance needs {}",
+                2 * in_channels
+            );
+            return Err(Error::config(path, "out_channels", what));
+        }
+        Ok(())
     }
 
     /// OpenAI's Gaussian diffusion (guided-diffusion, glide-text2im): ε prediction, x̂0 clipped to [−1, 1],

@@ -24,8 +24,13 @@ pub fn fuse(graph: &mut Graph) {
             candidates.into_iter().flatten().find_map(|(through, other)| {
                 let from: usize = producer[through.0]?;
                 let node = nodes[from].as_ref()?;
-                let single = uses[through.0] == 1
-                    && graph.tensors[through.0].storage == graph.tensors[consumer.output.0].storage;
+                // A reshape between the two leaves the numbers where they are, but not what a row is.
+                let last = |id: TensorId| graph.tensors[id.0].shape.last();
+                let rows_alike = Epilogue::read(&consumer.params).operand_rows == 1
+                    || last(through) == last(consumer.output);
+                let storage = |id: TensorId| graph.tensors[id.0].storage;
+                let single =
+                    rows_alike && uses[through.0] == 1 && storage(through) == storage(consumer.output);
                 let merged = if single { merge(node, consumer, other) } else { None };
                 merged.map(|merged| (from, merged))
             })

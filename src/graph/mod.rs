@@ -142,7 +142,7 @@ pub struct Graph {
     pub tensors: Vec<TensorInfo>,
     /// What the caller wants to read, by name.
     pub outputs: Vec<(String, TensorId)>,
-    /// Block outputs by path, kept readable only where a program is built to keep them.
+    /// Block outputs by name, kept readable only where a program is built to keep them.
     pub taps: Vec<(String, TensorId)>,
     scope: Vec<String>,
     empty: Option<TensorId>,
@@ -256,7 +256,7 @@ impl Graph {
 
     /// Notes a block's output under `name` for tests and debugging; costs nothing unless a program keeps it.
     pub fn tap(&mut self, name: &str, tensor: &Tensor) {
-        self.taps.push((self.path(name), tensor.id));
+        self.taps.push((name.to_string(), tensor.id));
     }
 
     /// The tensor under another shape of the same size; nothing is computed.

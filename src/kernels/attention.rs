@@ -129,6 +129,10 @@ pub fn attention(
         assert_eq!(rows.tensor.dim(0), n, "{label}: batch sizes differ");
         assert!(rows.offset + width <= rows.tensor.channels(), "{label}: heads exceed {:?}", rows.tensor.shape);
     }
+    for kv in [first, second].into_iter().flatten() {
+        let (k, v) = (&kv.key.tensor, &kv.value.tensor);
+        assert_eq!(k.dim(1), v.dim(1), "{label}: keys {:?}, values {:?}", k.shape, v.shape);
+    }
     if let Some(bias) = options.bias {
         assert_eq!(bias.len(), queries * (keys(first) + keys(second)) * options.heads, "{label}: bias");
     }

@@ -2,7 +2,7 @@
 
 use super::epilogue::Epilogue;
 use super::matmul::gemm_rows;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, TILE, tile_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -51,7 +51,7 @@ params! {
 pub static KERNEL: Kernel = Kernel {
     name: "conv2d",
     wgsl: include_str!("../../shaders/conv2d.wgsl"),
-    shared: &[INDEX, ACTIVATION, EPILOGUE],
+    shared: &[INDEX, TILE, ACTIVATION, EPILOGUE],
     fields: Params::FIELDS,
     epilogue: true,
     reference,
@@ -105,6 +105,9 @@ pub fn conv2d(
         assert_eq!(b.shape[..3], a.shape[..3], "{label}: the two inputs differ in N, H or W");
     }
     assert_eq!(in_a + in_b, input, "{label}: input has {in_a}+{in_b} channels, filter {input}");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), cols, "{label}: bias {:?} for {cols} channels", bias.shape);
+    }
     let [top, left, bottom, right] = window.pad;
     let (tall, wide) = (height * window.up + top + bottom, width * window.up + left + right);
     assert!(tall >= kh && wide >= kw, "{label}: {height}x{width} is smaller than the {kh}x{kw} kernel");
@@ -139,7 +142,7 @@ pub fn conv2d(
         inputs: &[a, b.unwrap_or(&empty), w, bias.unwrap_or(&empty), &empty],
         shape: &[n, out_height, out_width, cols],
         storage: Storage::Elem,
-        grid: fold_grid(cols.div_ceil(64) * rows.div_ceil(32)),
+        grid: tile_grid(rows, cols),
         label,
     })
 }

@@ -98,7 +98,7 @@ pub fn mul(g: &mut Graph, x: &Tensor, other: &Tensor) -> Tensor {
 
 #[track_caller]
 fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
-    let fits = other.channels() == x.channels() && x.rows() % other.rows() == 0;
+    let fits = other.channels() == x.channels() && x.rows().is_multiple_of(other.rows());
     assert!(fits, "operand {:?} does not broadcast over {:?}", other.shape, x.shape);
     (x.rows() / other.rows()) as u32
 }

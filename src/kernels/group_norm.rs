@@ -51,7 +51,7 @@ impl GroupNorm {
     /// `name.weight`, `name.bias` of `channels`.
     #[track_caller]
     pub fn new(g: &mut Graph, name: &str, channels: usize, groups: usize, eps: f32) -> Self {
-        assert!(groups > 0 && channels % groups == 0, "{name}: {channels} channels in {groups} groups");
+        assert!(groups > 0 && channels.is_multiple_of(groups), "{name}: {channels} channels in {groups} groups");
         g.scope(name, |g| GroupNorm {
             weight: g.vector("weight", &[channels]),
             bias: g.vector("bias", &[channels]),
@@ -75,6 +75,9 @@ pub fn group_norm(
     let n = a.dim(0);
     let (in_a, in_b) = (a.channels(), b.map_or(0, Tensor::channels));
     assert_eq!(norm.weight.len(), in_a + in_b, "{label}: {in_a}+{in_b} channels, norm of {:?}", norm.weight.shape);
+    if let Some(b) = b {
+        assert_eq!(b.rows(), a.rows(), "{label}: {:?} beside {:?}", b.shape, a.shape);
+    }
     if let Some(emb) = emb {
         assert_eq!(emb.len(), n * 2 * (in_a + in_b), "{label}: scale and shift {:?}", emb.shape);
     }
@@ -153,64 +156,78 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     }
 }
 
-/// Per picture: per-channel sums over blocks of pixels in parallel, then one affine map per channel.
+/// Per picture: sums by channel over blocks of pixels in parallel, then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let x = Pair { p, a: inputs[0], b: inputs[1] };
     let (channels, pixels) = (x.channels(), p.pixels as usize);
-    let width = channels / p.groups as usize;
     let act = Activation::from_number(p.act);
     let block = (8_192 / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
     for (n, y) in y.chunks_exact_mut(pixels * channels).enumerate() {
         // Copies x into y on the way, so that the later passes read one tensor.
-        let totals = |y: &mut [f32], f: &(dyn Fn(&mut [f64], &mut [f32], usize) + Sync)| -> Vec<f64> {
-            y.par_chunks_mut(block * channels)
-                .enumerate()
-                .map(|(i, y)| {
-                    let mut sums = vec![0.0; channels];
-                    for (r, row) in y.chunks_exact_mut(channels).enumerate() {
-                        f(&mut sums, row, i * block + r);
-                    }
-                    sums
-                })
-                .reduce(|| vec![0.0; channels], |mut a, b| {
-                    a.iter_mut().zip(&b).for_each(|(a, b)| *a += b);
-                    a
-                })
-        };
-        let per_group = |sums: Vec<f64>| -> Vec<f64> {
-            sums.chunks_exact(width).map(|c| c.iter().sum::<f64>() / (pixels * width) as f64).collect()
-        };
-        let means = per_group(totals(y, &|sums, row, pixel| {
+        let means = group_means(&p, y, block, |row, sums, pixel| {
             x.gather(n * pixels + pixel, row);
             sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
-        }));
-        let by_channel: Vec<f32> = (0..channels).map(|c| means[c / width] as f32).collect();
-        let variances = per_group(totals(y, &|sums, row, _| {
-            for ((s, v), m) in sums.iter_mut().zip(row).zip(&by_channel) {
+        });
+        let means: Vec<f32> = means.iter().map(|m| *m as f32).collect();
+        let variances = group_means(&p, y, block, |row, sums, _| {
+            for ((s, v), m) in sums.iter_mut().zip(row).zip(&means) {
                 let d = *v - m;
                 *s += f64::from(d * d);
             }
-        }));
-        let affine: Vec<(f32, f32)> = (0..channels)
-            .map(|c| {
-                let rstd = 1.0 / (variances[c / width] + f64::from(p.eps)).sqrt();
-                let mut gain = rstd * f64::from(inputs[2][c]);
-                let mut offset = f64::from(inputs[3][c]);
-                if p.has_emb != 0 {
-                    let emb = &inputs[4][n * 2 * channels..][..2 * channels];
-                    gain *= 1.0 + f64::from(emb[c]);
-                    offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
-                }
-                (gain as f32, offset as f32)
-            })
-            .collect();
+        });
+        let affine = affine(&p, &variances, inputs, n);
         y.par_chunks_mut(block * channels).for_each(|y| {
             for row in y.chunks_exact_mut(channels) {
-                for ((v, (gain, offset)), mean) in row.iter_mut().zip(&affine).zip(&by_channel) {
+                for ((v, (gain, offset)), mean) in row.iter_mut().zip(&affine).zip(&means) {
                     *v = act.apply((*v - mean) * gain + offset);
                 }
             }
         });
     }
+}
+
+/// What `add` sums by channel over all pixels, averaged over each group and given to each of its channels. Blocks are
+/// summed up in their order, so that the same numbers come out whichever thread was first.
+fn group_means(
+    p: &Params,
+    y: &mut [f32],
+    block: usize,
+    add: impl Fn(&mut [f32], &mut [f64], usize) + Sync,
+) -> Vec<f64> {
+    let channels = (p.in_a + p.in_b) as usize;
+    let width = channels / p.groups as usize;
+    let blocks: Vec<Vec<f64>> = y
+        .par_chunks_mut(block * channels)
+        .enumerate()
+        .map(|(i, y)| {
+            let mut sums = vec![0.0; channels];
+            for (r, row) in y.chunks_exact_mut(channels).enumerate() {
+                add(row, &mut sums, i * block + r);
+            }
+            sums
+        })
+        .collect();
+    let group_mean = |c: usize| {
+        let group = c / width * width..(c / width + 1) * width;
+        let sum: f64 = blocks.iter().map(|sums| sums[group.clone()].iter().sum::<f64>()).sum();
+        sum / (p.pixels as usize * width) as f64
+    };
+    (0..channels).map(group_mean).collect()
+}
+
+/// Factor and offset of each channel of x less its mean.
+fn affine(p: &Params, variances: &[f64], inputs: &[&[f32]], n: usize) -> Vec<(f32, f32)> {
+    let channels = variances.len();
+    let channel = |c: usize| {
+        let mut gain = f64::from(inputs[2][c]) / (variances[c] + f64::from(p.eps)).sqrt();
+        let mut offset = f64::from(inputs[3][c]);
+        if p.has_emb != 0 {
+            let emb = &inputs[4][n * 2 * channels..][..2 * channels];
+            gain *= 1.0 + f64::from(emb[c]);
+            offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+        }
+        (gain as f32, offset as f32)
+    };
+    (0..channels).map(channel).collect()
 }

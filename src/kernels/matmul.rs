@@ -1,7 +1,7 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, TILE, tile_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ params! {
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
     wgsl: include_str!("../../shaders/matmul.wgsl"),
-    shared: &[INDEX, ACTIVATION, EPILOGUE],
+    shared: &[INDEX, TILE, ACTIVATION, EPILOGUE],
     fields: Params::FIELDS,
     epilogue: true,
     reference,
@@ -70,7 +70,7 @@ pub fn matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor, bias: Option<&
         inputs: &[x, w, bias.unwrap_or(&empty), &empty],
         shape: &shape,
         storage: Storage::Elem,
-        grid: fold_grid(cols.div_ceil(64) * rows.div_ceil(32)),
+        grid: tile_grid(rows, cols),
         label,
     })
 }

@@ -81,8 +81,11 @@ pub struct Kernel {
     /// What the CPU device runs: the same numbers within rounding, fast.
     pub cpu: Compute,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
-    pub cost: fn(&[u8], &[&[usize]], &[usize]) -> Cost,
+    pub cost: CostOf,
 }
+
+/// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
+pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
 /// Computes a kernel on the CPU: uniform, inputs, output.
 pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
@@ -136,6 +139,13 @@ pub(crate) fn fold_grid(groups: usize) -> [u32; 3] {
     [groups.div_ceil(rows).max(1) as u32, rows as u32, 1]
 }
 
+/// The grid of a product of `rows` by `cols`, in the tiles of `shared/tile.wgsl`.
+pub(crate) fn tile_grid(rows: usize, cols: usize) -> [u32; 3] {
+    let across = cols.div_ceil(8).clamp(1, 8);
+    let down = 64 / across;
+    fold_grid(cols.div_ceil(8 * across) * rows.div_ceil(4 * down))
+}
+
 /// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
 macro_rules! params {
     (@ty u32) => { $crate::kernels::FieldType::U32 };
@@ -179,6 +189,8 @@ kernels! {
 
 /// `shaders/shared/index.wgsl`: folded grids.
 pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
+/// `shaders/shared/tile.wgsl`: which part of a product an invocation computes.
+pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.

@@ -4,7 +4,7 @@
 //! share it; norms are RMS norms without bias; the feed-forward part is gated.
 
 use super::blocks::linear_no_bias;
-use super::check::require;
+use super::check::{epsilon, require};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention::{KeyValue, MAX_HEAD_DIM, Options, attention};
@@ -80,6 +80,7 @@ impl Config {
             self.relative_attention_max_distance > buckets / 4,
             || format!("must exceed a quarter of the {buckets} buckets"),
         )?;
+        epsilon(path, "layer_norm_epsilon", self.layer_norm_epsilon)?;
         match self.feed_forward_proj.as_str() {
             "gated-gelu" => Ok(()),
             other => Err(Error::config(

@@ -3,18 +3,14 @@
 
 use super::attention::{AddedKv, CrossNorm};
 use super::blocks::{Resize, ResnetOptions, conv, linear, resnet_block};
-use super::check::{self, require};
 use super::embeddings::{text_embedding, timestep_mlp};
-use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
-use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::kernels::conv2d::Window;
 use crate::kernels::elementwise::{activate, add, scale};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::kernels::timestep_embedding::timestep_embedding;
 use serde::Deserialize;
-use std::path::Path;
 
 /// One value for all levels, or one for each.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -35,7 +31,7 @@ impl<T: Copy> PerLevel<T> {
         }
     }
 
-    fn covers(&self, levels: usize) -> bool {
+    pub(super) fn covers(&self, levels: usize) -> bool {
         !matches!(self, PerLevel::Each(values) if values.len() != levels)
     }
 }
@@ -68,7 +64,7 @@ pub struct Config {
     pub cross_attention_norm: Option<String>,
     /// Channels of the text encoder's states.
     pub encoder_hid_dim: Option<usize>,
-    /// `text_proj`.
+    /// `text_proj`, also where `encoder_hid_dim` stands alone.
     pub encoder_hid_dim_type: Option<String>,
     /// `text`: pooled text joins the time embedding.
     pub addition_embed_type: Option<String>,
@@ -102,6 +98,8 @@ pub struct Config {
     pub flip_sin_to_cos: bool,
     /// See [`timestep_embedding`].
     pub freq_shift: f64,
+    /// The sample is mapped to 2x − 1 first; not supported.
+    pub center_input_sample: bool,
     /// Side of the first convolution's kernel.
     pub conv_in_kernel: usize,
     /// Side of the last convolution's kernel.
@@ -145,6 +143,7 @@ impl Default for Config {
             norm_eps: 1e-5,
             flip_sin_to_cos: true,
             freq_shift: 0.0,
+            center_input_sample: false,
             conv_in_kernel: 3,
             conv_out_kernel: 3,
             downsample_first: false,
@@ -153,120 +152,13 @@ impl Default for Config {
     }
 }
 
-const RESNET_DOWN: &str = "ResnetDownsampleBlock2D";
-const CROSS_DOWN: &str = "SimpleCrossAttnDownBlock2D";
-const RESNET_UP: &str = "ResnetUpsampleBlock2D";
-const CROSS_UP: &str = "SimpleCrossAttnUpBlock2D";
-const MID: &str = "UNetMidBlock2DSimpleCrossAttn";
+pub(super) const RESNET_DOWN: &str = "ResnetDownsampleBlock2D";
+pub(super) const CROSS_DOWN: &str = "SimpleCrossAttnDownBlock2D";
+pub(super) const RESNET_UP: &str = "ResnetUpsampleBlock2D";
+pub(super) const CROSS_UP: &str = "SimpleCrossAttnUpBlock2D";
+pub(super) const MID: &str = "UNetMidBlock2DSimpleCrossAttn";
 
 impl Config {
-    /// Refuses what the forward cannot record; `path` is the config's file, for the message.
-    pub fn validate(&self, path: &Path) -> Result<()> {
-        let levels = self.block_out_channels.len();
-        check::channels(path, "block_out_channels", &self.block_out_channels, self.norm_num_groups)?;
-        let known = |key: &str, types: &[String], allowed: [&str; 2]| {
-            require(path, key, types.len() == levels, || {
-                format!("{} entries for {levels} levels", types.len())
-            })?;
-            types.iter().try_for_each(|t| {
-                require(path, key, allowed.contains(&t.as_str()), || {
-                    format!("block type `{t}` is unknown; {} and {} are supported", allowed[0], allowed[1])
-                })
-            })
-        };
-        known("down_block_types", &self.down_block_types, [RESNET_DOWN, CROSS_DOWN])?;
-        known("up_block_types", &self.up_block_types, [RESNET_UP, CROSS_UP])?;
-        if let Some(mid) = &self.mid_block_type {
-            require(path, "mid_block_type", mid == MID, || {
-                format!("`{mid}` is unknown; {MID} is supported")
-            })?;
-        }
-        let per_level = self.layers_per_block.covers(levels)
-            && self.attention_head_dim.covers(levels)
-            && self.only_cross_attention.covers(levels);
-        require(path, "layers_per_block", per_level, || {
-            format!("lists (also attention_head_dim, only_cross_attention) must have {levels} entries")
-        })?;
-        for (level, &c) in self.block_out_channels.iter().enumerate() {
-            let (layers, head) = (self.layers_per_block.at(level), self.attention_head_dim.at(level));
-            require(path, "layers_per_block", (1..=64).contains(&layers), || format!("{layers} layers"))?;
-            let attends = self.down_block_types[level] == CROSS_DOWN
-                || self.up_block_types[levels - 1 - level] == CROSS_UP
-                || (level + 1 == levels && self.mid_block_type.is_some());
-            require(
-                path,
-                "attention_head_dim",
-                !attends || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0),
-                || format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})"),
-            )?;
-        }
-        let channels = |n: usize| (1..=65_536).contains(&n);
-        require(path, "in_channels", channels(self.in_channels), || "is out of range".into())?;
-        require(path, "out_channels", channels(self.out_channels), || "is out of range".into())?;
-        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || {
-            "is out of range".into()
-        })?;
-        let odd = |k: usize| k % 2 == 1 && k <= 15;
-        require(path, "conv_in_kernel", odd(self.conv_in_kernel), || "must be odd".into())?;
-        require(path, "conv_out_kernel", odd(self.conv_out_kernel), || "must be odd".into())?;
-        require(path, "mid_block_scale_factor", self.mid_block_scale_factor != 0.0, || {
-            "must not be 0".into()
-        })?;
-        require(path, "resnet_out_scale_factor", self.resnet_out_scale_factor != 0.0, || {
-            "must not be 0".into()
-        })?;
-        self.validate_text(path)
-    }
-
-    fn validate_text(&self, path: &Path) -> Result<()> {
-        let channels = |n: usize| (1..=65_536).contains(&n);
-        require(path, "cross_attention_dim", channels(self.cross_attention_dim), || {
-            "is out of range".into()
-        })?;
-        let one_of = |key: &str, value: &Option<String>, allowed: &[&str]| match value {
-            Some(v) if !allowed.contains(&v.as_str()) => Err(Error::config(
-                path,
-                key,
-                format!("`{v}` is not supported; one of {allowed:?} or null is"),
-            )),
-            _ => Ok(()),
-        };
-        one_of("cross_attention_norm", &self.cross_attention_norm, &["group_norm", "layer_norm"])?;
-        one_of("encoder_hid_dim_type", &self.encoder_hid_dim_type, &["text_proj"])?;
-        one_of("addition_embed_type", &self.addition_embed_type, &["text"])?;
-        one_of("class_embed_type", &self.class_embed_type, &["timestep"])?;
-        one_of(
-            "resnet_time_scale_shift",
-            &Some(self.resnet_time_scale_shift.clone()),
-            &["default", "scale_shift"],
-        )?;
-        for (key, name) in
-            [("act_fn", Some(&self.act_fn)), ("time_embedding_act_fn", self.time_embedding_act_fn.as_ref())]
-        {
-            require(path, key, name.is_none_or(|n| Activation::from_name(n).is_some()), || {
-                format!("activation `{}` is unknown", name.map_or("", String::as_str))
-            })?;
-        }
-        let grouped = self.cross_attention_norm.as_deref() == Some("group_norm");
-        require(path, "cross_attention_dim", !grouped || self.cross_attention_dim % 32 == 0, || {
-            "must be a multiple of 32 where cross_attention_norm is group_norm".into()
-        })?;
-        require(path, "encoder_hid_dim", self.encoder_hid_dim.is_none_or(channels), || {
-            "is out of range".into()
-        })?;
-        require(
-            path,
-            "encoder_hid_dim",
-            self.encoder_hid_dim_type.is_none() || self.encoder_hid_dim.is_some(),
-            || "is needed where encoder_hid_dim_type is text_proj".into(),
-        )?;
-        let (heads, text) = (self.addition_embed_type_num_heads, self.context_channels());
-        let pools = heads > 0 && text % heads == 0 && text / heads <= MAX_HEAD_DIM;
-        require(path, "addition_embed_type_num_heads", self.addition_embed_type.is_none() || pools, || {
-            format!("{heads} heads do not divide the text's {text} channels")
-        })
-    }
-
     /// Channels of the text states the network takes.
     pub fn context_channels(&self) -> usize {
         self.encoder_hid_dim.unwrap_or(self.cross_attention_dim)
@@ -308,7 +200,7 @@ impl Config {
     /// x `[N, H, W, in]`, t `[N]`, context `[N, L, T]`, noise level `[N]` (super-resolution) → `[N, H, W, out]`.
     pub fn forward(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Tensor {
         let emb = self.embedding(g, inputs); // [N, E], activated
-        let context = match self.encoder_hid_dim_type {
+        let context = match self.encoder_hid_dim {
             Some(_) => linear(g, "encoder_hid_proj", inputs.context, self.cross_attention_dim),
             None => inputs.context.clone(),
         }; // [N, L, cross_attention_dim]

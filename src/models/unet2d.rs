@@ -2,18 +2,14 @@
 
 use super::attention::SelfAttention;
 use super::blocks::{Resize, ResnetOptions, conv, downsample, resnet_block, upsample};
-use super::check::{self, require};
 use super::embeddings::timestep_mlp;
-use crate::error::Result;
 use crate::graph::{Graph, Tensor};
-use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::kernels::conv2d::Window;
 use crate::kernels::elementwise::activate;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::kernels::timestep_embedding::timestep_embedding;
 use serde::Deserialize;
-use std::path::Path;
 
 /// `unet/config.json` (or the root's `config.json`) of class `UNet2DModel`.
 #[derive(Clone, Debug, Deserialize)]
@@ -106,71 +102,10 @@ impl Default for Config {
     }
 }
 
-const DOWN: [&str; 3] = ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"];
-const UP: [&str; 3] = ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"];
+pub(super) const DOWN: [&str; 3] = ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"];
+pub(super) const UP: [&str; 3] = ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"];
 
 impl Config {
-    /// Refuses what the forward cannot record; `path` is the config's file, for the message.
-    pub fn validate(&self, path: &Path) -> Result<()> {
-        let levels = self.block_out_channels.len();
-        check::channels(path, "block_out_channels", &self.block_out_channels, self.norm_num_groups)?;
-        for (key, types, allowed) in
-            [("down_block_types", &self.down_block_types, DOWN), ("up_block_types", &self.up_block_types, UP)]
-        {
-            require(path, key, types.len() == levels, || {
-                format!("{} entries for {levels} levels", types.len())
-            })?;
-            for t in types {
-                require(path, key, allowed.contains(&t.as_str()), || {
-                    format!("block type `{t}` is unknown; {} are supported", allowed.join(", "))
-                })?;
-            }
-        }
-        for &c in &self.block_out_channels {
-            let head = self.attention_head_dim.unwrap_or(c);
-            let used = self.add_attention || self.down_block_types.iter().any(|t| t == DOWN[1]);
-            require(
-                path,
-                "attention_head_dim",
-                !used || (head > 0 && head <= MAX_HEAD_DIM && c % head == 0),
-                || format!("heads of {head} do not divide {c} channels (at most {MAX_HEAD_DIM})"),
-            )?;
-            require(
-                path,
-                "attn_norm_num_groups",
-                self.attn_norm_num_groups.is_none_or(|n| n > 0 && c % n == 0),
-                || format!("groups do not divide {c} channels"),
-            )?;
-        }
-        let channels = |n: usize| (1..=65_536).contains(&n);
-        require(path, "in_channels", channels(self.in_channels), || "is out of range".into())?;
-        require(path, "out_channels", channels(self.out_channels), || "is out of range".into())?;
-        require(path, "layers_per_block", (1..=64).contains(&self.layers_per_block), || {
-            "is out of range".into()
-        })?;
-        require(path, "time_embedding_dim", self.time_embedding_dim.is_none_or(channels), || {
-            "is out of range".into()
-        })?;
-        require(path, "downsample_padding", self.downsample_padding <= 1, || "must be 0 or 1".into())?;
-        require(path, "act_fn", Activation::from_name(&self.act_fn).is_some(), || {
-            format!("activation `{}` is unknown", self.act_fn)
-        })?;
-        let kinds = |key: &str, value: &str, allowed: [&str; 2]| {
-            require(path, key, allowed.contains(&value), || format!("`{value}` is not one of {allowed:?}"))
-        };
-        kinds("downsample_type", &self.downsample_type, ["conv", "resnet"])?;
-        kinds("upsample_type", &self.upsample_type, ["conv", "resnet"])?;
-        kinds("resnet_time_scale_shift", &self.resnet_time_scale_shift, ["default", "scale_shift"])?;
-        require(path, "time_embedding_type", self.time_embedding_type == "positional", || {
-            format!("`{}` is not supported; `positional` is", self.time_embedding_type)
-        })?;
-        require(path, "center_input_sample", !self.center_input_sample, || "true is not supported".into())?;
-        require(path, "class_embed_type", self.class_embed_type.is_none(), || {
-            "class conditioning is not supported in this layout".into()
-        })?;
-        require(path, "mid_block_scale_factor", self.mid_block_scale_factor != 0.0, || "must not be 0".into())
-    }
-
     /// Heights and widths must be multiples of this.
     pub fn size_multiple(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)

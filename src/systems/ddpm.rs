@@ -41,6 +41,7 @@ impl Ddpm {
         let graph = network_graph(&unet);
         checkpoint.check(graph.weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(scheduler)?;
+        scheduler.fits(&path, unet.in_channels, unet.out_channels)?;
         Ok(Ddpm { unet, scheduler, weights: Weights::new(checkpoint), denoiser: None })
     }
 
@@ -58,9 +59,9 @@ impl Ddpm {
     ) -> Result<&mut Denoiser> {
         let multiple = self.unet.size_multiple();
         if shape.height == 0
-            || shape.height % multiple != 0
+            || !shape.height.is_multiple_of(multiple)
             || shape.width == 0
-            || shape.width % multiple != 0
+            || !shape.width.is_multiple_of(multiple)
         {
             return Err(Error::Request(format!(
                 "{}x{} pixels: this network needs multiples of {multiple}",
@@ -102,12 +103,13 @@ impl Ddpm {
     }
 }
 
-/// The network alone at its smallest size, to list its weights.
+/// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at
+/// one pixel a convolution's corners meet zeros only).
 pub fn network_graph(unet: &Config) -> crate::graph::Graph {
     use crate::graph::{Graph, Storage};
     let mut g = Graph::new();
-    let side = unet.size_multiple();
-    let x = g.input("x", &[1, side, side, unet.in_channels], Storage::Elem);
+    let unit = unet.size_multiple();
+    let x = g.input("x", &[1, 2 * unit, 3 * unit, unet.in_channels], Storage::Elem);
     let t = g.input("t", &[1], Storage::F32);
     let out = unet.forward(&mut g, &x, &t);
     g.output("out", &out);

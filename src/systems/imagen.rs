@@ -144,6 +144,7 @@ impl Stage {
         let checkpoint = Checkpoint::open(&unet_folder, "diffusion_pytorch_model", variant)?;
         checkpoint.check(network_graph(&unet).weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(&folder.join("scheduler/scheduler_config.json"))?;
+        scheduler.fits(&path, 3, unet.out_channels)?;
         let noising = folder.join("image_noising_scheduler/scheduler_config.json");
         let image_noising_scheduler =
             noising.exists().then(|| SchedulerConfig::read(&noising)).transpose()?;
@@ -166,6 +167,12 @@ impl Stage {
         if self.is_super_resolution() { self.unet.in_channels / 2 } else { self.unet.in_channels }
     }
 
+    /// Refuses a noise level the stage was not trained with; the first stage has none.
+    pub(crate) fn check_noise_level(&self, index: usize, noise_level: usize) -> Result<()> {
+        let scheduler = self.image_noising_scheduler.as_ref().unwrap_or(&self.scheduler);
+        if index > 0 { add_noise(scheduler, noise_level).map(drop) } else { Ok(()) }
+    }
+
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
         &self.weights
@@ -180,9 +187,9 @@ impl Stage {
     ) -> Result<&mut Denoiser> {
         let multiple = self.unet.size_multiple();
         if shape.height == 0
-            || shape.height % multiple != 0
+            || !shape.height.is_multiple_of(multiple)
             || shape.width == 0
-            || shape.width % multiple != 0
+            || !shape.width.is_multiple_of(multiple)
         {
             return Err(Error::Request(format!(
                 "{}x{} pixels: this stage needs multiples of {multiple}",
@@ -266,11 +273,12 @@ impl Stage {
     }
 }
 
-/// The network alone at its smallest size, to list its weights.
+/// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at
+/// one pixel a convolution's corners meet zeros only).
 pub fn network_graph(config: &unet::Config) -> Graph {
     let mut g = Graph::new();
-    let side = config.size_multiple();
-    let x = g.input("x", &[1, side, side, config.in_channels], Storage::Elem);
+    let unit = config.size_multiple();
+    let x = g.input("x", &[1, 2 * unit, 3 * unit, config.in_channels], Storage::Elem);
     let t = g.input("t", &[1], Storage::F32);
     let context = g.input("context", &[1, 2, config.context_channels()], Storage::Elem);
     let noise_level = config.class_embed_type.as_ref().map(|_| g.input("noise_level", &[1], Storage::F32));

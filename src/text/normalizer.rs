@@ -8,6 +8,9 @@ use super::proto::{ModelProto, NormalizerSpec};
 /// SentencePiece's visible space, U+2581.
 pub(super) const SPACE: &str = "\u{2581}";
 
+/// Longest replacement taken, in bytes.
+const MAX_REPLACEMENT: usize = 1_024;
+
 /// Rules stored as a darts-clone double array over UTF-8 bytes, whose values are offsets of
 /// NUL-terminated replacements.
 #[derive(Debug, Default)]
@@ -48,9 +51,11 @@ impl CharsMap {
             }
         }
         let (length, value) = best?;
+        // The longest replacement of nmt_nfkc has 33 bytes; a map without an end to them is damaged.
         let tail = self.replacements.get(value..)?;
+        let end = tail.bytes().take(MAX_REPLACEMENT).position(|b| b == 0)?;
         // A damaged map may end a rule inside a character; such a rule is none.
-        text.is_char_boundary(length).then(|| (length, tail.split('\0').next().unwrap_or(tail)))
+        text.is_char_boundary(length).then(|| (length, &tail[..end]))
     }
 }
 

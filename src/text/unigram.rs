@@ -11,6 +11,9 @@ use super::proto::{ModelProto, kind};
 /// How much worse than the rarest piece an unknown character is.
 const UNKNOWN_PENALTY: f32 = 10.0;
 
+/// Longest piece taken, in bytes; the search looks so far ahead from every character. Published ones have up to 100.
+const LONGEST_PIECE: usize = 4_096;
+
 /// A piece found in text, its id and score (none: unused).
 type Entry = (Box<str>, u32, Option<f32>);
 
@@ -83,6 +86,9 @@ impl Unigram {
             let score = p.score.unwrap_or(0.0);
             if piece.is_empty() || !seen.insert(piece) {
                 return Err(format!("piece {id} is empty or appears twice; the file is damaged"));
+            }
+            if piece.len() > LONGEST_PIECE {
+                return Err(format!("piece {id} has {} bytes; the file is damaged", piece.len()));
             }
             if !score.is_finite() {
                 return Err(format!("piece {id} ({piece:?}) has the score {score}; the file is damaged"));

@@ -31,14 +31,19 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
             format!("{} bytes, expected at most {MAX_JSON}: not one of a model's JSON files", about.len());
         return Err(Error::file(path, what));
     }
-    serde_json::from_slice(&text).map_err(|e| {
+    let value = serde_json::from_slice(&text).map_err(|e| {
         let hint = if text.is_empty() {
             "the file is empty: download it again"
         } else {
             "correct or download it again"
         };
         Error::file(path, format!("not the JSON expected here: {e}. {hint}"))
-    })
+    })?;
+    // serde fills a struct from a list too, field by field, which no file means.
+    match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => Ok(value),
+        _ => Err(Error::file(path, "not the JSON expected here: line 1 begins no object. Correct or download it again")),
+    }
 }
 
 /// Why a file cannot be read; for a missing one, whether its folder is there.

@@ -1,0 +1,124 @@
+//! Planted errors: a runner that does not see them would see nothing.
+
+use crate::golden::case::{Case, Checked, own_goldens};
+use crate::golden::check;
+use crate::golden::report::Report;
+use crate::golden::scratch::Scratch;
+use ancestral::device::Device;
+use serde_json::{Value, json};
+use std::path::Path;
+
+const DDPM: &str = "ddpm";
+const STAGE1: &str = "if_stage1";
+const STAGE2: &str = "if_stage2";
+
+/// A copy of one of the project's own cases, to spoil.
+fn copy(name: &str) -> Scratch {
+    let scratch = Scratch::new(&format!("planted {name}")).expect("a temporary folder");
+    scratch.copy(&own_goldens().join(name)).expect("the case copies");
+    scratch
+}
+
+fn failures(dir: &Path) -> Vec<String> {
+    let run = || -> Checked<(Report, Checked)> {
+        let case = Case::open(dir)?;
+        let mut report = Report::new(case.name.clone());
+        let checked = check(&case, &Device::Cpu, &mut report);
+        Ok((report, checked))
+    };
+    match run() {
+        Ok((report, checked)) => report.finish(checked).2,
+        Err(why) => vec![why],
+    }
+}
+
+fn change(path: &Path, key: &str, value: Value) {
+    let text = std::fs::read(path).expect("the file is there");
+    let mut json: Value = serde_json::from_slice(&text).expect("the file is JSON");
+    assert_ne!(json[key], value, "{key}: nothing would change");
+    json[key] = value;
+    std::fs::write(path, json.to_string()).expect("the file is writable");
+}
+
+/// Another number in a config is another network or sampler.
+#[test]
+fn golden_wrong_configs_are_seen() {
+    let unet = "pipeline/unet/config.json";
+    let scheduler = "pipeline/scheduler/scheduler_config.json";
+    let planted = [
+        (DDPM, unet, "norm_eps", json!(1e-4)),
+        (DDPM, unet, "flip_sin_to_cos", json!(true)),
+        (DDPM, unet, "act_fn", json!("gelu")),
+        (DDPM, scheduler, "beta_end", json!(0.0201)),
+        (DDPM, scheduler, "clip_sample", json!(false)),
+        (DDPM, scheduler, "variance_type", json!("learned")),
+        (STAGE1, unet, "norm_eps", json!(2e-4)),
+        (STAGE1, unet, "attention_head_dim", json!(4)),
+        (STAGE1, unet, "addition_embed_type_num_heads", json!(2)),
+        (STAGE1, scheduler, "sample_max_value", json!(1.2)),
+        (STAGE1, "pipeline/text_encoder/config.json", "relative_attention_max_distance", json!(64)),
+        (STAGE2, unet, "resnet_out_scale_factor", json!(1.0)),
+        (STAGE2, "pipeline/image_noising_scheduler/scheduler_config.json", "beta_schedule", json!("linear")),
+    ];
+    for (case, file, key, value) in planted {
+        let scratch = copy(case);
+        change(&scratch.path().join(file), key, value.clone());
+        let found = failures(scratch.path());
+        assert!(!found.is_empty(), "{case}: `{key}` = {value} passes");
+        println!("{case}: `{key}` = {value}: {} failures, first: {}", found.len(), found[0]);
+    }
+}
+
+/// A run told to be guided otherwise, or noised otherwise, is another run.
+#[test]
+fn golden_wrong_runs_are_seen() {
+    for (case, key, value) in [(STAGE1, "guidance_scale", json!(7.01)), (STAGE2, "noise_level", json!(251))] {
+        let scratch = copy(case);
+        let path = scratch.path().join("manifest.json");
+        let manifest = std::fs::read(&path).expect("a manifest");
+        let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+        let mut run = manifest["run"].clone();
+        run[key] = value.clone();
+        change(&path, "run", run);
+        assert!(!failures(scratch.path()).is_empty(), "{case}: {key} {value} passes");
+    }
+}
+
+/// Every comparison fails where its golden is moved just beyond the limit.
+#[test]
+fn golden_every_check_can_fail() {
+    for name in [DDPM, STAGE1, STAGE2] {
+        let case = Case::open(&own_goldens().join(name)).expect("a case");
+        let mut report = Report::new(case.name.clone());
+        report.planted = true;
+        check(&case, &Device::Cpu, &mut report).expect("the checks run");
+        let (checks, failures) = report.counts();
+        assert!(checks > 20, "{name}: only {checks} checks");
+        assert_eq!(failures, checks, "{name}: checks that passed moved goldens");
+    }
+}
+
+/// What the manifest names must be there and be numbers.
+#[test]
+fn golden_broken_files_are_seen() {
+    let case = Case::open(&own_goldens().join(DDPM)).expect("a case");
+    for (file, _) in case.goldens() {
+        let scratch = copy(DDPM);
+        let path = scratch.path().join(&file);
+        std::fs::remove_file(&path).expect("the golden is there");
+        assert!(failures(scratch.path()).iter().any(|why| why.contains(&file)), "without {file} it passes");
+    }
+    let scratch = copy(DDPM);
+    let path = scratch.path().join("forward.safetensors");
+    let mut bytes = std::fs::read(&path).expect("the golden is there");
+    let end = bytes.len();
+    for at in (end - 400..end).step_by(4) {
+        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).expect("writable");
+    assert!(!failures(scratch.path()).is_empty(), "NaN passes");
+    let scratch = copy(STAGE1);
+    let weights = "pipeline/unet/diffusion_pytorch_model.fp16.safetensors";
+    std::fs::remove_file(scratch.path().join(weights)).expect("the weights are there");
+    assert!(!failures(scratch.path()).is_empty(), "without the fp16 weights it passes");
+}

@@ -1,0 +1,176 @@
+//! Whole systems against numbers that PyTorch computed: `goldens/*`, or the folder `ANCESTRAL_GOLDENS` names.
+//!
+//! ```text
+//! cargo test --release --test kernels golden                        # the project's own cases
+//! cargo test --release --test kernels golden -- --nocapture         # with every difference and its limit
+//! ANCESTRAL_GOLDENS=FOLDER cargo test --release --test kernels golden   # other cases (a folder of them, or one)
+//! ```
+//! A case is a folder with a `manifest.json`; what it is shows in its files, and how far results may be off in the
+//! manifest's `tolerance_notes` (the spread of fp32 against fp64): ten times that for a forward, the text encoder or one
+//! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
+//!
+//! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
+//! - [`ddpm`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
+
+mod bisect;
+mod case;
+mod controls;
+mod ddpm;
+#[path = "../common/diffusion.rs"]
+mod diffusion;
+mod forward;
+mod imagen;
+mod report;
+mod runs;
+mod scratch;
+#[path = "../common/text.rs"]
+mod tokens;
+
+use crate::device::{on_gpu, say};
+use ancestral::device::{Device, DeviceChoice};
+use case::{Case, Checked, Kind, cases, chosen, own_goldens};
+use report::Report;
+
+/// A device that is open already, as a choice.
+fn existing(device: &Device) -> DeviceChoice {
+    match device {
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Gpu(gpu) => DeviceChoice::Existing(gpu.clone()),
+    }
+}
+
+/// The cases of a kind. The project's own must be there; of a caller's it may have none.
+fn of(kind: Kind) -> Vec<Case> {
+    let all = cases().unwrap_or_else(|why| panic!("{why}"));
+    let found: Vec<Case> =
+        all.into_iter().filter(|(_, found)| *found == Ok(kind)).map(|(case, _)| case).collect();
+    if found.is_empty() {
+        say(&format!("golden: no case of kind {kind:?}"));
+        assert!(chosen() || kind == Kind::Adm, "{kind:?}: no case in {}", own_goldens().display());
+    }
+    found
+}
+
+/// All checks of one case.
+fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
+    match case.kind()? {
+        Kind::Ddpm => ddpm::check(case, device, report),
+        Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
+        Kind::Units | Kind::Adm => Err("has no network".into()),
+    }
+}
+
+fn check_all(kind: Kind, device: &Device) {
+    let mut failures = Vec::new();
+    for case in of(kind) {
+        let mut report = Report::new(format!("golden {} on {}", case.name, device.name()));
+        let checked = check(&case, device, &mut report);
+        let (table, summary, failed) = report.finish(checked);
+        println!("{table}");
+        say(&summary);
+        failures.extend(failed);
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Checks that need no network: each returns a summary.
+fn check_each(cases: Vec<Case>, check: impl Fn(&Case) -> Checked<String>) {
+    let mut failures = Vec::new();
+    for case in cases {
+        match check(&case) {
+            Ok(summary) => println!("golden {}: {summary}", case.name),
+            Err(why) => failures.push(format!("golden {}: {why}", case.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn golden_files_are_those_of_the_manifests() {
+    let mut failures = Vec::new();
+    for (case, kind) in cases().unwrap_or_else(|why| panic!("{why}")) {
+        match kind {
+            Ok(Kind::Adm) => {
+                say(&format!("golden {}: skipped but for its schedules: not built yet", case.name))
+            }
+            Ok(_) => {
+                let read = |(file, _): &(String, String)| case.read(file).err();
+                failures.extend(
+                    case.goldens().iter().filter_map(read).map(|why| format!("{}: {why}", case.name)),
+                );
+            }
+            Err(why) => say(&format!("golden {}: skipped: {why}", case.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn golden_ddpm_cpu() {
+    check_all(Kind::Ddpm, &Device::Cpu);
+}
+
+#[test]
+fn golden_ddpm_gpu() {
+    on_gpu(|device| check_all(Kind::Ddpm, device));
+}
+
+#[test]
+fn golden_if_stage1_cpu() {
+    check_all(Kind::IfStage1, &Device::Cpu);
+}
+
+#[test]
+fn golden_if_stage1_gpu() {
+    on_gpu(|device| check_all(Kind::IfStage1, device));
+}
+
+#[test]
+fn golden_if_stage2_cpu() {
+    check_all(Kind::IfStage2, &Device::Cpu);
+}
+
+#[test]
+fn golden_if_stage2_gpu() {
+    on_gpu(|device| check_all(Kind::IfStage2, device));
+}
+
+#[test]
+fn golden_tokens() {
+    let mut with_tokens = of(Kind::IfStage1);
+    with_tokens.extend(of(Kind::IfStage2));
+    // The manifest says whether there are any.
+    with_tokens.retain(|case| case.goldens().iter().any(|(file, _)| file == "tokens.safetensors"));
+    check_each(with_tokens, |case| tokens::check_tokens(&case.dir));
+}
+
+#[test]
+fn golden_unit_schedulers() {
+    check_each(of(Kind::Units), |case| diffusion::check_units(&case.dir));
+    check_each(of(Kind::Units), |case| diffusion::check_units_control(&case.dir));
+}
+
+/// The schedulers alone, from the stored network outputs.
+#[test]
+fn golden_trajectories_of_schedulers() {
+    for kind in [Kind::Ddpm, Kind::IfStage1, Kind::IfStage2] {
+        check_each(of(kind), |case| diffusion::check_trajectory(&case.dir));
+    }
+}
+
+#[test]
+fn golden_openai_schedules() {
+    check_each(of(Kind::Adm), |case| {
+        let constants = case.dir.join("constants.safetensors");
+        if constants.exists() {
+            diffusion::check_openai_constants(&constants)?;
+        }
+        diffusion::check_openai_runs(&case.dir)
+    });
+}
+
+#[test]
+fn golden_noise() {
+    let found = diffusion::check_noise(&own_goldens().join("noise/noise.safetensors"));
+    println!("{}", found.unwrap_or_else(|why| panic!("{why}")));
+}

@@ -1,0 +1,175 @@
+//! Trajectories: every step by itself from the stored sample, then all of them from the first.
+
+use crate::golden::case::{Case, Checked, Tensor, Tensors, need, text};
+use crate::golden::report::{Limit, Report};
+use ancestral::diffusion::{SchedulerConfig, Step, Variance, steps};
+use ancestral::picture::Picture;
+use ancestral::systems::denoise::{Denoiser, Noise, Shape};
+use std::collections::VecDeque;
+
+/// A stored run.
+pub struct Run {
+    /// The golden file's name without its ending.
+    pub name: String,
+    /// The stored tensors.
+    pub tensors: Tensors,
+    /// The steps by the scheduler.
+    pub steps: Vec<Step>,
+    /// Guidance scale; 1 is none.
+    pub guidance_scale: f64,
+    /// Sizes.
+    pub shape: Shape,
+    spreads: Vec<f64>,
+    forward: f64,
+}
+
+/// Noise that was stored: each draw is the next tensor.
+pub struct Stored(VecDeque<Vec<f32>>);
+
+impl Noise for Stored {
+    fn draw(&mut self, pictures: usize, channels: usize, height: usize, width: usize) -> Vec<f32> {
+        let len = pictures * channels * height * width;
+        // More draws than the reference made: NaN turns every check red.
+        self.0.pop_front().unwrap_or_else(|| vec![f32::NAN; len])
+    }
+}
+
+impl Run {
+    /// A golden file with `x` and `timesteps`, under the scheduler with the sampler that `what` names.
+    pub fn new(
+        case: &Case,
+        (file, what): (&str, &str),
+        scheduler: &SchedulerConfig,
+        guidance_scale: f64,
+    ) -> Checked<Run> {
+        let tensors = case.read(file)?;
+        let name = file.trim_end_matches(".safetensors").to_string();
+        let x = need(&tensors, "x")?;
+        let count = need(&tensors, "timesteps")?.values.len();
+        let [pictures, channels, height, width] = x.at(0).picture()?;
+        if x.shape[0] != count + 1 {
+            return Err(format!("{name}: {} samples for {count} steps", x.shape[0]));
+        }
+        let mut sampler = scheduler.sampler;
+        if let Some(eta) = eta(what) {
+            sampler = ancestral::diffusion::Sampler::Ddim { eta, rederive_epsilon: false };
+        }
+        let steps = steps(scheduler, &sampler, count).map_err(text)?;
+        let tokens = tensors.get("prompt_embeds").map_or(0, |embeds| embeds.shape[1]);
+        let guided = guidance_scale > 1.0 && tokens > 0;
+        let dynamic = Shape::is_dynamic(&steps);
+        let shape = Shape { pictures, height, width, channels, tokens, guided, dynamic };
+        let (spreads, forward) = (case.spreads(&name, count)?, case.spread("forward")?);
+        Ok(Run { name, tensors, steps, guidance_scale, shape, spreads, forward })
+    }
+
+    fn x(&self, i: usize) -> Tensor {
+        self.tensors["x"].at(i)
+    }
+
+    /// Stored noise of step `i`; zeros where the run stored none.
+    fn noise(&self, i: usize) -> Vec<f32> {
+        let stored = self.tensors.get("noise").map(|noise| noise.at(i).channels_last());
+        stored.unwrap_or_else(|| vec![0.0; self.x(i).values.len()])
+    }
+
+    /// The draws of a whole run in their order, of one picture or of all: the start, `between`, the steps'.
+    pub fn draws(&self, picture: Option<usize>, between: Option<&Tensor>) -> Stored {
+        let of = |tensor: Tensor| picture.map_or_else(|| tensor.values.clone(), |i| tensor.at(i).values);
+        let mut draws = VecDeque::from([of(self.x(0))]);
+        draws.extend(between.map(|tensor| of(tensor.clone())));
+        for (i, _) in self.steps.iter().enumerate().filter(|(_, step)| step.draws_noise) {
+            draws.extend(self.tensors.get("noise").map(|noise| of(noise.at(i))));
+        }
+        Stored(draws)
+    }
+
+    /// Timesteps, every step from the stored samples, and the run from the first of them.
+    pub fn check(&self, denoiser: &mut Denoiser, report: &mut Report) -> Checked {
+        let found: Vec<f32> = self.steps.iter().map(|step| step.timestep as f32).collect();
+        report.equal(&format!("{} timesteps", self.name), &found, &self.tensors["timesteps"].values);
+        for i in 0..self.steps.len() {
+            self.check_step(i, denoiser, report)?;
+        }
+        let start = self.x(0).channels_last();
+        denoiser.program().write("x", &start);
+        for (i, step) in self.steps.iter().enumerate() {
+            denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
+            let next = denoiser.program().read("next").map_err(text)?;
+            let what = format!("{} free x[{}]", self.name, i + 1);
+            report.golden(&what, &next[..start.len()], &self.x(i + 1), Limit::run(self.spreads[i + 1]));
+            denoiser.program().feed_back("next", "x");
+        }
+        Ok(())
+    }
+
+    fn check_step(&self, i: usize, denoiser: &mut Denoiser, report: &mut Report) -> Checked {
+        let (x, step) = (self.x(i).channels_last(), &self.steps[i]);
+        denoiser.program().write("x", &x);
+        denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
+        let out = denoiser.program().read("out").map_err(text)?;
+        let next = denoiser.program().read("next").map_err(text)?;
+        let (x, x0) = next.split_at(x.len());
+        let at = |what: &str| format!("{} step {i} {what}", self.name);
+        report.golden(&at("x"), x, &self.x(i + 1), Limit::once(self.spreads[i + 1]));
+        if let Some(golden) = self.tensors.get("net_out").filter(|outs| i < outs.shape[0]) {
+            report.golden(&at("net_out"), &out, &golden.at(i), Limit::once(self.forward));
+        }
+        let w = if self.shape.guided { self.guidance_scale } else { 1.0 };
+        // u + w (c - u): errors of the halves count |1 - w| and w times.
+        let guided = self.forward * (w + (w - 1.0).abs());
+        if let Some(golden) = self.tensors.get("model_output") {
+            report.golden(&at("model_output"), &self.guide(&out), &golden.at(i), Limit::once(guided));
+        }
+        if let Some(golden) = self.tensors.get("pred_x0") {
+            // x̂₀ carries the output's error times the step's own factor.
+            let c = &step.coefficients;
+            report.golden(&at("pred_x0"), x0, &golden.at(i), Limit::once(guided * c.x0_out.abs().max(1.0)));
+        }
+        Ok(())
+    }
+
+    /// What the scheduler gets: the guided prediction, with the conditional half's variance channels.
+    fn guide(&self, out: &[f32]) -> Vec<f32> {
+        if !self.shape.guided {
+            return out.to_vec();
+        }
+        let (u, c) = out.split_at(out.len() / 2);
+        let pixels = self.shape.pictures * self.shape.height * self.shape.width;
+        let (channels, of_x) = (c.len() / pixels, self.shape.channels);
+        let w = self.guidance_scale as f32;
+        u.iter()
+            .zip(c)
+            .enumerate()
+            .map(|(i, (u, c))| if i % channels < of_x { u + w * (c - u) } else { *c })
+            .collect()
+    }
+
+    /// What a whole system drew, against the last sample and the pictures' bytes. `picture` chooses one.
+    pub fn check_pictures(&self, what: &str, found: &[Picture], picture: Option<usize>, report: &mut Report) {
+        let spread = self.spreads[self.steps.len()];
+        let item = |values: Vec<f32>| {
+            let size = values.len() / self.shape.pictures;
+            picture.map_or_else(|| values.clone(), |i| values[i * size..(i + 1) * size].to_vec())
+        };
+        let last = item(self.x(self.steps.len()).channels_last());
+        let values: Vec<f32> = found.iter().flat_map(|picture| picture.values.clone()).collect();
+        report.compare(&format!("{} {what}", self.name), &values, &last, Limit::run(spread));
+        if let Some(golden) = self.tensors.get("image_u8") {
+            let bytes: Vec<f32> = found.iter().flat_map(Picture::to_rgb8).map(f32::from).collect();
+            let what = format!("{} {what} bytes", self.name);
+            report.compare(&what, &bytes, &item(golden.values.clone()), Limit::bytes(spread));
+        }
+    }
+
+    /// Whether σ of any step comes from the network.
+    pub fn learns_variance(&self) -> bool {
+        self.steps.iter().any(|step| !matches!(step.coefficients.variance, Variance::Fixed { .. }))
+    }
+}
+
+/// "DDIM, 10 steps, eta 0.7, …" names DDIM's η.
+pub fn eta(what: &str) -> Option<f64> {
+    let rest = what.split_once("eta ")?.1;
+    rest.split([',', ' ']).next()?.parse().ok()
+}

@@ -1,0 +1,203 @@
+//! A request: what the caller asks of a model, checked against it before anything is computed.
+
+use crate::diffusion::{Clip, Sampler, SchedulerConfig, Step, steps};
+use crate::engine::{OnProgress, Progress};
+use crate::error::{Error, Result};
+use crate::layout::Defaults;
+
+/// Most pixels along a side: what the largest published cascades make, with room to spare.
+const MAX_SIDE: usize = 8_192;
+/// Most pictures at once.
+const MAX_COUNT: usize = 256;
+/// Largest guidance scale; 10 is a lot.
+pub(crate) const MAX_GUIDANCE: f64 = 1e4;
+/// Most pixels of all pictures at once: one of the largest.
+const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
+
+/// What is drawn, and how. Unset values are the model's own defaults.
+///
+/// ```
+/// # use ancestral::GenerateConfig;
+/// let cfg = GenerateConfig::new().seed(7).steps([25]).guidance_scale([4.0]).count(2);
+/// ```
+#[derive(Default)]
+pub struct GenerateConfig<'a> {
+    pub(crate) seed: u64,
+    pub(crate) count: usize,
+    pub(crate) steps: Vec<usize>,
+    pub(crate) guidance_scale: Vec<f64>,
+    pub(crate) negative_prompt: String,
+    pub(crate) size: Option<(usize, usize)>,
+    pub(crate) stages: Option<usize>,
+    pub(crate) sampler: Option<Sampler>,
+    pub(crate) clip: Option<Clip>,
+    pub(crate) clean_caption: bool,
+    pub(crate) on_progress: Option<OnProgress<'a>>,
+}
+
+impl<'a> GenerateConfig<'a> {
+    /// One picture, seed 0, the model's defaults.
+    pub fn new() -> Self {
+        GenerateConfig { count: 1, ..Default::default() }
+    }
+
+    /// Seed of the noise; picture i of several takes `seed + i`.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Pictures drawn at once.
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Denoising steps by stage; stages beyond the list keep their default.
+    pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
+        self.steps = steps.into();
+        self
+    }
+
+    /// Guidance scale by stage (1 is none); stages beyond the list keep their default.
+    pub fn guidance_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
+        self.guidance_scale = scale.into();
+        self
+    }
+
+    /// What the picture should not show; takes the place of the empty prompt.
+    pub fn negative_prompt(mut self, prompt: impl Into<String>) -> Self {
+        self.negative_prompt = prompt.into();
+        self
+    }
+
+    /// Width and height of the final picture.
+    pub fn size(mut self, width: usize, height: usize) -> Self {
+        self.size = Some((width, height));
+        self
+    }
+
+    /// Stop after this many stages.
+    pub fn stages(mut self, stages: usize) -> Self {
+        self.stages = Some(stages);
+        self
+    }
+
+    /// The sampler of every stage.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = Some(sampler);
+        self
+    }
+
+    /// Clipping or dynamic thresholding of x̂₀ in every stage.
+    pub fn thresholding(mut self, clip: Clip) -> Self {
+        self.clip = Some(clip);
+        self
+    }
+
+    /// Clean the prompt as DeepFloyd IF does by default (markup, addresses, hashtags); otherwise it is lower-cased.
+    pub fn clean_caption(mut self, clean: bool) -> Self {
+        self.clean_caption = clean;
+        self
+    }
+
+    /// Called several times a step; returning false cancels.
+    pub fn on_progress(mut self, on_progress: impl FnMut(Progress<'_>) -> bool + 'a) -> Self {
+        self.on_progress = Some(Box::new(on_progress));
+        self
+    }
+}
+
+/// The steps of a stage by its scheduler, its defaults and the caller's settings.
+pub(crate) fn stage_steps(
+    scheduler: &SchedulerConfig,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+) -> Result<Vec<Step>> {
+    let mut scheduler = scheduler.clone();
+    if let Some(clip) = &cfg.clip {
+        scheduler.clip = *clip;
+    }
+    let sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
+    if count == 0 {
+        return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
+    }
+    steps(&scheduler, &sampler, count)
+}
+
+/// How many of the model's stages run.
+pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
+    let count = cfg.stages.unwrap_or(have);
+    if count == 0 || count > have {
+        let range = if have == 1 { "only 1".into() } else { format!("1 to {have}") };
+        return Err(Error::Request(format!("{count} stages: this model has {have}; give {range}")));
+    }
+    Ok(count)
+}
+
+/// What a stage needs of the final picture's size.
+pub(crate) struct StageSide {
+    /// Side of the pictures the stage was trained on.
+    pub side: usize,
+    /// Its own sizes are multiples of this.
+    pub multiple: usize,
+}
+
+/// Width and height of every stage: the networks' own, scaled so that the last has the size asked for.
+pub(crate) fn stage_sizes(stages: &[StageSide], size: Option<(usize, usize)>) -> Result<Vec<(usize, usize)>> {
+    let last = stages.last().map_or(1, |s| s.side.max(1));
+    let (width, height) = size.unwrap_or((last, last));
+    // The smallest final size that gives each stage a multiple of what it needs; all sizes are multiples of it.
+    let unit = stages.iter().fold(1, |unit, s| {
+        let needed = last * s.multiple / gcd(last * s.multiple, s.side.max(1));
+        unit / gcd(unit, needed) * needed
+    });
+    if width % unit != 0 || height % unit != 0 || width == 0 || height == 0 {
+        return Err(Error::Request(format!(
+            "{width}x{height} pixels: this model's width and height are multiples of {unit}"
+        )));
+    }
+    Ok(stages.iter().map(|s| (width * s.side / last, height * s.side / last)).collect())
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    if cfg.count == 0 || cfg.count > MAX_COUNT {
+        return refuse(format!("{} pictures at once: give 1 to {MAX_COUNT}", cfg.count));
+    }
+    if let Some((w, h)) = cfg.size {
+        if w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE {
+            return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}; give another `--size`"));
+        }
+        if cfg.count * w * h > MAX_PIXELS {
+            return refuse(format!(
+                "{} pictures of {w}x{h} pixels at once: give a smaller `--size` or `--count`",
+                cfg.count
+            ));
+        }
+    }
+    if let Some(scale) = cfg.guidance_scale.iter().find(|s| !(0.0..=MAX_GUIDANCE).contains(*s)) {
+        return refuse(format!(
+            "a guidance scale of {scale}: give a number from 0 to {MAX_GUIDANCE}; 1 is none"
+        ));
+    }
+    match cfg.clip {
+        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {
+            refuse(format!("clipping to {r}: give a range above 0"))
+        }
+        Some(Clip::Dynamic { ratio, max })
+            if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) =>
+        {
+            refuse(format!(
+                "thresholding at quantile {ratio}, at most {max}: give a quantile of 0 to 1, a limit of 1 or more"
+            ))
+        }
+        _ => Ok(()),
+    }
+}

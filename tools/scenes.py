@@ -103,6 +103,24 @@ def caption(s, rng=None):
     return text
 
 
+LABELS = (8, 12, 3, 9, 13, 4, 10, 12, 3)      # classes of each number of `labels`
+
+
+def labels(s):
+    """What a caption says as nine class numbers: shape, colour and size of the object at the left or top,
+    the same of the other one (the last class: there is none), layout, background and texture."""
+    sizes = ("", "small", "large")
+    of = lambda t: [SHAPES.index(t.shape), NAMES.index(t.colour), sizes.index(t.size_word)]
+    if s.relation:
+        a, b = s.things if s.relation in ("to the left of", "above") else s.things[::-1]
+        where = 5 if s.relation.startswith("to") else 6
+        rest = of(b)
+    else:
+        a, rest = s.things[0], [8, 12, 3]
+        where = s.count + 5 if s.count else list(PLACES).index(s.place or "in the center")
+    return of(a) + rest + [where, NAMES.index(s.background), ("", "striped", "dotted").index(a.texture)]
+
+
 # ---------------------------------------------------------------- layout
 
 def _inside(c, size, rng, jitter):

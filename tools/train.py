@@ -34,6 +34,7 @@ DEFAULT_MINUTES = {"base": 60.0, "sr64": 25.0, "sr256": 15.0}
 BATCH = {"base": 32, "sr64": 32, "sr256": 16}
 RATE = {"base": 1e-3, "sr64": 1e-3, "sr256": 1e-3}
 LEVELS = {"sr64": 400, "sr256": 250}          # noise augmentation of the low-res picture, up to this step
+READING = 0.1                                 # weight of the text encoder's reading loss (base only)
 CROP = 128                                    # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
         "a red circle to the left of a blue square", "a large yellow ring above a small black cross",
@@ -69,7 +70,7 @@ def to_tensor(pictures):
 
 
 def make_batch(stage, n, rng, tok):
-    """Token ids, target pictures and (for the upscalers) the clean upscaled low-res picture."""
+    """Token ids, target pictures, (for the upscalers) the clean upscaled low-res picture, labels of the captions."""
     made = [scenes.sample_scene(rng) for _ in range(n)]
     texts = ["" if rng.random() < 0.1 else scenes.loosen(s.caption, rng) for s in made]
     ids = tok(texts, 0.01, rng)
@@ -84,7 +85,8 @@ def make_batch(stage, n, rng, tok):
         low = torch.stack([p[:, y:y + CROP, x0:x0 + CROP] for p, (x0, y) in zip(low, at)])
     else:
         x = to_tensor(scenes.render(made, c["px"]))
-    return ids, x, low
+    known = torch.tensor([float(t != "") for t in texts])
+    return ids, x, low, torch.tensor([scenes.labels(s) for s in made]), known
 
 
 class Feeder:
@@ -180,9 +182,11 @@ def train_stage(out, stage, minutes, args, device):
         t5.load_state_dict(torch.load(out / "base.pt", map_location=device)["ema"]["t5"])
         t5.requires_grad_(False)
     net = net.to(memory_format=torch.channels_last)
-    modules = {"unet": net, "t5": t5} if joint else {"unet": net}
+    reader = model.Reader().to(device)
+    modules = {"unet": net, "t5": t5, "reader": reader} if joint else {"unet": net}
     params = [p for m in modules.values() for p in m.parameters()]
-    opt = torch.optim.AdamW(params, lr=RATE[stage], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    opt = torch.optim.AdamW([{"params": list(m.parameters())} for m in modules.values()], lr=RATE[stage],
+                            betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema, step, seen, spent = Average(modules), 0, 0, 0.0
     path = out / f"{stage}.pt"
     if path.exists():
@@ -218,7 +222,7 @@ def train_stage(out, stage, minutes, args, device):
     while spent < minutes * 60 and not stop:
         for g in opt.param_groups:
             g["lr"] = RATE[stage] * rate_at(spent / (minutes * 60), step)
-        ids, x, low = feed.next()
+        ids, x, low, labels, known = feed.next()
         ids, n = ids.to(device), len(x)
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         t = ((torch.arange(n) + torch.rand(n)) / n * model.STEPS).long().clamp(max=model.STEPS - 1).to(device)
@@ -236,22 +240,24 @@ def train_stage(out, stage, minutes, args, device):
             pred = fast(xt, t, states, **kw).sample
         err = (pred.float() - v).square().mean((1, 2, 3))
         loss = (err * model.v_weight(acp[t])).mean()
-        loss.backward()
-        mean_loss, asked, spent = share(params, [loss.item(), float(len(halt) > 0), spent])
+        read = reader(states, labels.to(device), known.to(device)) if joint else torch.zeros(())
+        (loss + READING * read).backward()
+        mean_loss, mean_read, asked, spent = share(params, [loss.item(), read.item(), float(len(halt) > 0), spent])
         stop = asked > 0
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for m in modules.values():
+            torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
         opt.step()
         opt.zero_grad(set_to_none=True)
         step, seen = step + 1, seen + n * WORLD
         ema.update(step)
-        losses.append(mean_loss)
+        losses.append((mean_loss, mean_read))
         now = time.time()
         if step - start > 2:              # compilation is not training
             spent += now - mark
         mark = now
         if len(losses) == 100:
-            log(out, f"{stage} step {step} seen {seen} min {spent / 60:.1f} loss {np.mean(losses):.4f} "
-                     f"lr {opt.param_groups[0]['lr']:.2e}")
+            log(out, f"{stage} step {step} seen {seen} min {spent / 60:.1f} loss {np.mean(losses, 0)[0]:.4f} "
+                     f"reading {np.mean(losses, 0)[1]:.3f} lr {opt.param_groups[0]['lr']:.2e}")
             losses = []
         if now - last_save > args.save_minutes * 60:
             save_atomic(state(), path)

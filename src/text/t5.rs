@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use tokenizers::{Encoding, PaddingDirection, Token, TruncationDirection};
 
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, kind};
@@ -27,6 +28,10 @@ pub struct Tokens {
 }
 
 /// SentencePiece unigram tokenizer with T5's special tokens.
+///
+/// Encodings are the tokenizers crate's. Its Unigram model and Precompiled normalizer are not used: they sum scores in
+/// f64 where SentencePiece's f32 decides ties, take the shortest rule of the character map where SentencePiece takes
+/// the longest, and know no user-defined or unused pieces.
 ///
 /// Gives the ids of `transformers.T5Tokenizer` (the slow, exact one; 4.51).
 #[derive(Debug)]
@@ -105,19 +110,20 @@ impl T5Tokenizer {
             let what = format!("the prompt has {} bytes; shorten it to at most {MAX_TEXT}", text.len());
             return Err(Error::Request(what));
         }
-        let tokens = if self.specials.legacy { self.split(text) } else { self.split_modern(text) };
-        let mut ids: Vec<u32> = tokens.iter().map(|t| self.id(t)).collect();
+        let pieces = if self.specials.legacy { self.split(text) } else { self.split_modern(text) };
+        let token = |piece: String| Token { id: self.id(&piece), value: piece, offsets: (0, 0) };
+        let mut encoding = Encoding::from_tokens(pieces.into_iter().map(token).collect(), 0);
         // Neither the text's nor an added end of sequence is doubled, before or after the cut.
-        let ends = |ids: &[u32]| ids.last() == Some(&self.eos);
-        let truncated = ids.len() + usize::from(!ends(&ids)) > max_length;
-        ids.truncate(max_length - 1);
-        if !ends(&ids) {
-            ids.push(self.eos);
+        let ends = |encoding: &Encoding| encoding.get_ids().last() == Some(&self.eos);
+        let truncated = encoding.len() + usize::from(!ends(&encoding)) > max_length;
+        encoding.truncate(max_length - 1, 0, TruncationDirection::Right);
+        if !ends(&encoding) {
+            let eos = vec![token(self.specials.eos.clone())];
+            encoding = Encoding::merge([encoding, Encoding::from_tokens(eos, 0)], false);
         }
-        let mut mask = vec![true; ids.len()];
-        ids.resize(max_length, self.pad);
-        mask.resize(max_length, false);
-        Ok(Tokens { ids, mask, truncated })
+        encoding.pad(max_length, self.pad, 0, &self.specials.pad, PaddingDirection::Right);
+        let mask = encoding.get_attention_mask().iter().map(|&m| m != 0).collect();
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), mask, truncated })
     }
 
     /// The id of a token or piece.

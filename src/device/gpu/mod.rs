@@ -78,7 +78,12 @@ impl Gpu {
     pub(super) fn open_named(name: &str) -> Result<Gpu> {
         let wanted = name.to_lowercase();
         let found = adapters().into_iter().find(|a| describe(&a.get_info()).to_lowercase().contains(&wanted));
-        let missing = || Error::Device(format!("no adapter's name holds `{name}` ({})", found_adapters()));
+        let missing = || {
+            Error::Device(format!(
+                "no adapter's name holds `{name}` ({}); give part of a name that `ancestral devices` lists, or `--device cpu`",
+                found_adapters()
+            ))
+        };
         Gpu::open(found.ok_or_else(missing)?)
     }
 

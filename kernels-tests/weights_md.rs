@@ -1,0 +1,296 @@
+//! weights.md against the code: every tensor a network reads is in its tables, with that shape; every pattern there is
+//! read; every command there is one the program takes. And the recorded names and shapes against those of the
+//! published models (`goldens/layouts`).
+
+use ancestral::graph::Graph;
+use ancestral::models::{efficient_unet, t5, unet, unet2d};
+use ancestral::systems::{ddpm, imagen};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+type Weights = BTreeMap<String, Vec<usize>>;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What a graph wants of its checkpoint; a tensor read in several places counts once.
+fn weights(graph: &Graph) -> Weights {
+    let mut all = Weights::new();
+    for (name, shape) in graph.weights() {
+        let before = all.insert(name.to_string(), shape.to_vec());
+        assert!(before.is_none_or(|before| before == shape), "{name} is read in two shapes");
+    }
+    all
+}
+
+fn golden_config<T: DeserializeOwned>(path: &str) -> T {
+    serde_json::from_str(&read(&format!("kernels-tests/goldens/{path}/config.json"))).unwrap()
+}
+
+fn conditional(config: &unet::Config) -> Weights {
+    config.validate(Path::new("unet")).unwrap();
+    weights(&imagen::network_graph(config))
+}
+
+fn unconditional(config: &unet2d::Config) -> Weights {
+    config.validate(Path::new("unet")).unwrap();
+    weights(&ddpm::network_graph(config))
+}
+
+fn encoder(config: &t5::Config) -> Weights {
+    config.validate(Path::new("text_encoder")).unwrap();
+    weights(&t5::graph(config, 1, 2))
+}
+
+/// DeepFloyd IF stage I with so many channels at the first level (conformance notes: from memory of the published
+/// configs; the parameter counts agree with the model cards).
+fn if_stage_one(first: usize) -> unet::Config {
+    let (down, up) = ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D");
+    let config = json!({
+        "sample_size": 64, "in_channels": 3, "out_channels": 6, "layers_per_block": 3,
+        "block_out_channels": [first, 2 * first, 3 * first, 4 * first],
+        "down_block_types": ["ResnetDownsampleBlock2D", down, down, down],
+        "up_block_types": [up, up, up, "ResnetUpsampleBlock2D"],
+        "attention_head_dim": 64, "cross_attention_dim": 4 * first, "cross_attention_norm": "group_norm",
+        "encoder_hid_dim": 4096, "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 64, "act_fn": "gelu", "resnet_time_scale_shift": "scale_shift",
+        "only_cross_attention": false
+    });
+    serde_json::from_value(config).unwrap()
+}
+
+fn t5_xxl() -> t5::Config {
+    let config = json!({
+        "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64
+    });
+    serde_json::from_value(config).unwrap()
+}
+
+fn ddpm_cifar10() -> unet2d::Config {
+    let config = json!({
+        "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": null,
+        "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "norm_eps": 1e-6
+    });
+    serde_json::from_value(config).unwrap()
+}
+
+/// Column `column` of a layout: `name 3x4 ..`.
+fn layout(file: &str, column: usize) -> Weights {
+    let text = read(&format!("kernels-tests/goldens/layouts/{file}.txt"));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let parse = |line: &str| {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap().to_string();
+        let shape = words.nth(column).unwrap_or_else(|| panic!("{file}: {line}"));
+        (name, shape.split('x').map(|n| n.parse().unwrap()).collect())
+    };
+    lines.map(parse).collect()
+}
+
+#[track_caller]
+fn same(recorded: &Weights, published: &Weights, parameters: usize) {
+    for (name, shape) in published {
+        assert_eq!(recorded.get(name), Some(shape), "{name}");
+    }
+    let extra: Vec<_> = recorded.keys().filter(|name| !published.contains_key(*name)).collect();
+    assert!(extra.is_empty(), "not in the published layout: {extra:?}");
+    let count: usize = recorded.values().map(|shape| shape.iter().product::<usize>()).sum();
+    assert_eq!(count, parameters);
+}
+
+#[test]
+fn published_layouts() {
+    for (column, (first, parameters)) in
+        [(704, 4_304_695_110), (320, 935_365_830), (192, 371_605_830)].into_iter().enumerate()
+    {
+        same(&conditional(&if_stage_one(first)), &layout("IF-I.unet", column), parameters);
+    }
+    let mut published = layout("t5-v1_1-xxl.encoder", 0);
+    // The same tensor under its second name.
+    let tied = published.remove("encoder.embed_tokens.weight");
+    assert_eq!(tied.as_ref(), published.get("shared.weight"));
+    same(&encoder(&t5_xxl()), &published, 4_762_310_656);
+    same(&unconditional(&ddpm_cifar10()), &layout("ddpm-cifar10-32.unet", 0), 35_746_307);
+}
+
+/// Every network of a section of weights.md.
+fn networks(section: &str) -> Vec<Weights> {
+    match section {
+        "T5 v1.1 encoder" => vec![encoder(&t5_xxl()), encoder(&golden_config("if_stage1/pipeline/text_encoder"))],
+        "DeepFloyd IF U-Net" => vec![
+            conditional(&if_stage_one(704)),
+            conditional(&if_stage_one(192)),
+            conditional(&golden_config("if_stage1/pipeline/unet")),
+            conditional(&golden_config("if_stage2/pipeline/unet")),
+            conditional(&efficient_unet::super_resolution_256()),
+            conditional(&efficient_unet::super_resolution_1024()),
+        ],
+        "UNet2DModel" => vec![
+            unconditional(&ddpm_cifar10()),
+            unconditional(&golden_config("ddpm/pipeline/unet")),
+            unconditional(&golden_config("ddpm_resnet/pipeline/unet")),
+        ],
+        other => panic!("weights.md has a table of tensors under `{other}`, which this test does not know"),
+    }
+}
+
+/// A row of a table: names, and the shapes they may have.
+struct Row {
+    pattern: String,
+    /// Name with `{i}` for numbers, and its shape; several where the row stands for several.
+    forms: Vec<(String, Vec<Vec<String>>)>,
+}
+
+/// Writes out `{block}`, `{resnet}` and `{weight,bias}`.
+fn expand(pattern: &str) -> Vec<String> {
+    let places = |key: &str, values: &[&str], list: Vec<String>| -> Vec<String> {
+        list.iter().flat_map(|p| values.iter().map(|v| p.replacen(key, v, 1)).collect::<Vec<_>>()).collect()
+    };
+    let mut list = vec![pattern.to_string()];
+    if pattern.contains("{resnet}") {
+        let values = ["{block}.resnets.{j}", "down_blocks.{i}.downsamplers.0", "up_blocks.{i}.upsamplers.0"];
+        list = places("{resnet}", &values, list);
+    }
+    list.into_iter()
+        .flat_map(|p| match p.contains("{block}") {
+            true => places("{block}", &["down_blocks.{i}", "mid_block", "up_blocks.{i}"], vec![p]),
+            false => vec![p],
+        })
+        .collect()
+}
+
+/// `[C, 3], [C] or [2C, 3], [2C]`: alternatives of lists of shapes.
+fn shapes(text: &str) -> Vec<Vec<Vec<String>>> {
+    let shape = |text: &str| text.split(',').map(|d| d.trim().to_string()).collect();
+    let one = |text: &str| text.split('[').skip(1).map(|s| shape(s.split(']').next().unwrap())).collect();
+    text.split(" or ").map(one).collect()
+}
+
+fn rows(text: &str) -> BTreeMap<String, Vec<Row>> {
+    let mut sections: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    let (mut section, mut inside) = (String::new(), false);
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            inside = title.contains("Every tensor");
+        } else if let Some(title) = line.strip_prefix("### ") {
+            section = title.to_string();
+        }
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if !inside || cells.len() < 4 || !cells[1].starts_with('`') {
+            continue;
+        }
+        let (pattern, alternatives) = (cells[1].trim_matches('`'), shapes(&cells[2].replace('`', "")));
+        let endings: &[&str] = if pattern.ends_with("{weight,bias}") { &["weight", "bias"] } else { &[""] };
+        let mut forms = Vec::new();
+        for (n, ending) in endings.iter().enumerate() {
+            let allowed: Vec<Vec<String>> = alternatives.iter().map(|list| list[n].clone()).collect();
+            for form in expand(&pattern.replace("{weight,bias}", ending)) {
+                forms.push((form, allowed.clone()));
+            }
+        }
+        sections.entry(section.clone()).or_default().push(Row { pattern: pattern.into(), forms });
+    }
+    sections
+}
+
+/// Whether a name fits a form: `{i}` and `{j}` are numbers.
+fn fits(form: &str, name: &str) -> bool {
+    let (form, name): (Vec<&str>, Vec<&str>) = (form.split('.').collect(), name.split('.').collect());
+    let part = |f: &str, n: &str| f == n || (f.starts_with('{') && n.bytes().all(|b| b.is_ascii_digit()));
+    form.len() == name.len() && form.iter().zip(&name).all(|(f, n)| part(f, n))
+}
+
+/// Whether a shape is as written: numbers, letters (`C`, `C_in`: of this tensor; others: of the whole network), `2C`.
+fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, usize>) -> bool {
+    let (mut own, mut found) = (HashMap::new(), network.clone());
+    let dimension = |(text, size): (&String, &usize)| {
+        let letters = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let factor: usize = text[..text.len() - letters.len()].parse().unwrap_or(1);
+        if letters.is_empty() || size % factor != 0 {
+            return factor == *size && letters.is_empty();
+        }
+        let known = if letters.starts_with('C') && letters != "C0" { &mut own } else { &mut found };
+        *known.entry(letters.to_string()).or_insert(size / factor) == size / factor
+    };
+    let holds = written.len() == shape.len() && written.iter().zip(shape).all(dimension);
+    if holds {
+        *network = found;
+    }
+    holds
+}
+
+#[test]
+fn every_tensor_is_described() {
+    let sections = rows(&read("weights.md"));
+    assert_eq!(sections.len(), 3, "{:?}", sections.keys());
+    for (section, rows) in &sections {
+        let mut used = vec![0; rows.len()];
+        for network in networks(section) {
+            let mut letters = HashMap::new();
+            for (name, shape) in &network {
+                let of = |row: &Row| row.forms.iter().find(|(form, _)| fits(form, name)).map(|(_, s)| s.clone());
+                let found: Vec<_> = rows.iter().enumerate().filter_map(|(i, row)| Some((i, of(row)?))).collect();
+                let [(i, allowed)] = &found[..] else {
+                    panic!("weights.md, {section}: {} rows describe `{name}` {shape:?}", found.len());
+                };
+                used[*i] += 1;
+                let holds = allowed.iter().any(|written| is_shape(written, shape, &mut letters));
+                assert!(holds, "weights.md, {section}: `{name}` is {shape:?}, not {allowed:?} ({letters:?})");
+            }
+        }
+        for (row, used) in rows.iter().zip(used) {
+            assert!(used > 0, "weights.md, {section}: no network reads `{}`", row.pattern);
+        }
+    }
+}
+
+/// The words of a command line, quotes heeded.
+fn words(line: &str) -> Vec<String> {
+    let pieces = line.split('"').enumerate();
+    pieces
+        .flat_map(|(i, piece)| match i % 2 {
+            1 => vec![piece.to_string()],
+            _ => piece.split_whitespace().map(str::to_string).collect(),
+        })
+        .collect()
+}
+
+#[test]
+fn commands_are_taken() {
+    let text = read("weights.md").replace("\\\n", " ");
+    let commands: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("ancestral ")).collect();
+    assert!(commands.len() > 3, "{commands:?}");
+    for command in commands {
+        // An argument it does not know stops the program before it gets to the help.
+        let args = words(command.split(" #").next().unwrap());
+        let output = Command::new(env!("CARGO_BIN_EXE_ancestral")).args(args).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// The checks above turn red where they should.
+#[test]
+fn controls() {
+    let tables = rows("## Every tensor\n### T5 v1.1 encoder\n| `a.{i}.x.{weight,bias}` | `[C, 2E], [C]` or `[3, E], [3]` | use |");
+    let row = &tables["T5 v1.1 encoder"][0];
+    let shape_of = |name: &str| row.forms.iter().find(|(form, _)| fits(form, name)).map(|(_, s)| s.clone());
+    assert!(shape_of("a.12.x.weight").is_some() && shape_of("a.12.x.bias").is_some());
+    assert!(shape_of("a.b.x.weight").is_none() && shape_of("a.1.x.scale").is_none());
+    let allowed = shape_of("a.0.x.weight").unwrap();
+    let mut letters = HashMap::new();
+    assert!(is_shape(&allowed[0], &[7, 10], &mut letters) && letters["E"] == 5);
+    assert!(is_shape(&allowed[1], &[3, 5], &mut letters) && !is_shape(&allowed[1], &[3, 6], &mut letters));
+    assert!(!is_shape(&allowed[0], &[7, 11], &mut letters) && !is_shape(&allowed[0], &[7], &mut letters));
+    assert!(!words("generate \"a b\" --x").contains(&"\"a".to_string()));
+}

@@ -221,7 +221,7 @@ def train_stage(out, stage, minutes, args, device):
     stop = False
     while spent < minutes * 60 and not stop:
         for g in opt.param_groups:
-            g["lr"] = RATE[stage] * rate_at(spent / (minutes * 60), step)
+            g["lr"] = float(RATE[stage] * rate_at(spent / (minutes * 60), step))
         ids, x, low, labels, known = feed.next()
         ids, n = ids.to(device), len(x)
         x = x.to(device).contiguous(memory_format=torch.channels_last)

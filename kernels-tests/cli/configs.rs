@@ -129,7 +129,6 @@ fn other_values() {
     let folder = copy("ddpm");
     write(&folder.0.join(scheduler), |config| config["variance_type"] = json!("learned_range"));
     refused_model(&folder.0, &["unet/config.json", "learned variance needs 6"]);
-    key("if_stage1", "model_index.json", "_class_name", json!("StableDiffusionPipeline"), "`StableDiffusionPipeline`");
 }
 
 #[test]

@@ -111,20 +111,22 @@ impl Run {
         let next = denoiser.program().read("next").map_err(text)?;
         let (x, x0) = next.split_at(x.len());
         let at = |what: &str| format!("{} step {i} {what}", self.name);
-        report.golden(&at("x"), x, &self.x(i + 1), Limit::once(self.spreads[i + 1]));
+        let spread = self.spreads[i + 1];
+        report.golden(&at("x"), x, &self.x(i + 1), Limit::once(spread));
+        // The manifest states x's spread. What x is made of gets the larger of the forward's and of x's own, both taken
+        // back or forth through the step's factors; u + w (c - u) counts errors of the halves |1 - w| and w times.
+        let c = &step.coefficients;
+        let gain = if self.shape.guided { 2.0 * self.guidance_scale - 1.0 } else { 1.0 };
+        let of_out = (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs();
+        let guided = (self.forward * gain).max(spread / of_out);
         if let Some(golden) = self.tensors.get("net_out").filter(|outs| i < outs.shape[0]) {
-            report.golden(&at("net_out"), &out, &golden.at(i), Limit::once(self.forward));
+            report.golden(&at("net_out"), &out, &golden.at(i), Limit::once(guided / gain));
         }
-        let w = if self.shape.guided { self.guidance_scale } else { 1.0 };
-        // u + w (c - u): errors of the halves count |1 - w| and w times.
-        let guided = self.forward * (w + (w - 1.0).abs());
         if let Some(golden) = self.tensors.get("model_output") {
             report.golden(&at("model_output"), &self.guide(&out), &golden.at(i), Limit::once(guided));
         }
         if let Some(golden) = self.tensors.get("pred_x0") {
-            // x̂₀ carries the output's error times the step's own factor.
-            let c = &step.coefficients;
-            report.golden(&at("pred_x0"), x0, &golden.at(i), Limit::once(guided * c.x0_out.abs().max(1.0)));
+            report.golden(&at("pred_x0"), x0, &golden.at(i), Limit::once((guided * c.x0_out.abs()).max(spread)));
         }
         Ok(())
     }

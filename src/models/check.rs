@@ -179,11 +179,13 @@ impl unet::Config {
         }
         for (level, &c) in self.block_out_channels.iter().enumerate() {
             range(path, "layers_per_block", self.layers_per_block.at(level), MAX_LAYERS)?;
-            let attends = self.down_block_types[level] == CROSS_DOWN
-                || self.up_block_types[levels - 1 - level] == CROSS_UP
-                || (level + 1 == levels && self.mid_block_type.is_some());
-            if attends {
+            let up = levels - 1 - level;
+            let middle = level + 1 == levels && self.mid_block_type.is_some();
+            if self.down_block_types[level] == CROSS_DOWN || middle {
                 heads(path, self.attention_head_dim.at(level), c)?;
+            }
+            if self.up_block_types[up] == CROSS_UP {
+                heads(path, self.attention_head_dim.at(up), c)?;
             }
         }
         Ok(())

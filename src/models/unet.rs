@@ -56,7 +56,7 @@ pub struct Config {
     pub mid_block_type: Option<String>,
     /// Kinds of the levels on the way up.
     pub up_block_types: Vec<String>,
-    /// Columns of an attention head, by level.
+    /// Columns of an attention head, by level on the way down and by block on the way up (which is the other order).
     pub attention_head_dim: PerLevel<usize>,
     /// Channels of the projected text.
     pub cross_attention_dim: usize,
@@ -184,9 +184,9 @@ impl Config {
         }
     }
 
-    fn attention(&self, level: usize, only_cross: bool) -> AddedKv {
+    fn attention(&self, head_dim: usize, only_cross: bool) -> AddedKv {
         AddedKv {
-            head_dim: self.attention_head_dim.at(level),
+            head_dim,
             groups: self.norm_num_groups,
             cross_norm: match self.cross_attention_norm.as_deref() {
                 Some("group_norm") => CrossNorm::Group,
@@ -290,7 +290,8 @@ impl Config {
         for i in 0..self.layers_per_block.at(level) {
             h = resnet_block(g, &format!("resnets.{i}"), (&h, None), emb, out, Resize::None, &options);
             if self.down_block_types[level] == CROSS_DOWN {
-                let attention = self.attention(level, self.only_cross_attention.at(level));
+                let head_dim = self.attention_head_dim.at(level);
+                let attention = self.attention(head_dim, self.only_cross_attention.at(level));
                 h = attention.forward(g, &format!("attentions.{i}"), &h, context, None);
             }
             skips.push(h.clone());
@@ -311,7 +312,8 @@ impl Config {
         });
         let channels = x.channels();
         let h = resnet_block(g, "resnets.0", (x, None), emb, channels, Resize::None, &options);
-        let h = self.attention(last, only_cross).forward(g, "attentions.0", &h, context, None);
+        let attention = self.attention(self.attention_head_dim.at(last), only_cross);
+        let h = attention.forward(g, "attentions.0", &h, context, None);
         resnet_block(g, "resnets.1", (&h, None), emb, channels, Resize::None, &options)
     }
 
@@ -345,7 +347,9 @@ impl Config {
                 &options,
             );
             if self.up_block_types[i] == CROSS_UP {
-                let attention = self.attention(level, self.only_cross_attention.at(level));
+                // Not the level's: diffusers reads this list forwards on the way up, and it alone.
+                let head_dim = self.attention_head_dim.at(i);
+                let attention = self.attention(head_dim, self.only_cross_attention.at(level));
                 h = attention.forward(g, &format!("attentions.{j}"), &h, context, None);
             }
         }

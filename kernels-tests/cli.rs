@@ -40,7 +40,8 @@ impl Folder {
 
     /// The names in the folder, sorted.
     fn names(&self) -> Vec<OsString> {
-        let mut names: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     }
@@ -55,7 +56,8 @@ impl Drop for Folder {
 
 /// A pipeline of the goldens: `if_stage1`, `if_stage2`, `ddpm`.
 fn golden(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens").join(name).join("pipeline");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens").join(name).join("pipeline");
     assert!(path.join("model_index.json").exists(), "the golden {} is missing", path.display());
     path
 }
@@ -110,7 +112,8 @@ fn error_of(output: &Output, parts: &[&str]) -> String {
 fn refused<S: AsRef<OsStr>>(args: &[S], parts: &[&str]) -> String {
     let place = Folder::new();
     fs::write(place.0.join("out.png"), BEFORE).unwrap();
-    let output = generate(&place).args(["--device", "cpu", "--output", "out.png"]).args(args).output().unwrap();
+    let output =
+        generate(&place).args(["--device", "cpu", "--output", "out.png"]).args(args).output().unwrap();
     let line = error_of(&output, parts);
     assert_eq!(fs::read(place.0.join("out.png")).unwrap(), BEFORE, "the output was touched: {line}");
     assert_eq!(place.names(), ["out.png"], "something was left behind: {line}");
@@ -130,4 +133,11 @@ fn succeeds<S: AsRef<OsStr>>(place: &Folder, args: &[S]) -> Output {
     let output = generate(place).args(["--device", "cpu"]).args(args).output().unwrap();
     assert!(output.status.success(), "{:?}: {}", output.status, stderr(&output));
     output
+}
+
+/// The check itself: a good run is not taken for a refusal.
+#[test]
+#[should_panic(expected = "device: CPU")]
+fn a_good_run_is_no_refusal() {
+    refused(&["x", "--model", golden("if_stage1").to_str().unwrap(), "--steps", "1"], &[]);
 }

@@ -127,7 +127,9 @@ fn published_layouts() {
 /// Every network of a section of weights.md.
 fn networks(section: &str) -> Vec<Weights> {
     match section {
-        "T5 v1.1 encoder" => vec![encoder(&t5_xxl()), encoder(&golden_config("if_stage1/pipeline/text_encoder"))],
+        "T5 v1.1 encoder" => {
+            vec![encoder(&t5_xxl()), encoder(&golden_config("if_stage1/pipeline/text_encoder"))]
+        }
         "DeepFloyd IF U-Net" => vec![
             conditional(&if_stage_one(704)),
             conditional(&if_stage_one(192)),
@@ -239,8 +241,10 @@ fn every_tensor_is_described() {
         for network in networks(section) {
             let mut letters = HashMap::new();
             for (name, shape) in &network {
-                let of = |row: &Row| row.forms.iter().find(|(form, _)| fits(form, name)).map(|(_, s)| s.clone());
-                let found: Vec<_> = rows.iter().enumerate().filter_map(|(i, row)| Some((i, of(row)?))).collect();
+                let of =
+                    |row: &Row| row.forms.iter().find(|(form, _)| fits(form, name)).map(|(_, s)| s.clone());
+                let found: Vec<_> =
+                    rows.iter().enumerate().filter_map(|(i, row)| Some((i, of(row)?))).collect();
                 let [(i, allowed)] = &found[..] else {
                     panic!("weights.md, {section}: {} rows describe `{name}` {shape:?}", found.len());
                 };
@@ -282,7 +286,9 @@ fn commands_are_taken() {
 /// The checks above turn red where they should.
 #[test]
 fn controls() {
-    let tables = rows("## Every tensor\n### T5 v1.1 encoder\n| `a.{i}.x.{weight,bias}` | `[C, 2E], [C]` or `[3, E], [3]` | use |");
+    let tables = rows(
+        "## Every tensor\n### T5 v1.1 encoder\n| `a.{i}.x.{weight,bias}` | `[C, 2E], [C]` or `[3, E], [3]` | use |",
+    );
     let row = &tables["T5 v1.1 encoder"][0];
     let shape_of = |name: &str| row.forms.iter().find(|(form, _)| fits(form, name)).map(|(_, s)| s.clone());
     assert!(shape_of("a.12.x.weight").is_some() && shape_of("a.12.x.bias").is_some());

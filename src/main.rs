@@ -171,6 +171,9 @@ fn generate(args: Generate) -> Result<(), Error> {
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
+    if args.prompt.is_some() && !engine.takes_prompt() && !args.quiet {
+        note("note: this model draws without a prompt; yours changes nothing");
+    }
     if !args.quiet {
         note(format_args!("device: {}", engine.device().name()));
         if matches!(options.device, DeviceChoice::Auto) && matches!(engine.device(), ancestral::Device::Cpu) {

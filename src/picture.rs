@@ -82,11 +82,13 @@ fn place(path: &Path) -> Result<Place> {
 ///
 /// Errors: it is a folder, its folder is absent or not writable.
 pub fn check_output(path: &Path) -> Result<()> {
-    let tried = match place(path)? {
-        Place::File(partial) => std::fs::write(&partial, b"").and_then(|()| std::fs::remove_file(&partial)),
-        Place::Special => std::fs::OpenOptions::new().write(true).open(path).map(drop),
-    };
-    tried.map_err(|error| cannot(path, &error))
+    match place(path)? {
+        Place::File(partial) => std::fs::write(&partial, b"")
+            .and_then(|()| std::fs::remove_file(&partial))
+            .map_err(|error| cannot(path, &error)),
+        // Opening and closing a pipe would tell its reader that all is over.
+        Place::Special => Ok(()),
+    }
 }
 
 /// Writes a file beside its place, then moves it there.

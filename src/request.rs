@@ -129,6 +129,16 @@ pub(crate) fn stage_steps(
 
 /// How many of the model's stages run.
 pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
+    for (what, given) in
+        [("numbers of steps", cfg.steps.len()), ("guidance scales", cfg.guidance_scale.len())]
+    {
+        if given > have {
+            return Err(Error::Request(format!(
+                "{given} {what}: this model has {have} stage{}; give at most one for each",
+                plural(have)
+            )));
+        }
+    }
     let count = cfg.stages.unwrap_or(have);
     if count == 0 || count > have {
         let range = if have == 1 { "only 1".into() } else { format!("1 to {have}") };
@@ -160,6 +170,10 @@ pub(crate) fn stage_sizes(stages: &[StageSide], size: Option<(usize, usize)>) ->
         )));
     }
     Ok(stages.iter().map(|s| (width * s.side / last, height * s.side / last)).collect())
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -46,6 +46,8 @@ def safe_name(name):
 
 
 def convert_file(source, target, encoder=False):
+    if target.exists():
+        return print(f"{target}: already there, left alone")
     found = {name: t for name, t in tensors(source).items() if not encoder or wanted(name)}
     if not found:
         return print(f"{source}: nothing an encoder needs")

@@ -2,8 +2,8 @@
 
     python tools/export.py --run runs/scenes --to models/scenes
 
-stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 and stage_3 IFSuperResolutionPipelines
-that take stage_1's prompt embeddings. The averaged weights are written. The networks predict three
+stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 an IFSuperResolutionPipeline that takes
+stage_1's prompt embeddings. The averaged weights are written. The networks predict three
 channels (v); IF's pipelines split six, so conv_out gets three rows of zeros, which nothing reads because
 variance_type is fixed_small. cascade.json holds the default steps, guidance and noise levels.
 """
@@ -20,10 +20,9 @@ import model
 
 DEFAULTS = [
     {"path": "stage_1", "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm", "eta": 1.0},
-    {"path": "stage_2", "steps": 8, "guidance_scale": 2.0, "noise_level": 100, "sampler": "ddpm", "eta": 1.0},
-    {"path": "stage_3", "steps": 5, "guidance_scale": 1.0, "noise_level": 50, "sampler": "ddpm", "eta": 1.0},
+    {"path": "stage_2", "steps": 5, "guidance_scale": 1.0, "noise_level": 50, "sampler": "ddpm", "eta": 1.0},
 ]
-STAGE_NAMES = ["base", "sr64", "sr256"]
+STAGE_NAMES = ["base", "sr256"]
 
 
 def write_json(path, obj):
@@ -87,7 +86,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="runs/scenes", type=Path)
     ap.add_argument("--to", default="models/scenes", type=Path)
-    ap.add_argument("--stages", default="base,sr64,sr256")
+    ap.add_argument("--stages", default="base,sr256")
     args = ap.parse_args()
     tmp = args.to.with_name(args.to.name + ".new")
     shutil.rmtree(tmp, ignore_errors=True)

@@ -1,9 +1,9 @@
 """The networks of the scenes cascade, their tokenizer and their noise schedule.
 
-Three U-Nets in the DeepFloyd-IF configuration (text_proj states, pooled text in the time embedding,
+Two U-Nets in the DeepFloyd-IF configuration (text_proj states, pooled text in the time embedding,
 added-key attention, scale-shift residual blocks) and one small T5 v1.1 encoder they share:
-  base   32 px, text to picture          sr64   32 -> 64 px, text-conditioned, noise augmented
-  sr256  64 -> 256 px, trained on crops
+  base   32 px, text to picture
+  sr256  32 -> 256 px, noise augmented, trained on crops (text by the pooled states and in the middle block)
 All predict v under the cosine schedule. Trained with three output channels; `export.py` pads six.
 """
 import io
@@ -27,8 +27,7 @@ STEPS = 1000
 # channels, layers per block, which levels attend, and the side of the training picture
 STAGES = {
     "base": dict(px=32, channels=(32, 32, 96, 128), layers=(1, 1, 2, 1), attend=(0, 0, 1, 1), only_cross=False, low=None),
-    "sr64": dict(px=64, channels=(16, 32, 64, 96), layers=(1, 1, 1, 1), attend=(0, 0, 0, 1), only_cross=False, low=32),
-    "sr256": dict(px=256, channels=(16, 16, 32), layers=(1, 1, 1), attend=(0, 0, 0), only_cross=True, low=64),
+    "sr256": dict(px=256, channels=(16, 16, 32, 64), layers=(1, 1, 1, 1), attend=(0, 0, 0, 0), only_cross=True, low=32),
 }
 
 

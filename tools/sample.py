@@ -89,7 +89,7 @@ def main():
     ap.add_argument("--count", type=int, default=200)
     ap.add_argument("--batch", type=int, default=25)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--stages", type=int, default=3, help="stop after this many stages")
+    ap.add_argument("--stages", type=int, default=2, help="stop after this many stages")
     ap.add_argument("--set", action="append", default=[], help="override a default, as 1.guidance_scale=5")
     ap.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on CPUs that have it")
     ap.add_argument("--threads", type=int, default=0)

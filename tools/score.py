@@ -35,7 +35,7 @@ def main():
     ap.add_argument("--count", type=int, default=200)
     ap.add_argument("--batch", type=int, default=25)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--stages", type=int, default=3)
+    ap.add_argument("--stages", type=int, default=2)
     ap.add_argument("--set", action="append", default=[])
     ap.add_argument("--own", type=int, default=200)
     ap.add_argument("--bf16", action="store_true")

@@ -82,8 +82,13 @@ fn cascades_and_unconditional_models() {
     succeeds(&place, &[&models[..], &["-o", "first.png", "--stages", "1"]].concat());
     succeeds(&place, &[&models[..], &["-o", "wide.png", "--size", "48x40"]].concat());
     succeeds(&place, &["--model", ddpm.to_str().unwrap(), "--steps", "2", "-o", "ddpm.png"]);
+    let noted = succeeds(&place, &["x", "--model", ddpm.to_str().unwrap(), "--steps", "2", "-o", "ddpm.png"]);
+    assert!(stderr(&noted).contains("without a prompt"), "{}", stderr(&noted));
     let side = |name: &str| size_of(&place.0.join(name));
-    assert_eq!(["both.png", "first.png", "wide.png", "ddpm.png"].map(side), [(32, 32), (16, 16), (48, 40), (16, 16)]);
+    assert_eq!(
+        ["both.png", "first.png", "wide.png", "ddpm.png"].map(side),
+        [(32, 32), (16, 16), (48, 40), (16, 16)]
+    );
 }
 
 #[test]

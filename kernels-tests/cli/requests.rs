@@ -29,6 +29,8 @@ fn numbers() {
     asked(&["--guidance-scale", "NaN"], &["guidance scale of NaN", "1 is none"]);
     asked(&["--guidance-scale", "inf"], &["guidance scale of inf"]);
     asked(&["--guidance-scale", "-1"], &["guidance scale of -1"]);
+    asked(&["--steps", "2,2"], &["2 numbers of steps", "this model has 1 stage"]);
+    asked(&["--guidance-scale", "2,2"], &["2 guidance scales", "this model has 1 stage"]);
     asked(&["--stages", "0"], &["0 stages", "this model has 1"]);
     asked(&["--stages", "2"], &["2 stages", "this model has 1"]);
     asked(&["--thresholding", "NaN,1"], &["quantile", "NaN"]);
@@ -54,7 +56,8 @@ fn a_later_stage_is_checked_before_the_first_runs() {
 fn devices_and_models() {
     let place = Folder::new();
     let model = golden("if_stage1");
-    let output = generate(&place).args(["x", "--device", "nosuchgpu", "--model"]).arg(model).output().unwrap();
+    let output =
+        generate(&place).args(["x", "--device", "nosuchgpu", "--model"]).arg(model).output().unwrap();
     error_of(&output, &["no adapter's name holds `nosuchgpu`", "--device"]);
     assert!(place.names().is_empty());
     refused_model(&place.0.join("absent"), &["absent", "does not exist", "give the folder of a model"]);
@@ -79,7 +82,17 @@ fn devices_and_models() {
 fn unwritable(place: &Folder, output: &str, parts: &[&str]) {
     let model = golden("if_stage1");
     let mut command = generate(place);
-    command.args(["x", "--device", "cpu", "--steps", "1", "--model", model.to_str().unwrap(), "--output", output]);
+    command.args([
+        "x",
+        "--device",
+        "cpu",
+        "--steps",
+        "1",
+        "--model",
+        model.to_str().unwrap(),
+        "--output",
+        output,
+    ]);
     let before = place.names();
     error_of(&command.output().unwrap(), parts);
     assert_eq!(place.names(), before, "something was left behind");
@@ -131,7 +144,9 @@ fn a_disk_that_fills_up() {
     let script = r#"trap '' XFSZ; ulimit -f 1 || exit 77; exec "$0" generate x --device cpu --steps 1 --size 64x64 \
         --output out.png --model "$1""#;
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_ancestral"), model.to_str().unwrap()]).current_dir(&place.0);
+    shell
+        .args(["-c", script, env!("CARGO_BIN_EXE_ancestral"), model.to_str().unwrap()])
+        .current_dir(&place.0);
     let output = shell.output().unwrap();
     if output.status.code() == Some(77) {
         println!("skipped: this shell cannot limit the size of files");
@@ -150,7 +165,11 @@ fn nobody_listens() {
     let model = golden("if_stage1");
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = generate(&place);
-    command.args(["x", "--device", "cpu", "--steps", "1", "--model"]).arg(&model).stdout(full()).stderr(full());
+    command
+        .args(["x", "--device", "cpu", "--steps", "1", "--model"])
+        .arg(&model)
+        .stdout(full())
+        .stderr(full());
     assert!(command.status().unwrap().success());
     assert_eq!(place.names(), ["ancestral.png"]);
     let mut devices = std::process::Command::new(env!("CARGO_BIN_EXE_ancestral"));
@@ -169,7 +188,8 @@ fn arguments_that_are_not_text() {
     refused(&[prompt, "--model".as_ref(), model.as_os_str()], &["prompt", "not valid UTF-8"]);
     let place = Folder::new();
     let name = OsStr::from_bytes(b"\xff.png");
-    let mut args = vec![OsStr::new("x"), "--steps".as_ref(), "1".as_ref(), "--model".as_ref(), model.as_os_str()];
+    let mut args =
+        vec![OsStr::new("x"), "--steps".as_ref(), "1".as_ref(), "--model".as_ref(), model.as_os_str()];
     args.extend([OsStr::new("--count"), "2".as_ref(), "--output".as_ref(), name]);
     succeeds(&place, &args);
     assert_eq!(place.names(), [OsStr::from_bytes(b"\xff-0.png"), OsStr::from_bytes(b"\xff-1.png")]);

@@ -103,7 +103,10 @@ fn tensors() {
     broken(missing, &["not found", remedy]);
     let superfluous = |bytes: &[u8]| {
         let (mut header, data) = split(bytes);
-        header.insert("decoder.w".into(), json!({"dtype": "F32", "shape": [0], "data_offsets": [data.len(), data.len()]}));
+        header.insert(
+            "decoder.w".into(),
+            json!({"dtype": "F32", "shape": [0], "data_offsets": [data.len(), data.len()]}),
+        );
         join(&header, data)
     };
     broken(superfluous, &["tensor `decoder.w`", "unknown to the model", remedy]);
@@ -111,7 +114,10 @@ fn tensors() {
     let hostile = |bytes: &[u8]| {
         let (mut header, data) = split(bytes);
         let name = "a\nerror: all is well\u{1b}[2J";
-        header.insert(name.into(), json!({"dtype": "F32", "shape": [0], "data_offsets": [data.len(), data.len()]}));
+        header.insert(
+            name.into(),
+            json!({"dtype": "F32", "shape": [0], "data_offsets": [data.len(), data.len()]}),
+        );
         join(&header, data)
     };
     broken(hostile, &["unknown to the model"]);
@@ -141,6 +147,9 @@ fn absent() {
         fs::create_dir(&path).unwrap();
         refused_model(&folder.0, &[part, "is a folder"]);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
-        refused_model(&folder.0, &[part.split('.').next().unwrap_or("").get(..0).unwrap(), "config.json", "not found"]);
+        refused_model(
+            &folder.0,
+            &[part.split('.').next().unwrap_or("").get(..0).unwrap(), "config.json", "not found"],
+        );
     }
 }

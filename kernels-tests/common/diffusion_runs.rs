@@ -115,7 +115,9 @@ fn check_run(
 
 /// Stage II: add_noise(upscaled, upscale_noise, noise_level) of the image noising scheduler.
 fn check_upscaled(case_dir: &Path, t: &Tensors, manifest: &Value, report: &mut Report) -> Result<(), String> {
-    let Some(level) = manifest["run"]["noise_level"].as_u64().filter(|_| t.has("upscaled_noised")) else {
+    let Some(level) =
+        manifest["run"]["noise_level"].as_u64().filter(|_| t.has("upscaled_noised") && t.has("upscaled"))
+    else {
         return Ok(());
     };
     let config = read_config(case_dir, "image_noising_scheduler")?;

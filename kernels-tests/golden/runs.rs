@@ -126,7 +126,8 @@ impl Run {
             report.golden(&at("model_output"), &self.guide(&out), &golden.at(i), Limit::once(guided));
         }
         if let Some(golden) = self.tensors.get("pred_x0") {
-            report.golden(&at("pred_x0"), x0, &golden.at(i), Limit::once((guided * c.x0_out.abs()).max(spread)));
+            let limit = Limit::once((guided * c.x0_out.abs()).max(spread));
+            report.golden(&at("pred_x0"), x0, &golden.at(i), limit);
         }
         Ok(())
     }

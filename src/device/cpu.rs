@@ -143,3 +143,17 @@ fn free_memory() -> Option<u64> {
     let limit = limit.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
     Some(free.min(limit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(check_memory(0).is_ok());
+        if cfg!(target_os = "linux") {
+            let message = check_memory(1 << 60).unwrap_err().to_string();
+            assert!(message.contains("needs 1152921504.6 GB") && message.contains("--size"), "{message}");
+        }
+    }
+}

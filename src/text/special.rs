@@ -72,7 +72,9 @@ pub(super) struct Specials {
 /// Reads a JSON object, `None` if there is no such file.
 fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
     let length = match std::fs::metadata(path) {
-        Ok(m) => m.len(),
+        Ok(m) if m.is_file() => m.len(),
+        // Opening a pipe would wait for a writer for ever.
+        Ok(_) => return Err(Error::file(path, "is not a regular file; download it again or delete it")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::file(path, format!("cannot be read: {e}"))),
     };

@@ -42,7 +42,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     // serde fills a struct from a list too, field by field, which no file means.
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => Ok(value),
-        _ => Err(Error::file(path, "not the JSON expected here: line 1 begins no object. Correct or download it again")),
+        _ => Err(Error::file(
+            path,
+            "not the JSON expected here: line 1 begins no object. Correct or download it again",
+        )),
     }
 }
 

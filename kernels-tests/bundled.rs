@@ -1,0 +1,139 @@
+//! The bundled model, end to end: the picture diffusers draws, the same on every run and on both devices.
+
+use ancestral::kernels::Precision;
+use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, Gpu, LoadOptions, Picture};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    prompt: String,
+    seed: u64,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/bundled")
+}
+
+fn goldens() -> Vec<Golden> {
+    let text = std::fs::read_to_string(folder().join("pictures.json")).expect("pictures.json");
+    serde_json::from_str(&text).expect("a list of pictures")
+}
+
+fn read_png(path: &Path) -> Vec<u8> {
+    image::open(path).expect("a PNG").to_rgb8().into_raw()
+}
+
+fn engine(device: DeviceChoice, precision: Option<Precision>) -> Engine {
+    let options = LoadOptions { device, precision, ..Default::default() };
+    Engine::bundled(&options).expect("the bundled model loads")
+}
+
+fn draw(engine: &mut Engine, prompt: &str, seed: u64) -> Picture {
+    let started = Instant::now();
+    let mut pictures = engine.generate(prompt, GenerateConfig::new().seed(seed)).expect("a picture");
+    println!("`{prompt}` on {}: {:.1} s", engine.device().name(), started.elapsed().as_secs_f64());
+    pictures.remove(0)
+}
+
+/// The adapter the GPU tests run on, or none with the reason.
+fn gpu() -> Option<DeviceChoice> {
+    let name = std::env::var("ANCESTRAL_TEST_DEVICE").unwrap_or_else(|_| "llvmpipe".into());
+    let choice = DeviceChoice::Named(name);
+    match Device::open(&choice) {
+        Ok(device) => {
+            println!("adapter: {}", device.name());
+            Some(choice)
+        }
+        Err(error) => {
+            assert!(std::env::var_os("ANCESTRAL_REQUIRE_GPU").is_none(), "a GPU is required: {error}");
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// At most 1 of 255 for 99.9 % of values and at most 4 anywhere; the figures, if not.
+fn alike(a: &[u8], b: &[u8]) -> Result<(), String> {
+    assert_eq!(a.len(), b.len(), "pictures of one size");
+    let differences: Vec<u8> = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).collect();
+    let worst = differences.iter().copied().max().unwrap_or(0);
+    let off = differences.iter().filter(|d| **d > 1).count() as f64 / differences.len() as f64;
+    println!("worst difference {worst}, {:.4} % above 1", 100.0 * off);
+    if worst <= 4 && off <= 0.001 { Ok(()) } else { Err(format!("worst {worst}, share above 1: {off}")) }
+}
+
+#[test]
+fn golden_bundled_cpu_draws_what_diffusers_draws() {
+    let mut engine = engine(DeviceChoice::Cpu, None);
+    for golden in goldens() {
+        let picture = draw(&mut engine, &golden.prompt, golden.seed);
+        alike(&picture.to_rgb8(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
+        // Negative control: another seed is another picture.
+        let other = draw(&mut engine, &golden.prompt, golden.seed + 1);
+        assert!(alike(&other.to_rgb8(), &picture.to_rgb8()).is_err());
+    }
+}
+
+#[test]
+fn golden_bundled_gpu_draws_the_same() {
+    let Some(choice) = gpu() else { return };
+    let golden = &goldens()[0];
+    let mut engine = engine(choice, Some(Precision::F32));
+    let picture = draw(&mut engine, &golden.prompt, golden.seed);
+    alike(&picture.to_rgb8(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
+    let again = draw(&mut engine, &golden.prompt, golden.seed);
+    assert_eq!(picture, again, "the same bits on every run");
+}
+
+#[test]
+fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
+    let Some(DeviceChoice::Named(name)) = gpu() else { return };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let named = |a: &wgpu::Adapter| a.get_info().name.to_lowercase().contains(&name.to_lowercase());
+    let Some(adapter) = adapters.into_iter().find(named) else { return println!("skipped: {name} is gone") };
+    if !adapter.features().contains(wgpu::Features::SHADER_F16) {
+        return println!("skipped: {name} has no f16");
+    }
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::SHADER_F16,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
+    let gpu = Gpu::from_wgpu(adapter.get_info(), device, queue);
+    let golden = &goldens()[0];
+    let mut half = engine(DeviceChoice::Existing(gpu), Some(Precision::F16));
+    // The base stage alone: the later ones add time here and no other kernel.
+    let cfg = || GenerateConfig::new().seed(golden.seed).stages(1);
+    let in_f16 = half.generate(&golden.prompt, cfg()).expect("a picture");
+    let in_f32 = engine(DeviceChoice::Cpu, None).generate(&golden.prompt, cfg()).expect("a picture");
+    let pairs = in_f16[0].values.iter().zip(&in_f32[0].values);
+    let mean = pairs.map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / in_f32[0].values.len() as f64;
+    println!("mean difference of f16 storage: {mean:.5}");
+    assert!(mean < 0.02, "f16 storage is off by {mean} in the mean");
+}
+
+#[test]
+fn pictures_of_a_batch_are_the_single_ones_and_runs_can_be_cancelled() {
+    let mut engine = engine(DeviceChoice::Cpu, None);
+    let prompt = "a green heart in the top left corner";
+    let two = engine.generate(prompt, GenerateConfig::new().seed(3).count(2).stages(1)).expect("pictures");
+    let second = engine.generate(prompt, GenerateConfig::new().seed(4).stages(1)).expect("a picture");
+    alike(&two[1].to_rgb8(), &second[0].to_rgb8()).expect("picture 1 of a batch is seed + 1 alone");
+    let (mut calls, mut estimates) = (0, 0);
+    let cfg = GenerateConfig::new().on_progress(|mut progress| {
+        calls += 1;
+        if let Some(estimate) = progress.estimate() {
+            let pictures = estimate.expect("an estimate");
+            assert_eq!((pictures[0].width, pictures[0].height), progress.size);
+            estimates += 1;
+        }
+        progress.done < 3.0
+    });
+    assert!(matches!(engine.generate(prompt, cfg), Err(Error::Cancelled)));
+    assert!(calls > 3 && estimates == 3, "{calls} calls, {estimates} estimates");
+}

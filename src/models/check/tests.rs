@@ -1,0 +1,172 @@
+//! Nonsense in configs is refused, or recorded without reaching an assertion.
+
+use super::*;
+use crate::device::{Device, ProgramOptions, Weights};
+use crate::graph::Storage;
+use crate::kernels::concat::concat;
+use crate::systems::denoise::{Denoiser, Shape};
+use crate::systems::{ddpm, imagen};
+
+fn conditional() -> serde_json::Value {
+    serde_json::json!({
+        "sample_size": 16, "in_channels": 3, "out_channels": 6, "block_out_channels": [16, 32],
+        "down_block_types": [RESNET_DOWN, CROSS_DOWN], "up_block_types": [CROSS_UP, RESNET_UP],
+        "attention_head_dim": 8, "cross_attention_dim": 64, "cross_attention_norm": "group_norm",
+        "encoder_hid_dim": 48, "addition_embed_type": "text", "addition_embed_type_num_heads": 4,
+        "norm_num_groups": 8, "layers_per_block": 1
+    })
+}
+
+fn unconditional() -> serde_json::Value {
+    serde_json::json!({
+        "sample_size": 16, "block_out_channels": [16, 32], "norm_num_groups": 8, "layers_per_block": 1,
+        "down_block_types": [DOWN[0], DOWN[1]], "up_block_types": [UP[1], UP[0]], "attention_head_dim": 8
+    })
+}
+
+/// What a file may say instead of each value.
+fn nonsense() -> Vec<serde_json::Value> {
+    let text = r#"[0, 1, 2, 3, 5, 7, 6, 33, 1000000007, 18446744073709551615, -1, 0.5, 1e-40, 1e300, true, false,
+        null, "", "timestep", "group_norm", "gelu", "UpBlock2D", [], [0], [1], [3, 5], [16, 32], [8, 0], [64, 64],
+        [1000000007, 16], [16, 16, 16, 16, 16, 16, 16, 16, 16], ["AttnUpBlock2D", "AttnUpBlock2D"],
+        ["SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D"], [true, false], [true], {}, {"a": 1}]"#;
+    serde_json::from_str(text).unwrap()
+}
+
+/// Every config that `base` becomes when one or two of its keys hold nonsense is refused or recorded.
+fn records<C: serde::de::DeserializeOwned>(
+    base: &serde_json::Value,
+    keys: &[&str],
+    validate: impl Fn(&C) -> Result<()>,
+    record: impl Fn(&C) -> usize,
+) {
+    let (mut refused, mut recorded) = (0, 0);
+    let mut attempt = |changes: &[(&str, &serde_json::Value)]| {
+        let mut config = base.clone();
+        changes.iter().for_each(|(key, value)| config[*key] = (*value).clone());
+        match serde_json::from_value::<C>(config).ok().filter(|c| validate(c).is_ok()) {
+            Some(config) => recorded += usize::from(record(&config) > 0),
+            None => refused += 1,
+        }
+    };
+    attempt(&[]);
+    let values = nonsense();
+    for key in keys {
+        values.iter().for_each(|value| attempt(&[(key, value)]));
+    }
+    // Pairs of keys, each time with other values: a full product would take minutes.
+    let mut state = 1usize;
+    for _ in 0..4_000 {
+        let mut draw = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        let (a, b) = (draw(keys.len()), draw(keys.len()));
+        let (x, y) = (draw(values.len()), draw(values.len()));
+        attempt(&[(keys[a], &values[x]), (keys[b], &values[y])]);
+    }
+    assert!(refused > 100 && recorded > 100, "{refused} refused, {recorded} recorded");
+}
+
+/// Records and fuses a whole guided step of two oblong pictures; it ends where the weights are missing.
+fn record_step(c: &unet::Config) {
+    let (height, width) = (2 * c.size_multiple(), 3 * c.size_multiple());
+    let shape = Shape { pictures: 2, height, width, channels: 3, tokens: 77, guided: true, dynamic: true };
+    let network = |g: &mut crate::graph::Graph, x: &crate::graph::Tensor, t: &crate::graph::Tensor| {
+        let context = g.input("context", &[4, shape.tokens, c.context_channels()], Storage::Elem);
+        let low_res = c.class_embed_type.as_ref().map(|_| {
+            (g.input("low_res", &shape.sample(), Storage::F32), g.input("level", &[4], Storage::F32))
+        });
+        let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), 4);
+        let noise_level = low_res.as_ref().map(|(_, level)| level);
+        c.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
+    };
+    assert!(
+        Denoiser::new(&Device::Cpu, &Weights::none(), &ProgramOptions::default(), shape, network).is_err()
+    );
+}
+
+#[test]
+fn no_conditional_config_reaches_an_assertion() {
+    let keys = [
+        "sample_size",
+        "in_channels",
+        "out_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "down_block_types",
+        "mid_block_type",
+        "up_block_types",
+        "attention_head_dim",
+        "cross_attention_dim",
+        "cross_attention_norm",
+        "encoder_hid_dim",
+        "encoder_hid_dim_type",
+        "addition_embed_type",
+        "addition_embed_type_num_heads",
+        "class_embed_type",
+        "only_cross_attention",
+        "mid_block_only_cross_attention",
+        "mid_block_scale_factor",
+        "resnet_out_scale_factor",
+        "resnet_skip_time_act",
+        "resnet_time_scale_shift",
+        "time_embedding_act_fn",
+        "time_embedding_dim",
+        "act_fn",
+        "norm_num_groups",
+        "norm_eps",
+        "flip_sin_to_cos",
+        "freq_shift",
+        "conv_in_kernel",
+        "conv_out_kernel",
+        "downsample_first",
+        "scale_skips",
+        "center_input_sample",
+    ];
+    records::<unet::Config>(
+        &conditional(),
+        &keys,
+        |c| c.validate("config.json".as_ref()),
+        |c| {
+            record_step(c);
+            imagen::network_graph(c).weights().count()
+        },
+    );
+}
+
+#[test]
+fn no_unconditional_config_reaches_an_assertion() {
+    let keys = [
+        "sample_size",
+        "in_channels",
+        "out_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "down_block_types",
+        "up_block_types",
+        "attention_head_dim",
+        "attn_norm_num_groups",
+        "add_attention",
+        "downsample_type",
+        "upsample_type",
+        "downsample_padding",
+        "resnet_time_scale_shift",
+        "mid_block_scale_factor",
+        "act_fn",
+        "norm_num_groups",
+        "norm_eps",
+        "flip_sin_to_cos",
+        "freq_shift",
+        "time_embedding_dim",
+        "time_embedding_type",
+        "center_input_sample",
+        "class_embed_type",
+    ];
+    records::<unet2d::Config>(
+        &unconditional(),
+        &keys,
+        |c| c.validate("config.json".as_ref()),
+        |c| ddpm::network_graph(c).weights().count(),
+    );
+}

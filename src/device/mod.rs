@@ -180,6 +180,24 @@ impl Weights {
             .sum()
     }
 
+    /// Whether the devices' copies take more than a gigabyte.
+    pub fn is_large(&self) -> bool {
+        const LARGE: u64 = 1 << 30;
+        let on_cpu = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = on_cpu.values().map(|v| v.len() as u64 * 4).sum::<u64>();
+        bytes + on_gpu.values().map(wgpu::Buffer::size).sum::<u64>() > LARGE
+    }
+
+    /// Gives the devices' copies back if they are large: a 10 GB encoder that is done must leave room for the U-Net.
+    /// Small networks stay for the next picture. Programs that still run keep what they use.
+    pub fn release_if_large(&self) {
+        if self.is_large() {
+            self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     fn cpu(&self, name: &str, repack: Repack) -> Result<Arc<Vec<f32>>> {
         let key = (name.to_string(), repack, false);
         let mut cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);

@@ -102,7 +102,10 @@ impl TextEncoder {
         program.write("ids", ids);
         program.write("mask", mask);
         program.run(&mut |_| true)?;
-        program.read("states")
+        let states = program.read("states");
+        drop(program);
+        self.weights.release_if_large();
+        states
     }
 }
 
@@ -240,7 +243,19 @@ impl Stage {
             program.write("low_res", low_res.values);
             program.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
-        denoiser.sample(steps, guidance_scale, noise, start, on_step)
+        let pictures = denoiser.sample(steps, guidance_scale, noise, start, on_step);
+        self.release_if_large();
+        pictures
+    }
+
+    /// Gives memory back where a picture took much of it. The program holds its weights, so it goes with them.
+    fn release_if_large(&mut self) {
+        const LARGE_ACTIVATIONS: u64 = 1 << 28;
+        let activations = self.denoiser.as_mut().map_or(0, |d| d.program().memory().0);
+        if self.weights.is_large() || activations > LARGE_ACTIVATIONS {
+            self.denoiser = None;
+            self.weights.release_if_large();
+        }
     }
 
     /// Noise-conditioning augmentation: the picture enlarged to the stage's size (bilinear, corners aligned) and

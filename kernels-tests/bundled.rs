@@ -70,10 +70,10 @@ fn golden_bundled_cpu_draws_what_diffusers_draws() {
     let mut engine = engine(DeviceChoice::Cpu, None);
     for golden in goldens() {
         let picture = draw(&mut engine, &golden.prompt, golden.seed);
-        alike(&picture.to_rgb8(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
+        alike(&picture.to_bytes(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
         // Negative control: another seed is another picture.
         let other = draw(&mut engine, &golden.prompt, golden.seed + 1);
-        assert!(alike(&other.to_rgb8(), &picture.to_rgb8()).is_err());
+        assert!(alike(&other.to_bytes(), &picture.to_bytes()).is_err());
     }
 }
 
@@ -83,28 +83,34 @@ fn golden_bundled_gpu_draws_the_same() {
     let golden = &goldens()[0];
     let mut engine = engine(choice, Some(Precision::F32));
     let picture = draw(&mut engine, &golden.prompt, golden.seed);
-    alike(&picture.to_rgb8(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
+    alike(&picture.to_bytes(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
     let again = draw(&mut engine, &golden.prompt, golden.seed);
     assert_eq!(picture, again, "the same bits on every run");
 }
 
-#[test]
-fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
-    let Some(DeviceChoice::Named(name)) = gpu() else { return };
+/// A wgpu device of the caller's own, with f16 where the adapter has it.
+fn own_device() -> Option<(wgpu::AdapterInfo, wgpu::Device, wgpu::Queue)> {
+    let Some(DeviceChoice::Named(name)) = gpu() else { return None };
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     let named = |a: &wgpu::Adapter| a.get_info().name.to_lowercase().contains(&name.to_lowercase());
-    let Some(adapter) = adapters.into_iter().find(named) else { return println!("skipped: {name} is gone") };
-    if !adapter.features().contains(wgpu::Features::SHADER_F16) {
-        return println!("skipped: {name} has no f16");
-    }
+    let adapter = adapters.into_iter().find(named)?;
     let descriptor = wgpu::DeviceDescriptor {
-        required_features: wgpu::Features::SHADER_F16,
+        required_features: adapter.features() & wgpu::Features::SHADER_F16,
         required_limits: adapter.limits(),
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
-    let gpu = Gpu::from_wgpu(adapter.get_info(), device, queue);
+    Some((adapter.get_info(), device, queue))
+}
+
+#[test]
+fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
+    let Some((info, device, queue)) = own_device() else { return };
+    let gpu = Gpu::from_wgpu(info, device, queue);
+    if !gpu.has_f16() {
+        return println!("skipped: {} has no f16", gpu.name());
+    }
     let golden = &goldens()[0];
     let mut half = engine(DeviceChoice::Existing(gpu), Some(Precision::F16));
     // The base stage alone: the later ones add time here and no other kernel.
@@ -118,12 +124,30 @@ fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
 }
 
 #[test]
+fn a_lost_device_is_an_error_that_says_so() {
+    let Some((info, device, queue)) = own_device() else { return };
+    let mut engine = engine(DeviceChoice::Existing(Gpu::from_wgpu(info, device.clone(), queue)), None);
+    let prompt = "a red circle";
+    let cfg = GenerateConfig::new().on_progress(|progress| {
+        if progress.done >= 1.0 {
+            device.destroy();
+        }
+        true
+    });
+    let error = engine.generate(prompt, cfg).expect_err("the device is gone");
+    println!("{error}");
+    assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
+    // And again, from the start.
+    assert!(engine.generate(prompt, GenerateConfig::new()).is_err());
+}
+
+#[test]
 fn pictures_of_a_batch_are_the_single_ones_and_runs_can_be_cancelled() {
     let mut engine = engine(DeviceChoice::Cpu, None);
     let prompt = "a green heart in the top left corner";
     let two = engine.generate(prompt, GenerateConfig::new().seed(3).count(2).stages(1)).expect("pictures");
     let second = engine.generate(prompt, GenerateConfig::new().seed(4).stages(1)).expect("a picture");
-    alike(&two[1].to_rgb8(), &second[0].to_rgb8()).expect("picture 1 of a batch is seed + 1 alone");
+    alike(&two[1].to_bytes(), &second[0].to_bytes()).expect("picture 1 of a batch is seed + 1 alone");
     let (mut calls, mut estimates) = (0, 0);
     let cfg = GenerateConfig::new().on_progress(|mut progress| {
         calls += 1;

@@ -162,7 +162,7 @@ impl Engine {
                     picture = run_stage(&self.device, &options, &mut stages[i], &run, cfg, noise)?;
                 }
                 let (width, height) = sizes[count - 1];
-                Ok(Picture::split(&picture, height, width))
+                Ok(Picture::split(&picture, height, width, 3))
             }
         }
     }

@@ -10,19 +10,21 @@ pub struct Picture {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `height · width · 3` values, row by row.
+    /// 3 for colour (red, green, blue), 1 for grey.
+    pub channels: usize,
+    /// `height · width · channels` values, row by row.
     pub values: Vec<f32>,
 }
 
 impl Picture {
-    /// Cuts `[N, H, W, 3]` values into pictures.
-    pub(crate) fn split(values: &[f32], height: usize, width: usize) -> Vec<Picture> {
-        let item = height * width * 3;
-        values.chunks_exact(item).map(|v| Picture { width, height, values: v.to_vec() }).collect()
+    /// Cuts `[N, H, W, C]` values into pictures.
+    pub(crate) fn split(values: &[f32], height: usize, width: usize, channels: usize) -> Vec<Picture> {
+        let item = height * width * channels;
+        values.chunks_exact(item).map(|v| Picture { width, height, channels, values: v.to_vec() }).collect()
     }
 
     /// Bytes as the diffusers pipelines make them: (x/2 + 1/2) · 255, halves to even.
-    pub fn to_rgb8(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let byte = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         self.values.iter().map(byte).collect()
     }
@@ -34,14 +36,10 @@ impl Picture {
         let mut bytes = Vec::new();
         let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
         let (width, height) = (self.width as u32, self.height as u32);
-        image::ImageEncoder::write_image(
-            encoder,
-            &self.to_rgb8(),
-            width,
-            height,
-            image::ExtendedColorType::Rgb8,
-        )
-        .map_err(|e| Error::file(path, format!("the picture does not encode as PNG: {e}")))?;
+        let colour =
+            if self.channels == 1 { image::ExtendedColorType::L8 } else { image::ExtendedColorType::Rgb8 };
+        image::ImageEncoder::write_image(encoder, &self.to_bytes(), width, height, colour)
+            .map_err(|e| Error::file(path, format!("the picture does not encode as PNG: {e}")))?;
         write_whole(path, &bytes)
     }
 }

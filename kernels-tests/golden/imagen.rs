@@ -237,8 +237,10 @@ fn check_stage(
         .map_err(text)?;
     let item = shape.height * shape.width * shape.channels;
     let (width, height) = (shape.width, shape.height);
-    let pictures: Vec<Picture> =
-        found.chunks_exact(item).map(|v| Picture { width, height, values: v.to_vec() }).collect();
+    let pictures: Vec<Picture> = found
+        .chunks_exact(item)
+        .map(|v| Picture { width, height, channels: 3, values: v.to_vec() })
+        .collect();
     run.check_pictures("stage", &pictures, None, report);
     Ok(())
 }

@@ -159,7 +159,7 @@ impl Run {
         let values: Vec<f32> = found.iter().flat_map(|picture| picture.values.clone()).collect();
         report.compare(&format!("{} {what}", self.name), &values, &last, Limit::run(spread));
         if let Some(golden) = self.tensors.get("image_u8") {
-            let bytes: Vec<f32> = found.iter().flat_map(Picture::to_rgb8).map(f32::from).collect();
+            let bytes: Vec<f32> = found.iter().flat_map(Picture::to_bytes).map(f32::from).collect();
             let what = format!("{} {what} bytes", self.name);
             report.compare(&what, &bytes, &item(golden.values.clone()), Limit::bytes(spread));
         }

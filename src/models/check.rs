@@ -236,11 +236,15 @@ impl unet2d::Config {
         block_types(path, "down_block_types", &self.down_block_types, count, &DOWN)?;
         block_types(path, "up_block_types", &self.up_block_types, count, &UP)?;
         self.validate_attention(path)?;
-        require(path, "in_channels", self.in_channels == 3, || {
-            format!("{} channels; pictures of 3 are supported", self.in_channels)
+        require(path, "in_channels", matches!(self.in_channels, 1 | 3), || {
+            format!("{} channels; pictures of 3 (colour) or 1 (grey) are supported", self.in_channels)
         })?;
-        require(path, "out_channels", matches!(self.out_channels, 3 | 6), || {
-            format!("{} channels; 3 are supported, or 6 with a learned variance", self.out_channels)
+        let (channels, learned) = (self.in_channels, 2 * self.in_channels);
+        require(path, "out_channels", self.out_channels == channels || self.out_channels == learned, || {
+            format!(
+                "{} channels; {channels}, or {learned} with a learned variance, are supported",
+                self.out_channels
+            )
         })?;
         range(path, "layers_per_block", self.layers_per_block, MAX_LAYERS)?;
         if let Some(dim) = self.time_embedding_dim {

@@ -99,7 +99,7 @@ impl Ddpm {
         let denoiser = self.denoiser(device, options, shape)?;
         let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
         let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;
-        Ok(Picture::split(&x, height, width))
+        Ok(Picture::split(&x, height, width, channels))
     }
 }
 

@@ -158,7 +158,7 @@ impl Denoiser {
             let program = &mut self.program;
             let mut estimate = || {
                 let next = program.read("next")?;
-                Ok(Picture::split(&next[next.len() / 2..], height, width))
+                Ok(Picture::split(&next[next.len() / 2..], height, width, channels))
             };
             let done = StepDone { done: i as f32 + 1.0, steps: steps.len(), estimate: Some(&mut estimate) };
             if !on_step(done) {

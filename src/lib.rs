@@ -1,12 +1,16 @@
 //! Text-to-image diffusion on any GPU, in hand-written WGSL compute kernels on wgpu.
 //!
-//! ```no_run
-//! use ancestral::{Engine, GenerateConfig, LoadOptions};
+//! ```
+//! use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
 //!
-//! let mut engine = Engine::bundled(&LoadOptions::default())?;
-//! let cfg = GenerateConfig::new().seed(3);
+//! let options = LoadOptions { device: DeviceChoice::Auto, ..Default::default() };
+//! let mut engine = Engine::bundled(&options)?;
+//! let cfg = GenerateConfig::new().seed(3).steps([8]).on_progress(|p| {
+//!     println!("stage {} of {}: {:.1} of {} steps", p.stage + 1, p.stages, p.done, p.steps);
+//!     true // false cancels
+//! });
 //! let pictures = engine.generate("a red circle to the left of a blue square", cfg)?;
-//! pictures[0].save("circle.png".as_ref())?;
+//! pictures[0].save(&std::env::temp_dir().join("circle.png"))?;
 //! # Ok::<(), ancestral::Error>(())
 //! ```
 //!

@@ -101,7 +101,7 @@ def main():
         schedulers(folder, upscaler)
         if not upscaler:
             write_tokenizer(folder / "tokenizer", args.run / "spiece.model")
-            write_text_encoder(folder / "text_encoder", ck["ema"]["t5"], tok.vocab)
+            write_text_encoder(folder / "text_encoder", torch.load(args.run / "text.pt", map_location="cpu")["ema"]["t5"], tok.vocab)
         write_index(folder, upscaler, not upscaler)
         print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
     write_json(tmp / "cascade.json", {"stages": DEFAULTS[:len(stages)]})

@@ -47,10 +47,20 @@ def unet(stage, out_channels=3):
 
 
 def text_encoder(vocab):
-    return T5EncoderModel(T5Config(
+    """T5 v1.1, its position bias begun with a sense of order: one head looks back, one ahead, one to the
+    side of what went before, one anywhere. From T5's near-zero start the bias, which only grows by about
+    the learning rate a step, stays too weak for hundreds of thousands of captions to bind words by order."""
+    t5 = T5EncoderModel(T5Config(
         vocab_size=vocab, d_model=TEXT_DIM, d_kv=32, d_ff=256, num_layers=3, num_heads=4, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False,
         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0))
+    bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data  # 16 buckets back, 16 ahead
+    for head, first in ((0, 1), (1, 17)):
+        bias[:, head] -= 1.0
+        bias[first:first + 3, head] += torch.tensor([4.0, 2.5, 1.5])
+    bias[1:16, 2] += 1.5
+    bias[17:32, 2] -= 1.5
+    return t5
 
 
 # ---------------------------------------------------------------- text
@@ -104,17 +114,23 @@ def encode(t5, ids):
 
 
 class Reader(torch.nn.Module):
-    """Reads a scene's labels off the mean text state, in training only.
+    """Reads a scene's labels off the text states, a learned query looking for each: what the text encoder is
+    trained by.
 
     The diffusion loss alone teaches a text encoder slowly which colour goes with which shape and where;
-    asking it outright costs nothing and lets the U-Net start from states that already say so.
+    asking outright takes a minute, and the U-Nets start from states that already say so. Off the mean state
+    it fails (a loss of 2.3 of 17.7 after 80,000 captions, which object is which stays a guess); with queries,
+    as the U-Nets' attention looks too, it is 0.01 after 40,000.
     """
     def __init__(self):
         super().__init__()
-        self.out = torch.nn.Linear(TEXT_DIM, sum(scenes.LABELS))
+        self.queries = torch.nn.Parameter(torch.randn(len(scenes.LABELS), TEXT_DIM) * 0.02)
+        self.out = torch.nn.ModuleList(torch.nn.Linear(TEXT_DIM, n) for n in scenes.LABELS)
 
     def forward(self, states, labels, known):
-        logits = self.out(states.float().mean(1)).split(scenes.LABELS, 1)
+        states = states.float()
+        found = torch.einsum("btd,qd->bqt", states, self.queries).softmax(-1) @ states
+        logits = [out(found[:, i]) for i, out in enumerate(self.out)]
         each = sum(F.cross_entropy(x, labels[:, i], reduction="none") for i, x in enumerate(logits))
         return (each * known).mean()
 

@@ -1,4 +1,4 @@
-"""Trains the scenes cascade from nothing: base (with its text encoder), then the upscaler.
+"""Trains the scenes cascade from nothing: text encoder, base, upscaler.
 
     python tools/train.py --out runs/scenes                         # all stages, one after another
     python tools/train.py --out runs/scenes --stages base --budget-minutes base=60
@@ -30,11 +30,10 @@ from PIL import Image
 import model
 import scenes
 
-DEFAULT_MINUTES = {"base": 80.0, "sr256": 20.0}
-BATCH = {"base": 32, "sr256": 16}
-RATE = {"base": 1e-3, "sr256": 1e-3}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0}
+BATCH = {"text": 64, "base": 32, "sr256": 16}
+RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
-READING = 0.1                                 # weight of the text encoder's reading loss (base only)
 CROP = 96                                     # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
         "a red circle to the left of a blue square", "a large yellow ring above a small black cross",
@@ -74,6 +73,10 @@ def make_batch(stage, n, rng, tok):
     made = [scenes.sample_scene(rng) for _ in range(n)]
     texts = ["" if rng.random() < 0.1 else scenes.loosen(s.caption, rng) for s in made]
     ids = tok(texts, 0.01, rng)
+    known = torch.tensor([float(any(shape in t for shape in scenes.SHAPES)) for t in texts])
+    labels = torch.tensor([scenes.labels(s) for s in made])
+    if stage == "text":
+        return ids, None, None, labels, known
     c = model.STAGES[stage]
     low = None
     if c["low"]:
@@ -90,8 +93,7 @@ def make_batch(stage, n, rng, tok):
         low = torch.stack([p[:, y:y + CROP, x0:x0 + CROP] for p, (x0, y) in zip(low, at)])
     else:
         x = to_tensor(scenes.render(made, c["px"]))
-    known = torch.tensor([float(t != "") for t in texts])
-    return ids, x, low, torch.tensor([scenes.labels(s) for s in made]), known
+    return ids, x, low, labels, known
 
 
 class Feeder:
@@ -156,7 +158,7 @@ def rate_at(progress, step, warm=200):
 @torch.no_grad()
 def peek(out, stage, net, t5, tok, ema, device):
     """Contact sheet of the averaged weights on fixed prompts."""
-    if RANK:
+    if RANK or stage == "text":
         return
     keep = {k: {n: p.clone() for n, p in m.state_dict().items()} for k, m in ema.modules.items()}
     for k, m in ema.modules.items():
@@ -178,20 +180,40 @@ def peek(out, stage, net, t5, tok, ema, device):
         m.load_state_dict(keep[k])
 
 
+def diffusion_loss(stage, net, t5, ids, x, low, acp):
+    """The weighted v loss of one batch, its times spread evenly over the schedule."""
+    n, kw = len(x), {}
+    x = x.contiguous(memory_format=torch.channels_last)
+    t = ((torch.arange(n) + torch.rand(n)) / n * model.STEPS).long().clamp(max=model.STEPS - 1).to(x.device)
+    noise = torch.randn_like(x)
+    xt, v = model.mix(x, noise, acp[t]), model.velocity(x, noise, acp[t])
+    if low is not None:
+        level = torch.randint(0, LEVELS[stage], (n,)).to(x.device)
+        low = low.to(x.device)
+        xt = torch.cat([xt, model.mix(low, torch.randn_like(low), acp[level])], 1)
+        kw["class_labels"] = level
+    with torch.autocast(x.device.type, torch.bfloat16):
+        with torch.no_grad():
+            states = model.encode(t5, ids)
+        pred = net(xt, t, states, **kw).sample
+    err = (pred.float() - v).square().mean((1, 2, 3))
+    return (err * model.v_weight(acp[t])).mean()
+
+
 def train_stage(out, stage, minutes, args, device):
     torch.manual_seed(args.seed)
     tok = model.Tokenizer(out / "spiece.model")
-    net, t5 = model.unet(stage).to(device), model.text_encoder(tok.vocab).to(device)
-    joint = stage == "base"
-    if not joint:                              # the upscaler reads the finished, averaged text encoder
-        t5.load_state_dict(torch.load(out / "base.pt", map_location=device)["ema"]["t5"])
+    t5 = model.text_encoder(tok.vocab).to(device)
+    if stage == "text":                        # the text encoder learns to read, then stays as it is
+        net, reader = None, model.Reader().to(device)
+        modules = {"t5": t5, "reader": reader}
+    else:
+        t5.load_state_dict(torch.load(out / "text.pt", map_location=device)["ema"]["t5"])
         t5.requires_grad_(False)
-    net = net.to(memory_format=torch.channels_last)
-    reader = model.Reader().to(device)
-    modules = {"unet": net, "t5": t5, "reader": reader} if joint else {"unet": net}
+        net = model.unet(stage).to(device).to(memory_format=torch.channels_last)
+        modules = {"unet": net}
     params = [p for m in modules.values() for p in m.parameters()]
-    opt = torch.optim.AdamW([{"params": list(m.parameters())} for m in modules.values()], lr=RATE[stage],
-                            betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    opt = torch.optim.AdamW(params, lr=RATE[stage], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema, step, seen, spent = Average(modules), 0, 0, 0.0
     path = out / f"{stage}.pt"
     if path.exists():
@@ -204,8 +226,8 @@ def train_stage(out, stage, minutes, args, device):
     if spent >= minutes * 60:
         log(out, f"{stage}: already trained for {spent / 60:.1f} min")
         return
-    size = lambda m: sum(p.numel() for p in m.parameters()) / 1e6
-    log(out, f"{stage}: U-Net {size(net):.2f} M, T5 {size(t5):.2f} M, batch {BATCH[stage]}, from step {step}, "
+    size = sum(p.numel() for p in params) / 1e6
+    log(out, f"{stage}: {size:.2f} M parameters, batch {BATCH[stage]}, from step {step}, "
              f"{spent / 60:.1f} of {minutes:g} min spent")
 
     def state():
@@ -218,7 +240,7 @@ def train_stage(out, stage, minutes, args, device):
     feed = Feeder(stage, BATCH[stage] // WORLD, args.seed, step, tok, RANK)
     acp = model.alpha_bar().to(device)
     kind = device.type
-    fast = torch.compile(net) if args.compile else net
+    fast = torch.compile(net) if args.compile and net else net
     losses, mark, last_save, last_peek, start = [], time.time(), time.time(), time.time(), step
     halt = []
     for name in (signal.SIGTERM, signal.SIGINT):  # stop cleanly: save, then go
@@ -228,26 +250,14 @@ def train_stage(out, stage, minutes, args, device):
         for g in opt.param_groups:
             g["lr"] = float(RATE[stage] * rate_at(spent / (minutes * 60), step))
         ids, x, low, labels, known = feed.next()
-        ids, n = ids.to(device), len(x)
-        x = x.to(device).contiguous(memory_format=torch.channels_last)
-        t = ((torch.arange(n) + torch.rand(n)) / n * model.STEPS).long().clamp(max=model.STEPS - 1).to(device)
-        noise = torch.randn_like(x)
-        xt, v = model.mix(x, noise, acp[t]), model.velocity(x, noise, acp[t])
-        kw = {}
-        if low is not None:
-            level = torch.randint(0, LEVELS[stage], (n,)).to(device)
-            low = low.to(device)
-            xt = torch.cat([xt, model.mix(low, torch.randn_like(low), acp[level])], 1)
-            kw["class_labels"] = level
-        with torch.autocast(kind, torch.bfloat16):
-            with torch.set_grad_enabled(joint):
-                states = model.encode(t5, ids)
-            pred = fast(xt, t, states, **kw).sample
-        err = (pred.float() - v).square().mean((1, 2, 3))
-        loss = (err * model.v_weight(acp[t])).mean()
-        read = reader(states, labels.to(device), known.to(device)) if joint else torch.zeros(())
-        (loss + READING * read).backward()
-        mean_loss, mean_read, asked, spent = share(params, [loss.item(), read.item(), float(len(halt) > 0), spent])
+        n = len(ids)
+        if stage == "text":
+            with torch.autocast(kind, torch.bfloat16):
+                loss = reader(model.encode(t5, ids.to(device)), labels.to(device), known.to(device))
+        else:
+            loss = diffusion_loss(stage, fast, t5, ids.to(device), x.to(device), low, acp)
+        loss.backward()
+        mean_loss, asked, spent = share(params, [loss.item(), float(len(halt) > 0), spent])
         stop = asked > 0
         for m in modules.values():
             torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
@@ -255,14 +265,14 @@ def train_stage(out, stage, minutes, args, device):
         opt.zero_grad(set_to_none=True)
         step, seen = step + 1, seen + n * WORLD
         ema.update(step)
-        losses.append((mean_loss, mean_read))
+        losses.append(mean_loss)
         now = time.time()
         if step - start > 2:              # compilation is not training
             spent += now - mark
         mark = now
         if len(losses) == 100:
-            log(out, f"{stage} step {step} seen {seen} min {spent / 60:.1f} loss {np.mean(losses, 0)[0]:.4f} "
-                     f"reading {np.mean(losses, 0)[1]:.3f} lr {opt.param_groups[0]['lr']:.2e}")
+            log(out, f"{stage} step {step} seen {seen} min {spent / 60:.1f} loss {np.mean(losses):.4f} "
+                     f"lr {opt.param_groups[0]['lr']:.2e}")
             losses = []
         if now - last_save > args.save_minutes * 60:
             save_atomic(state(), path)
@@ -296,8 +306,8 @@ def launch(out, world):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--out", default="runs/scenes", type=Path)
-    ap.add_argument("--stages", default="base,sr256")
-    ap.add_argument("--budget-minutes", default="", help="base=80,sr256=20")
+    ap.add_argument("--stages", default="text,base,sr256")
+    ap.add_argument("--budget-minutes", default="", help="text=5,base=90,sr256=15")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--workers", type=int, default=0, help="processes; 0: one per core on the CPU, one on CUDA")
     ap.add_argument("--seed", type=int, default=1)

@@ -120,7 +120,7 @@ fn other_values() {
     let unet = |name: &str, value: Value, part: &str| key("ddpm", "unet/config.json", name, value, part);
     unet("up_block_types", json!(["AttnUpBlock2D", "UpBlock2D", "Up"]), "`Up` is unknown");
     unet("attention_head_dim", json!(0), "heads of 0");
-    unet("in_channels", json!(1), "pictures of 3");
+    unet("in_channels", json!(2), "pictures of 3");
     unet("layers_per_block", json!([1, 1, 1]), "invalid type");
     unet("attn_norm_num_groups", json!(5), "does not divide");
     let scheduler = "scheduler/scheduler_config.json";

@@ -4,7 +4,7 @@
 use super::denoise::{Denoiser, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::concat::concat;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
@@ -57,28 +57,13 @@ impl Ddpm {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let multiple = self.unet.size_multiple();
-        if shape.height == 0
-            || !shape.height.is_multiple_of(multiple)
-            || shape.width == 0
-            || !shape.width.is_multiple_of(multiple)
-        {
-            return Err(Error::Request(format!(
-                "{}x{} pixels: this network needs multiples of {multiple}",
-                shape.width, shape.height
-            )));
-        }
-        if self.denoiser.as_ref().is_none_or(|d| d.shape() != shape) {
-            // The old program goes before the new one comes: two at once may not fit.
-            self.denoiser = None;
-            let unet = &self.unet;
-            let made = Denoiser::new(device, &self.weights, options, shape, |g, x, t| {
+        let (unet, weights) = (&self.unet, &self.weights);
+        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
+            Denoiser::new(device, weights, options, shape, |g, x, t| {
                 let x = concat(g, "input", x, None, x.dim(0));
                 unet.forward(g, &x, t)
-            })?;
-            self.denoiser = Some(made);
-        }
-        self.denoiser.as_mut().ok_or_else(|| Error::Device("no program".into()))
+            })
+        })
     }
 
     /// Draws pictures of `height` by `width`.

@@ -123,6 +123,30 @@ impl Denoiser {
         Ok(Denoiser { program: device.program(g, weights, options)?, shape })
     }
 
+    /// The denoiser in `slot` if it was made for `shape`, else a new one in its place. A network's denoisers are all
+    /// made for the device its first one was made for.
+    ///
+    /// Errors: sizes that are not `multiple`s, and what `make` fails with.
+    pub(crate) fn reuse(
+        slot: &mut Option<Denoiser>,
+        shape: Shape,
+        multiple: usize,
+        make: impl FnOnce() -> Result<Denoiser>,
+    ) -> Result<&mut Denoiser> {
+        let Shape { height, width, .. } = shape;
+        let fits = |side: usize| side > 0 && side.is_multiple_of(multiple);
+        if !fits(height) || !fits(width) {
+            let what = format!("{width}x{height} pixels: this network needs multiples of {multiple}");
+            return Err(Error::Request(what));
+        }
+        // The old program goes before the new one comes: two at once may not fit.
+        let kept = slot.take().filter(|d| d.shape == shape);
+        Ok(slot.insert(match kept {
+            Some(kept) => kept,
+            None => make()?,
+        }))
+    }
+
     /// The sizes it was made for.
     pub fn shape(&self) -> Shape {
         self.shape

@@ -188,22 +188,9 @@ impl Stage {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let multiple = self.unet.size_multiple();
-        if shape.height == 0
-            || !shape.height.is_multiple_of(multiple)
-            || shape.width == 0
-            || !shape.width.is_multiple_of(multiple)
-        {
-            return Err(Error::Request(format!(
-                "{}x{} pixels: this stage needs multiples of {multiple}",
-                shape.width, shape.height
-            )));
-        }
-        if self.denoiser.as_ref().is_none_or(|d| d.shape() != shape) {
-            // The old program goes before the new one comes: two at once may not fit.
-            self.denoiser = None;
-            let unet = &self.unet;
-            let made = Denoiser::new(device, &self.weights, options, shape, |g, x, t| {
+        let (unet, weights) = (&self.unet, &self.weights);
+        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
+            Denoiser::new(device, weights, options, shape, |g, x, t| {
                 let batch = shape.batch();
                 let context =
                     g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
@@ -216,10 +203,8 @@ impl Stage {
                 let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), batch);
                 let noise_level = low_res.as_ref().map(|(_, level)| level);
                 unet.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
-            })?;
-            self.denoiser = Some(made);
-        }
-        self.denoiser.as_mut().ok_or_else(|| Error::Device("no program".into()))
+            })
+        })
     }
 
     /// Draws pictures `[N, H, W, 3]` from `start`.

@@ -31,10 +31,10 @@ import model
 import scenes
 
 DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0}
-BATCH = {"text": 64, "base": 32, "sr256": 16}
+BATCH = {"text": 64, "base": 32, "sr256": 8}
 RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
-CROP = 96                                     # side of sr256's training crops
+CROP = 64                                     # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
         "a red circle to the left of a blue square", "a large yellow ring above a small black cross",
         "three orange triangles", "a striped red square", "a purple star", "four pink hearts on a black background",
@@ -86,7 +86,7 @@ def make_batch(stage, n, rng, tok):
         for i, m in enumerate(made):          # most crops around an object: the plain background teaches little
             if rng.random() < 0.8:
                 t = m.things[rng.integers(len(m.things))]
-                at[i] = np.array([t.cx, t.cy]) * c["px"] - CROP / 2 + rng.uniform(-40, 40, 2)
+                at[i] = np.array([t.cx, t.cy]) * c["px"] - CROP / 2 + rng.uniform(-36, 36, 2)
         at = (at.clip(0, c["px"] - CROP) / 4).round().astype(int) * 4
         window = np.concatenate([at[:, :1], at[:, 1:], np.full((n, 1), CROP)], 1) / c["px"]
         x = to_tensor(scenes.render(made, CROP, window))

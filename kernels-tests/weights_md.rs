@@ -272,9 +272,14 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn commands_are_taken() {
-    let text = read("weights.md").replace("\\\n", " ");
-    let commands: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("ancestral ")).collect();
-    assert!(commands.len() > 3, "{commands:?}");
+    let text = format!("{}\n{}", read("weights.md"), read("README.md")).replace("\\\n", " ");
+    let command = |line: &'static str| {
+        let line = line.trim();
+        line.strip_prefix("ancestral ").or_else(|| line.strip_prefix("cargo run --release -- "))
+    };
+    let text: &'static str = text.leak();
+    let commands: Vec<_> = text.lines().filter_map(command).collect();
+    assert!(commands.len() > 6, "{commands:?}");
     for command in commands {
         // An argument it does not know stops the program before it gets to the help.
         let args = words(command.split(" #").next().unwrap());

@@ -20,7 +20,7 @@ import model
 
 DEFAULTS = [
     {"path": "stage_1", "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm", "eta": 1.0},
-    {"path": "stage_2", "steps": 5, "guidance_scale": 1.0, "noise_level": 50, "sampler": "ddpm", "eta": 1.0},
+    {"path": "stage_2", "steps": 8, "guidance_scale": 1.0, "noise_level": 20, "sampler": "ddim", "eta": 0.0},
 ]
 STAGE_NAMES = ["base", "sr256"]
 

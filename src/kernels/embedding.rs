@@ -31,10 +31,6 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers) → `[.., C]`.
 pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Tensor {
-    record(g, label, ids, table, Storage::Elem)
-}
-
-fn record(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor, storage: Storage) -> Tensor {
     let mut shape = ids.shape.clone();
     shape.push(table.channels());
     let len: usize = shape.iter().product();
@@ -44,7 +40,7 @@ fn record(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor, storage: Sto
         params: p.bytes(),
         inputs: &[ids, table],
         shape: &shape,
-        storage,
+        storage: Storage::Elem,
         grid: fold_grid(len.div_ceil(WG)),
         label,
     })

@@ -5,6 +5,7 @@ use super::denoise::{Denoiser, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
+use crate::graph::{Graph, Storage};
 use crate::kernels::concat::concat;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
@@ -90,8 +91,7 @@ impl Ddpm {
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at
 /// one pixel a convolution's corners meet zeros only).
-pub fn network_graph(unet: &Config) -> crate::graph::Graph {
-    use crate::graph::{Graph, Storage};
+pub fn network_graph(unet: &Config) -> Graph {
     let mut g = Graph::new();
     let unit = unet.size_multiple();
     let x = g.input("x", &[1, 2 * unit, 3 * unit, unet.in_channels], Storage::Elem);

@@ -4,6 +4,7 @@ use super::{Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, TensorId};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A tensor's values.
 enum Values {
@@ -81,6 +82,17 @@ impl CpuProgram {
     pub(super) fn copy(&mut self, from: TensorId, to: TensorId) {
         let len = self.values[to.0].get().len();
         self.values[to.0] = Values::Owned(self.values[from.0].get()[..len].to_vec());
+    }
+
+    /// Seconds of each node.
+    pub(super) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
+        let mut marks = Vec::with_capacity(graph.nodes.len() + 1);
+        self.run(graph, &mut |_| {
+            marks.push(Instant::now());
+            true
+        })?;
+        marks.push(Instant::now());
+        Ok(marks.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
     }
 
     pub(super) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {

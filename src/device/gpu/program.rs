@@ -255,6 +255,18 @@ impl GpuProgram {
         Ok(())
     }
 
+    /// Seconds of each node, run alone.
+    pub(in crate::device) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
+        (0..self.nodes.len())
+            .map(|i| {
+                let start = Instant::now();
+                let index = self.submit(graph, i..i + 1);
+                self.gpu.wait(&graph.nodes[i].label, Some(index))?;
+                Ok(start.elapsed().as_secs_f64())
+            })
+            .collect()
+    }
+
     /// The end of the piece of work that starts at node `first`, and its work.
     fn piece(&self, first: usize) -> (usize, f64) {
         let budget = self.pace * SUBMISSION.as_secs_f64();

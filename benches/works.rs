@@ -41,6 +41,8 @@ const GROUPS: usize = 32;
 const EPS: f32 = 1e-5;
 /// Links of the longer chain a work is timed with on a GPU; see [`Work::milliseconds`].
 const CHAIN: usize = 5;
+/// Milliseconds from which a run is timed alone: the submission and the wait are nothing beside it.
+const LONG_RUN: f64 = 300.0;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -171,7 +173,8 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 impl Work {
     /// Milliseconds of one run. On a GPU the slope between the chain and the single work, so that the submission and
-    /// the wait for it do not count: other GPU peers are timed so, or with many runs in flight. A U-Net is timed whole.
+    /// the wait for it do not count: other GPU peers are timed so, or with many runs in flight. Without a chain, a run
+    /// as it is: on the CPU, of a U-Net, or above [`LONG_RUN`].
     fn milliseconds(&mut self, runs: usize) -> Result<f64> {
         let (mut short, mut long) = (Vec::new(), Vec::new());
         for _ in 0..runs {
@@ -209,30 +212,29 @@ impl Session {
 
     fn prepare(&mut self, name: &str, kind: &str, inputs: &Path, folder: Option<&Path>) -> Result<f64> {
         let inputs = Checkpoint::open_file(inputs)?;
-        let mut work = match (kind, folder) {
-            ("unet", Some(folder)) => {
-                let config: unet::Config = read_json(&folder.join("config.json"))?;
-                let weights = Weights::new(Checkpoint::open(folder, "diffusion_pytorch_model", None)?);
-                let (graph, values, shape) = record_unet(&config, &inputs)?;
-                Work { single: self.program(graph, &values, &weights)?, chain: None, shape }
-            }
-            ("unet", None) => return Err("a U-Net needs its folder".into()),
-            _ => {
-                let (graph, values, shape) = record(kind, &inputs, 1)?;
-                let long = match self.device {
-                    Device::Cpu => None,
-                    Device::Gpu(_) => Some(record(kind, &inputs, CHAIN)?),
-                };
-                let weights = Weights::new(inputs);
-                let single = self.program(graph, &values, &weights)?;
-                let chain = long.map(|(g, values, _)| self.program(g, &values, &weights)).transpose()?;
-                Work { single, chain, shape }
-            }
+        if let ("unet", Some(folder)) = (kind, folder) {
+            let config: unet::Config = read_json(&folder.join("config.json"))?;
+            let weights = Weights::new(Checkpoint::open(folder, "diffusion_pytorch_model", None)?);
+            let (graph, values, shape) = record_unet(&config, &inputs)?;
+            let mut single = self.program(graph, &values, &weights)?;
+            let first = run_once(&mut single)?;
+            self.works.insert(name.to_string(), Work { single, chain: None, shape });
+            return Ok(first);
+        }
+        let (graph, values, shape) = record(kind, &inputs, 1)?;
+        let long = record(kind, &inputs, CHAIN)?;
+        let weights = Weights::new(inputs);
+        let mut single = self.program(graph, &values, &weights)?;
+        let first = run_once(&mut single)?;
+        let chained = matches!(self.device, Device::Gpu(_)) && run_once(&mut single)? < LONG_RUN;
+        let mut chain = match chained {
+            true => Some(self.program(long.0, &long.1, &weights)?),
+            false => None,
         };
-        let first = run_once(&mut work.single)?;
-        if let Some(chain) = &mut work.chain {
+        if let Some(chain) = &mut chain {
             run_once(chain)?;
         }
+        let work = Work { single, chain, shape };
         self.works.insert(name.to_string(), work);
         Ok(first)
     }

@@ -59,8 +59,12 @@ class Model:
             return self.conv(x, "")
         if kind == "group_norm_silu":
             return self.norm_silu(x, "")
-        if kind == "attention":
+        if kind == "attention" and variant == "sdpa":
             return self.layer("SDPA", [x, self.keys.pop(), self.values.pop()])
+        if kind == "attention":
+            scores = self.layer("MatMul", [x, self.keys.pop()], _0=1)
+            scores = self.layer("BinaryOp", [scores], _0=2, _1=1, _2=HEAD_DIM**-0.5)
+            return self.layer("MatMul", [self.layer("Softmax", [scores], _0=-1, _1=1), self.values.pop()])
         if kind == "resblock":
             a, b = self.layer("Split", [x], 2)
             h = self.conv(self.norm_silu(a, "norm1."), "conv1.")
@@ -141,21 +145,22 @@ class Ncnn:
 
     def prepare(self, name, kind, inputs, folder):
         tensors = load_tensors(inputs)
-        # ncnn has three layers that can be a linear layer; the fastest counts.
+        # ncnn has several layers for a linear layer and for attention; the fastest counts.
+        variants = {"matmul": ("inner_product", "gemm", "convolution"), "attention": ("products", "sdpa")}
         best = None
-        for variant in ("inner_product", "gemm", "convolution") if kind == "matmul" else (kind,):
+        for variant in variants.get(kind, ("",)):
             try:
                 run = self.net(tensors, kind, 1, variant)
                 first = clock(run)
                 took = min(clock(run) for _ in range(2))
-            except RuntimeError:
-                if kind != "matmul":
-                    raise
+            except RuntimeError as error:
+                refused = error
                 continue
+            print(f"{name} {variant}: {took:.1f} ms")
             if best is None or took < best[0]:
                 best = (took, first, variant, run)
         if best is None:
-            raise RuntimeError("ncnn refuses every net")
+            raise refused
         _, first, variant, short = best
         long = self.net(tensors, kind, CHAIN, variant)
         long()

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import queue
+import re
 import shutil
 import statistics
 import subprocess
@@ -419,7 +420,7 @@ def choose_device(args, start):
         peer = Peer("ours", wanted, "f32", lambda: start, args.threads)
         try:
             peer.launch()
-            return peer.name, peer.name.rpartition(" (")[0] or peer.name
+            return peer.name, re.split(r" \((?:Vulkan|Metal|Dx12|Gl)\b", peer.name)[0]
         except Failure as error:
             say(str(error))
         finally:
@@ -504,6 +505,8 @@ def main():
         for key in ("machine", "threads", "device", "commit"):
             if results["context"][key] != context[key]:
                 raise SystemExit(f"{args.keep} was measured with another {key}: {results['context'][key]}")
+        if context["arguments"] not in results["context"]["arguments"]:
+            results["context"]["arguments"] += f"`, then `{context['arguments']}"
     lineup = line_up(args, engine, adapter)
     reference = Peer("torch", "cpu", "f32", torch_python, args.threads)
     try:

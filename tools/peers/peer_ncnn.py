@@ -59,12 +59,8 @@ class Model:
             return self.conv(x, "")
         if kind == "group_norm_silu":
             return self.norm_silu(x, "")
-        if kind == "attention" and variant == "sdpa":
-            return self.layer("SDPA", [x, self.keys.pop(), self.values.pop()])
         if kind == "attention":
-            scores = self.layer("MatMul", [x, self.keys.pop()], _0=1)
-            scores = self.layer("BinaryOp", [scores], _0=2, _1=1, _2=HEAD_DIM**-0.5)
-            return self.layer("MatMul", [self.layer("Softmax", [scores], _0=-1, _1=1), self.values.pop()])
+            return self.layer("SDPA", [x, self.keys.pop(), self.values.pop()])
         if kind == "resblock":
             a, b = self.layer("Split", [x], 2)
             h = self.conv(self.norm_silu(a, "norm1."), "conv1.")
@@ -117,6 +113,10 @@ class Ncnn:
             param, weights = model.save(folder)
             if net.load_param(param) or net.load_model(weights):
                 raise RuntimeError(f"ncnn refuses the net ({variant})")
+        # A layer without a shader would run on the CPU in silence.
+        on_cpu = {layer.type for layer in net.layers() if not layer.support_vulkan}
+        if on_cpu:
+            raise RuntimeError(f"ncnn has no Vulkan layer for {', '.join(sorted(on_cpu))}")
         feeds = {}
         for name in "qkv" if kind == "attention" else "x":
             value = tensors[name]
@@ -145,10 +145,9 @@ class Ncnn:
 
     def prepare(self, name, kind, inputs, folder):
         tensors = load_tensors(inputs)
-        # ncnn has several layers for a linear layer and for attention; the fastest counts.
-        variants = {"matmul": ("inner_product", "gemm", "convolution"), "attention": ("products", "sdpa")}
+        # ncnn has three layers that can be a linear layer; the fastest counts.
         best = None
-        for variant in variants.get(kind, ("",)):
+        for variant in ("inner_product", "gemm", "convolution") if kind == "matmul" else ("",):
             try:
                 run = self.net(tensors, kind, 1, variant)
                 first = clock(run)

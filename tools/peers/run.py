@@ -340,8 +340,8 @@ def table(results):
         f"- Machine: {c['machine']}; {c['threads']} threads for everybody; load before {c['load']}.",
         f"- Device: {c['device']}. Number formats: {', '.join(sorted({label.split()[1] for label in used}))}; sums in f32 "
         "or as the peer does.",
-        f"- Engine at commit {c['commit']}; `python tools/peers/run.py {c['arguments']}`; alternating rounds, "
-        f"at most {c['rounds']}, a peer stops after {c['budget']:g} s a work.",
+        f"- Engine at commit {c['commit']}; `{c['command']}`; alternating rounds, at most {c['rounds']}, a peer stops "
+        f"after {c['budget']:g} s a work.",
         "- Cells: median ms ± half the quartiles' distance / GFLOP/s by direct count / our speed over its, on the same "
         "kind of device and format (above 1: we are faster). Group norm + SiLU in GB/s. No ±: a single round.", "",
         "| work | " + " | ".join(used) + " | " + " | ".join(f"{f} over the best peer" for f in families) + " |",
@@ -497,7 +497,8 @@ def main():
         "device": device or "the CPU", "rounds": args.rounds, "budget": args.budget,
         "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True,
                                  text=True).stdout.strip() or "unknown",
-        "arguments": " ".join(a for a in sys.argv[1:]),
+        "command": " ".join(["python tools/peers/run.py", *sys.argv[1:]]) if not args.keep else
+                   "python tools/peers/run.py --keep, in pieces",
     }
     results = {"context": context, "names": {}, "works": {}}
     if args.keep and args.keep.exists():
@@ -505,8 +506,6 @@ def main():
         for key in ("machine", "threads", "device", "commit"):
             if results["context"][key] != context[key]:
                 raise SystemExit(f"{args.keep} was measured with another {key}: {results['context'][key]}")
-        if context["arguments"] not in results["context"]["arguments"]:
-            results["context"]["arguments"] += f"`, then `{context['arguments']}"
     lineup = line_up(args, engine, adapter)
     reference = Peer("torch", "cpu", "f32", torch_python, args.threads)
     try:

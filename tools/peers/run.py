@@ -462,7 +462,7 @@ def main():
     peers = "\n".join(f"  {key:12} {what}" for key, what in PEERS.items())
     parser = argparse.ArgumentParser(
         description="\n\n".join(text), formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"works (and the groups kernels, steps, all):\n{names}\n\npeers:\n{peers}")
+        epilog=f"works (and the groups kernels, steps, all, none):\n{names}\n\npeers:\n{peers}")
     parser.add_argument("--works", default="all", metavar="NAMES", help="comma separated (default: all)")
     parser.add_argument("--peers", default=",".join(PEERS), metavar="NAMES", help="comma separated (default: all)")
     parser.add_argument("--device", help="part of an adapter's name (default: the best GPU, else llvmpipe)")
@@ -477,7 +477,7 @@ def main():
                         help="install, build, compile and check, but time nothing: fills the caches")
     parser.add_argument("--keep", type=Path, metavar="FILE",
                         help="a JSON of raw times; works measured before stay in the table, so a long set can be "
-                             "measured in pieces")
+                             "measured in pieces; `--works none` prints what is kept")
     parser.add_argument("--save", metavar="NAME", help="write benches/results/DATE-peers-NAME.md and .png")
     args = parser.parse_args()
     if args.dtype and not set(args.dtype.split(",")) <= {"f32", "f16"}:

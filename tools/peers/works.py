@@ -53,8 +53,8 @@ ALL = [
 
 
 def select(text):
-    """Works by name, comma separated; `kernels`, `steps` and `all` name groups."""
-    groups = {"all": ALL, "kernels": [w for w in ALL if w.kind != "unet"], "steps": [w for w in ALL if w.kind == "unet"]}
+    """Works by name, comma separated; `kernels`, `steps`, `all` and `none` name groups."""
+    groups = {"all": ALL, "none": [], "kernels": [w for w in ALL if w.kind != "unet"], "steps": [w for w in ALL if w.kind == "unet"]}
     known = {w.name: [w] for w in ALL} | groups
     chosen = []
     for name in text.split(","):

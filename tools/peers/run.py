@@ -115,11 +115,11 @@ class Peer:
         self.label = f"{key} {dtype}"
         self.on_cpu = key in ("ours_cpu", "torch", "ort")
         self.name, self.process, self.words, self.failed = None, None, None, None
-        # All with the same threads; no library's threads spin while another peer is timed.
+        # All with the same threads. Their pools may spin inside a run as they like; 10 ms after it they must rest.
         count = str(threads)
         self.env = os.environ | {
             "PEER_THREADS": count, "RAYON_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count,
-            "LP_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "PYTHONPATH": str(HERE),
+            "LP_NUM_THREADS": count, "KMP_BLOCKTIME": "10", "PYTHONPATH": str(HERE),
         }
 
     def takes(self, work):
@@ -397,8 +397,8 @@ def chart(results, path):
     names = [w.name + ("\n(GB/s)" if results["works"][w.name]["bytes"] else "") for w in order]
     axis.set_xticks(range(len(order)), names, rotation=30, ha="right")
     axis.set_ylabel("GFLOP/s by direct count, medians")
-    axis.set_title(results["context"]["device"], fontsize=9)
-    axis.legend(fontsize=8, ncols=2)
+    figure.suptitle(results["context"]["device"], fontsize=9)
+    axis.legend(fontsize=8, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1))
     axis.grid(axis="y", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

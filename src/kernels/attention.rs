@@ -249,11 +249,14 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
     let (keys, width) = (keys1 + keys2, heads * dim);
-    const BLOCK: usize = 64;
+    let adds = p.has_bias != 0 || p.has_mask != 0 || p.causal != 0;
+    // Large enough that packing the keys is small beside the product, small enough for every thread to have some.
+    let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
     for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
-        y.par_chunks_mut(BLOCK * width).enumerate().for_each_init(Vec::new, |scores: &mut Vec<f32>, (block, y)| {
-            let (first, rows) = (block * BLOCK, y.len() / width);
-            scores.resize(rows * keys, 0.0);
+        y.par_chunks_mut(block * width).enumerate().for_each_init(Vec::new, |scratch: &mut Vec<f32>, (i, y)| {
+            let (first, rows) = (i * block, y.len() / width);
+            scratch.resize(rows * (keys + 1), 0.0);
+            let (scores, totals) = scratch.split_at_mut(rows * keys);
             for head in 0..heads {
                 let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
                 let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
@@ -263,27 +266,83 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 let q = &q[first * q_stride..];
                 gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], p.scale);
                 gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
-                for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    let mut top = f32::NEG_INFINITY;
+                for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
                     for (key, s) in row.iter_mut().enumerate() {
                         let added = p.added(inputs, n, head, first + r, key);
                         *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
-                        top = top.max(*s);
                     }
-                    let mut total = 0.0;
-                    row.iter_mut().for_each(|s| {
-                        *s = (*s - top).exp();
-                        total += *s;
-                    });
-                    row.iter_mut().for_each(|s| *s /= total);
                 }
+                exponentials(scores, totals);
                 let out = &mut y[head * dim..];
                 gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
                 let more = keys1 > 0;
                 if keys2 > 0 {
                     gemm_strided(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
                 }
+                for (out, total) in out.chunks_mut(width).zip(&*totals) {
+                    out[..dim].iter_mut().for_each(|y| *y /= total);
+                }
             }
         });
     }
+}
+
+/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum, and their sum.
+fn exponentials(scores: &mut [f32], totals: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature the function is compiled for was just detected.
+        return unsafe { exponentials_avx2(scores, totals) };
+    }
+    exponentials_of_rows(scores, totals);
+}
+
+/// The same code compiled for vectors of 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn exponentials_avx2(scores: &mut [f32], totals: &mut [f32]) {
+    exponentials_of_rows(scores, totals);
+}
+
+#[inline(always)]
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [f32]) {
+    const LANES: usize = 32;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (row, total) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for chunk in &*chunks {
+            tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
+        }
+        let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
+        let mut sums = [0.0; LANES];
+        for chunk in chunks {
+            for (sum, s) in sums.iter_mut().zip(chunk) {
+                *s = exp(*s - top);
+                *sum += *s;
+            }
+        }
+        *total = sums.iter().sum();
+        for s in rest {
+            *s = exp(*s - top);
+            *total += *s;
+        }
+    }
+}
+
+/// eˣ for x <= 0 to 2 units in the last place, 0 below -87 (Cephes `expf`), in steps that vectors have.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Added and subtracted it rounds to an integer, which meanwhile stands in its lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut y = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = y * r + c;
+    }
+    let y = (y * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.0 { 0.0 } else { y }
 }

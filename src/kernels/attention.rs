@@ -2,7 +2,7 @@
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
 use super::matmul::gemm_strided;
-use super::{Cost, Kernel, Shader};
+use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -49,15 +49,65 @@ params! {
 
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
-const TILE: u32 = 16;
+
+const ELEMENTS: &str = include_str!("../../shaders/shared/attention.wgsl");
+const BY_TILES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_tile.wgsl")];
+const BY_LANES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_lanes.wgsl")];
+const LANES: Needs = Needs { subgroup: Some(8), ..Needs::NOTHING };
+const HARDWARE: Needs = Needs { hardware: true, ..Needs::NOTHING };
+
+/// The grid of workgroups that compute `queries` of one head and picture each.
+fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
+    let p = Params::read(params);
+    [p.queries.div_ceil(queries), p.heads, output[0] as u32]
+}
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
-    shaders: &[Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), &[], |params, output| {
-        let p = Params::read(params);
-        [p.queries.div_ceil(TILE), p.heads, output[0] as u32]
-    })],
+    shaders: &[
+        Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), BY_TILES, |p, y| grid(p, y, 16)),
+        Shader {
+            name: "attention_lanes512",
+            wgsl: include_str!("../../shaders/attention_lanes512.wgsl"),
+            shared: BY_LANES,
+            needs: LANES,
+            fits: |_| true,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_lanes",
+            wgsl: include_str!("../../shaders/attention_lanes.wgsl"),
+            shared: BY_LANES,
+            needs: LANES,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_lanes_self",
+            wgsl: include_str!("../../shaders/attention_lanes_self.wgsl"),
+            shared: BY_LANES,
+            needs: LANES,
+            fits: |p| Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_tile128",
+            wgsl: include_str!("../../shaders/attention_tile128.wgsl"),
+            shared: BY_TILES,
+            needs: HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 128,
+            grid: |p, y| grid(p, y, 32),
+        },
+        Shader {
+            name: "attention_tile64",
+            wgsl: include_str!("../../shaders/attention_tile64.wgsl"),
+            shared: BY_TILES,
+            needs: HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: |p, y| grid(p, y, 64),
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: false,
     reference,

@@ -316,7 +316,8 @@ impl Program {
             Backend::Gpu(p) => p.profile(&self.graph)?,
         };
         let named = |(node, seconds): (&Node, f64)| {
-            let shader = if matches!(self.backend, Backend::Cpu(_)) { node.kernel.name } else { node.shader().name };
+            let shader =
+                if matches!(self.backend, Backend::Cpu(_)) { node.kernel.name } else { node.shader().name };
             NodeTime { label: node.label.clone(), shader, seconds, cost: self.graph.node_cost(node) }
         };
         Ok(self.graph.nodes.iter().zip(times).map(named).collect())

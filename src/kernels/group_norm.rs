@@ -1,7 +1,7 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::epilogue::Activation;
-use super::{ACTIVATION, Cost, Kernel, Shader, REDUCE};
+use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -25,15 +25,29 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
-    shaders: &[Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], |params, output| {
-        [Params::read(params).groups, output[0] as u32, 1]
-    })],
+    shaders: &[
+        Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], grid),
+        Shader {
+            name: "group_norm_subgroup",
+            wgsl: include_str!("../../shaders/group_norm.wgsl"),
+            shared: &[ACTIVATION, REDUCE_SUBGROUP],
+            constants: &[("WG", 8.0)],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid,
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
     cpu,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
+
+/// A workgroup for every group of every picture.
+fn grid(params: &[u8], output: &[usize]) -> [u32; 3] {
+    [Params::read(params).groups, output[0] as u32, 1]
+}
 
 /// A group norm's weights and numbers.
 #[derive(Clone, Debug)]

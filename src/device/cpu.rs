@@ -1,6 +1,6 @@
 //! The CPU device: every node through its kernel's `cpu` function, buffers reused as they fall free.
 
-use super::{Monitor, Weights, weight_tensors};
+use super::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, TensorId};
 use std::sync::Arc;
@@ -81,6 +81,15 @@ impl CpuProgram {
     pub(super) fn copy(&mut self, from: TensorId, to: TensorId) {
         let len = self.values[to.0].get().len();
         self.values[to.0] = Values::Owned(self.values[from.0].get()[..len].to_vec());
+    }
+
+    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {
+        for c in copies {
+            if let Values::Owned(to) = &mut self.values[c.to.0] {
+                let from = &source.values[c.from.0].get()[c.first..][..c.len];
+                to[c.at..][..c.len].copy_from_slice(from);
+            }
+        }
     }
 
     pub(super) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {

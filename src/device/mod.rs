@@ -232,6 +232,21 @@ enum Backend {
     Gpu(Box<gpu::GpuProgram>),
 }
 
+/// A piece of one program's output that becomes a piece of another's input; in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy {
+    /// Output of the source.
+    pub from: TensorId,
+    /// First element there.
+    pub first: usize,
+    /// Input of the target.
+    pub to: TensorId,
+    /// First element there.
+    pub at: usize,
+    /// How many.
+    pub len: usize,
+}
+
 /// Called between pieces of work with the share of the run that is done; returning false cancels.
 pub type Monitor<'a> = dyn FnMut(f32) -> bool + 'a;
 
@@ -303,6 +318,23 @@ impl Program {
         match &mut self.backend {
             Backend::Cpu(p) => Ok(p.read(id)),
             Backend::Gpu(p) => p.read(&self.graph, id),
+        }
+    }
+
+    /// Copies pieces of another program's outputs into this one's inputs, on the device. Both programs were made for
+    /// one device and precision.
+    ///
+    /// Pieces begin and end at even elements, unless they are whole tensors: copies are in whole words.
+    #[track_caller]
+    pub fn copy_from(&mut self, source: &Program, copies: &[Copy]) {
+        for c in copies {
+            let within = |p: &Program, id: TensorId, first: usize| first + c.len <= p.graph.info(id).len();
+            assert!(within(source, c.from, c.first) && within(self, c.to, c.at), "{c:?} leaves its tensors");
+        }
+        match (&mut self.backend, &source.backend) {
+            (Backend::Cpu(to), Backend::Cpu(from)) => to.copy_from(from, copies),
+            (Backend::Gpu(to), Backend::Gpu(from)) => to.copy_from(&self.graph, from, &source.graph, copies),
+            _ => panic!("the programs are on different devices"),
         }
     }
 

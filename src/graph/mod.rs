@@ -3,11 +3,13 @@
 //! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
+//! [`split`] divides it into what is computed once and what each step needs,
 //! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
 pub mod plan;
+pub mod split;
 
 use crate::kernels::{Cost, Kernel};
 
@@ -275,6 +277,14 @@ impl Graph {
     pub fn find_input(&self, name: &str) -> Option<TensorId> {
         let is = |t: &TensorInfo| matches!(&t.source, Source::Input(n) if n == name);
         self.tensors.iter().position(is).map(TensorId)
+    }
+
+    /// What the caller has to write.
+    pub fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().filter_map(|t| match &t.source {
+            Source::Input(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     /// The output of that name.

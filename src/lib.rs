@@ -32,6 +32,7 @@ pub mod device;
 pub mod diffusion;
 pub mod engine;
 pub mod error;
+pub mod estimate;
 pub mod graph;
 pub mod kernels;
 mod layout;

@@ -144,7 +144,7 @@ fn check_memory(needed: u64) -> Result<()> {
 }
 
 /// Bytes a program may still take, where the system says so (Linux; there also by its control group's limit).
-fn free_memory() -> Option<u64> {
+pub(super) fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;

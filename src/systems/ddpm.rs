@@ -65,6 +65,12 @@ impl Ddpm {
         })
     }
 
+    /// The sizes of a run that draws pictures of `width` by `height`.
+    pub fn shape(&self, steps: &[Step], pictures: usize, (width, height): (usize, usize)) -> Shape {
+        let dynamic = Shape::is_dynamic(steps);
+        Shape { pictures, height, width, channels: self.unet.in_channels, tokens: 0, guided: false, dynamic }
+    }
+
     /// Draws pictures of `height` by `width`.
     #[expect(clippy::too_many_arguments, reason = "a run has this many settings, each used once")]
     pub fn sample(
@@ -78,8 +84,7 @@ impl Ddpm {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<Picture>> {
         let channels = self.unet.in_channels;
-        let dynamic = Shape::is_dynamic(steps);
-        let shape = Shape { pictures, height, width, channels, tokens: 0, guided: false, dynamic };
+        let shape = self.shape(steps, pictures, (width, height));
         let denoiser = self.denoiser(device, options, shape)?;
         let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
         let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;

@@ -168,7 +168,7 @@ impl Stage {
 
     /// Channels of the sample: the network's input less the low-resolution picture beside it.
     pub fn channels(&self) -> usize {
-        if self.is_super_resolution() { self.unet.in_channels / 2 } else { self.unet.in_channels }
+        sample_channels(&self.unet)
     }
 
     /// Refuses a noise level the stage was not trained with; the first stage has none.
@@ -258,6 +258,11 @@ impl Stage {
         program.run(&mut |_| true)?;
         program.read("y")
     }
+}
+
+/// Channels of the sample: the network's input less the low-resolution picture beside it.
+pub fn sample_channels(unet: &unet::Config) -> usize {
+    if unet.class_embed_type.is_some() { unet.in_channels / 2 } else { unet.in_channels }
 }
 
 /// The network as a denoiser records it: with the text states as an input, and the picture to enlarge beside the sample.

@@ -15,8 +15,8 @@ use ancestral::{Engine, GenerateConfig, LoadOptions};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Runs of which the median counts.
-const RUNS: usize = 5;
+/// Rounds of which the median counts.
+const RUNS: usize = 7;
 /// Steps of a run, where steps do not grow.
 const STEPS: usize = 3;
 
@@ -57,34 +57,64 @@ fn cases(side: usize) -> Vec<Case> {
     cases
 }
 
-/// Median seconds of a step, with its share of what is computed once.
-fn seconds(stage: &mut Stage, device: &Device, case: &Case, guided: bool) -> f64 {
-    let (width, height) = case.size;
-    let sampler = Sampler::Ddim { eta: 0.0, rederive_epsilon: false };
-    let list: Vec<Step> = steps(&stage.scheduler, &sampler, case.steps).expect("a schedule");
-    let (channels, dynamic) = (stage.channels(), Shape::is_dynamic(&list));
-    let shape =
-        Shape { pictures: case.pictures, height, width, channels, tokens: MAX_TOKENS, guided, dynamic };
-    let options = ProgramOptions { precision: Precision::F32, ..Default::default() };
-    let is_second = stage.is_super_resolution();
-    let context = vec![0.1; shape.batch() * MAX_TOKENS * stage.unet.context_channels()];
-    let denoiser = stage.denoiser(device, &options, shape).expect("it fits");
-    let mut noise = SeededNoise::new(0, case.pictures);
-    let start = initial_noise(&mut noise, shape);
-    let mut run = || {
+/// A run to be measured; what is computed once is part of it.
+struct Bench {
+    stage: Stage,
+    list: Vec<Step>,
+    shape: Shape,
+}
+
+impl Bench {
+    fn new(path: &str, case: &Case, guided: bool) -> Self {
+        let stage = Stage::load(&folder().join(path), None).expect("the bundled model");
+        let sampler = Sampler::Ddim { eta: 0.0, rederive_epsilon: false };
+        let list = steps(&stage.scheduler, &sampler, case.steps).expect("a schedule");
+        let ((width, height), pictures) = (case.size, case.pictures);
+        let (channels, dynamic) = (stage.channels(), Shape::is_dynamic(&list));
+        let shape = Shape { pictures, height, width, channels, tokens: MAX_TOKENS, guided, dynamic };
+        Bench { stage, list, shape }
+    }
+
+    /// Seconds a step.
+    fn run(&mut self, device: &Device) -> f64 {
+        let (shape, enlarges) = (self.shape, self.stage.is_super_resolution());
+        let options = ProgramOptions { precision: Precision::F32, ..Default::default() };
+        let context = vec![0.1; shape.batch() * MAX_TOKENS * self.stage.unet.context_channels()];
+        let denoiser = self.stage.denoiser(device, &options, shape).expect("it fits");
+        let mut noise = SeededNoise::new(0, shape.pictures);
+        let start = initial_noise(&mut noise, shape);
         let started = Instant::now();
         denoiser.write("context", &context);
-        if is_second {
+        if enlarges {
             denoiser.write("low_res", &start);
             denoiser.write("noise_level", &vec![100.0; shape.batch()]);
         }
-        denoiser.sample(&list, 2.0, &mut noise, start.clone(), &mut |_| true).expect("it runs");
-        started.elapsed().as_secs_f64() / case.steps as f64
-    };
-    run();
-    let mut all: Vec<f64> = (0..RUNS).map(|_| run()).collect();
-    all.sort_by(f64::total_cmp);
-    all[RUNS / 2]
+        denoiser.sample(&self.list, 2.0, &mut noise, start, &mut |_| true).expect("it runs");
+        started.elapsed().as_secs_f64() / self.list.len() as f64
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The cases of one kind in turn, so that what else the machine does falls on all of them: rows of the table.
+fn measure(device: &Device, (name, path, guided): (&str, &str, bool), cases: &[Case]) {
+    let mut benches: Vec<Bench> = cases.iter().map(|case| Bench::new(path, case, guided)).collect();
+    // Programs are made, and made larger, in the first runs.
+    benches.iter_mut().for_each(|bench| {
+        bench.run(device);
+    });
+    let rounds: Vec<Vec<f64>> =
+        (0..RUNS).map(|_| benches.iter_mut().map(|bench| bench.run(device)).collect()).collect();
+    for (i, case) in cases.iter().enumerate() {
+        // Per step already: only batch and pixels make a step larger.
+        let factor = if case.what == "steps" { 1.0 } else { case.factor as f64 };
+        let growth = median(rounds.iter().map(|round| round[i] / round[0] / factor).collect());
+        let ms = 1e3 * median(rounds.iter().map(|round| round[i]).collect());
+        println!("| {name} | {} | {} | {ms:.2} | {growth:.2} |", case.what, case.factor);
+    }
 }
 
 fn main() {
@@ -93,15 +123,8 @@ fn main() {
     let stages = [("stage 1", "stage_1", 32, true), ("stage 2", "stage_2", 64, false)];
     println!("\n| network | grows | factor | ms a step | growth |\n|---|---|---|---|---|");
     for (name, path, side, guided) in stages {
-        let mut stage = Stage::load(&folder().join(path), None).expect("the bundled model");
-        let mut first = 0.0;
-        for case in cases(side) {
-            let seconds = seconds(&mut stage, &device, &case, guided);
-            // Per step already: only batch and pixels make a step larger.
-            let factor = if case.what == "steps" { 1 } else { case.factor };
-            first = if case.factor == 1 { seconds } else { first };
-            let growth = seconds / first / factor as f64;
-            println!("| {name} | {} | {} | {:.2} | {growth:.2} |", case.what, case.factor, seconds * 1e3);
+        for kind in cases(side).chunk_by(|a, b| a.what == b.what) {
+            measure(&device, (name, path, guided), kind);
         }
     }
     println!(
@@ -109,14 +132,15 @@ fn main() {
     );
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
     let target = Target { precision: Precision::F32, limits: device.limits() };
-    for (name, path, side, _) in stages.into_iter().take(1) {
-        let engine = Engine::load(folder().join(path), &options).expect("the bundled model");
+    let engine = Engine::load(folder(), &options).expect("the bundled model");
+    // The final picture's side over each stage's own.
+    for (i, ((name, _, side, _), enlarged)) in stages.into_iter().zip([8, 1]).enumerate() {
         let mut first = (0.0, 0.0);
         for case in cases(side).into_iter().filter(|c| c.what != "steps") {
             let (width, height) = case.size;
-            let cfg = GenerateConfig::new().steps([case.steps]).count(case.pictures).size(width, height);
+            let cfg = GenerateConfig::new().count(case.pictures).size(enlarged * width, enlarged * height);
             let cost = engine.plan(&cfg, &target).expect("a plan");
-            let step = cost.networks[1].parts.iter().find(|p| p.name == "step").expect("a step");
+            let step = cost.networks[1 + i].parts.iter().find(|p| p.name == "step").expect("a step");
             first = if case.factor == 1 { (step.flops, step.moved) } else { first };
             let growth = |cost: f64, first: f64| cost / first / case.factor as f64;
             println!(

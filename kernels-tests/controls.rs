@@ -5,7 +5,7 @@ use crate::cases::steps::{CLIPS, VARIANCES, a_step};
 use crate::cases::{Case, OUTPUT, Rng, all};
 use crate::device::on_gpu;
 use crate::harness::{F16, F32, Tolerance, compare, reference, run};
-use ancestral::device::Device;
+use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::reference::apply;
 use ancestral::diffusion::{Clip, Variance};
 use ancestral::graph::{Graph, Storage};
@@ -20,7 +20,7 @@ fn find(name: &str) -> Case {
 }
 
 fn output(device: &Device, case: &Case) -> Vec<f32> {
-    run(device, &case.graph, &case.inputs, Precision::F32).expect("a case runs").0
+    run(device, &case.graph, &case.inputs, ProgramOptions::default()).expect("a case runs").0
 }
 
 fn expected(case: &Case) -> Vec<f32> {
@@ -150,6 +150,6 @@ fn fusion_minds_a_reshape_between() {
     let mut rng = Rng::named("reshape");
     let given =
         [("x", 60), ("w", 40), ("row", 8)].map(|(name, len)| (name.to_string(), rng.normals(len, 0.0, 1.0)));
-    let (found, _) = run(&Device::Cpu, &g, &given, Precision::F32).expect("the graph runs");
+    let (found, _) = run(&Device::Cpu, &g, &given, ProgramOptions::default()).expect("the graph runs");
     compare(&reference(&g, &given, Precision::F32), &found, F32).expect("fused and unfused agree");
 }

@@ -3,9 +3,9 @@
 use crate::cases::{Case, OUTPUT, all};
 use crate::device::{has_f16, on_gpu, say};
 use crate::shaders::check_storage;
-use ancestral::device::{Device, ProgramOptions, Weights};
+use ancestral::device::{Device, ProgramOptions, Variants, Weights};
 use ancestral::graph::{Graph, Source, Storage, TensorId};
-use ancestral::kernels::{ALL, Precision};
+use ancestral::kernels::{ALL, Precision, Shader};
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -109,9 +109,8 @@ pub fn run(
     device: &Device,
     graph: &Graph,
     inputs: &[(String, Vec<f32>)],
-    precision: Precision,
+    options: ProgramOptions,
 ) -> Result<(Vec<f32>, Graph), String> {
-    let options = ProgramOptions { precision, ..ProgramOptions::default() };
     let mut program =
         device.program(graph.clone(), &Weights::none(), &options).map_err(|error| error.to_string())?;
     for (name, values) in inputs {
@@ -147,16 +146,60 @@ fn tolerance(graph: &Graph, precision: Precision) -> Tolerance {
     if output == Some(Storage::Elem) && precision.elem_f16 { F16 } else { F32 }
 }
 
-/// Runs a case and compares.
-fn check(device: &Device, case: &Case, precision: Precision) -> Result<Difference, String> {
+/// The variants of a case's kernel that run on a device.
+fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static str> {
+    let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
+    let able = |s: &&Shader| match device {
+        Device::Cpu => s.name == kernel.name,
+        Device::Gpu(gpu) => gpu.meets(s.needs, precision),
+    };
+    let mut names: Vec<&str> = kernel.shaders.iter().filter(able).map(|s| s.name).collect();
+    if case.kernel == "conv2d" && matches!(device, Device::Gpu(_)) && precision == Precision::F32 {
+        names.push("winograd");
+    }
+    names
+}
+
+/// Makes constants of the weights: some variants need to know them before the run.
+fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
+    let (mut graph, mut rest) = (case.graph.clone(), Vec::new());
+    for (name, values) in &case.inputs {
+        let id = graph.find_input(name).expect("an input of the graph");
+        match graph.tensors[id.index()].storage {
+            Storage::Weight => graph.tensors[id.index()].source = Source::Constant(values.clone()),
+            _ => rest.push((name.clone(), values.clone())),
+        }
+    }
+    (graph, rest)
+}
+
+/// Runs a case by a variant and compares; none where the variant does not compute these sizes.
+fn check(
+    device: &Device,
+    case: &Case,
+    precision: Precision,
+    variant: &'static str,
+) -> Result<Option<Difference>, String> {
     check_storage(&case.graph)?;
-    let (y, ran) = run(device, &case.graph, &case.inputs, precision)?;
+    let options = ProgramOptions { precision, variants: Variants::Only(variant), ..Default::default() };
+    let winograd = variant == "winograd";
+    let (y, ran) = if winograd {
+        let (graph, inputs) = know_weights(case);
+        run(device, &graph, &inputs, options)?
+    } else {
+        run(device, &case.graph, &case.inputs, options)?
+    };
     let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
-    if kernels != [case.kernel] {
+    let lowered: &[&str] =
+        if winograd { &["winograd_input", "matmul", "winograd_output"] } else { &[case.kernel] };
+    if kernels != lowered && kernels != [case.kernel] {
         return Err(format!("ran as {kernels:?}, not as one {}", case.kernel));
     }
+    if ran.nodes[0].shader().name != variant && kernels != lowered || winograd && kernels != lowered {
+        return Ok(None);
+    }
     let expected = reference(&case.graph, &case.inputs, precision);
-    compare(&expected, &y, tolerance(&case.graph, precision))
+    compare(&expected, &y, tolerance(&case.graph, precision)).map(Some)
 }
 
 /// The cases that `ANCESTRAL_CASE` names, or all.
@@ -169,16 +212,19 @@ fn check_all(device: &Device) {
     let cases = chosen();
     let (mut worst, mut failures) = (BTreeMap::<(&str, &str), (Difference, String)>::new(), Vec::new());
     for path in paths(device) {
-        for case in &cases {
-            match check(device, case, path.precision) {
-                Ok(found) => {
-                    let entry = worst.entry((case.kernel, path.name)).or_default();
+        for (case, variant) in
+            cases.iter().flat_map(|c| variants(device, c, path.precision).into_iter().map(move |v| (c, v)))
+        {
+            match check(device, case, path.precision, variant) {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    let entry = worst.entry((variant, path.name)).or_default();
                     entry.0.peak = entry.0.peak.max(found.peak);
                     if found.nmse >= entry.0.nmse {
                         (entry.0.nmse, entry.1) = (found.nmse, case.name.clone());
                     }
                 }
-                Err(what) => failures.push(format!("{} on {}: {what}", case.name, path.name)),
+                Err(what) => failures.push(format!("{} by {variant} on {}: {what}", case.name, path.name)),
             }
         }
     }

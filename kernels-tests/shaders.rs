@@ -3,7 +3,7 @@
 //! Metal and DX12.
 
 use ancestral::graph::{Graph, Source, Storage};
-use ancestral::kernels::{ALL, FieldType, Kernel, Precision};
+use ancestral::kernels::{ALL, FieldType, Kernel, Precision, Shader};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ResourceBinding, ScalarKind, ShaderStage, TypeInner};
@@ -31,9 +31,17 @@ fn parse(source: &str) -> Result<Module, String> {
     naga::front::wgsl::parse_str(source).map_err(|error| error.emit_to_string(source))
 }
 
-fn validate(module: &Module, precision: Precision) -> Result<ModuleInfo, String> {
-    let capabilities = if is_half(precision) { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+fn validate(module: &Module, shader: &Shader, precision: Precision) -> Result<ModuleInfo, String> {
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SHADER_FLOAT16, is_half(precision));
+    capabilities.set(Capabilities::SUBGROUP, shader.needs.subgroup.is_some());
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, shader.needs.cooperative);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if shader.needs.subgroup.is_some() {
+        validator
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
     validator.validate(module).map_err(|error| error.emit_to_string(""))
 }
 
@@ -97,15 +105,15 @@ fn check_params(module: &Module, kernel: &Kernel) -> Checked {
 }
 
 /// The file opens by saying what it computes, and stays readable.
-fn check_text(kernel: &Kernel) -> Checked {
-    if !kernel.wgsl.starts_with(&format!("// {}: ", kernel.name)) {
-        return Err(format!("the file does not start with `// {}: `", kernel.name));
+fn check_text(shader: &Shader) -> Checked {
+    if !shader.wgsl.starts_with(&format!("// {}: ", shader.name)) {
+        return Err(format!("the file does not start with `// {}: `", shader.name));
     }
-    let lines = kernel.wgsl.lines().count();
+    let lines = shader.wgsl.lines().count();
     if lines > MAX_LINES {
         return Err(format!("{lines} lines, at most {MAX_LINES}"));
     }
-    match kernel.wgsl.lines().find(|line| line.trim_start().starts_with('#') || line.chars().count() > 120) {
+    match shader.wgsl.lines().find(|line| line.trim_start().starts_with('#') || line.chars().count() > 120) {
         Some(line) => Err(format!("a directive or a long line: {line}")),
         None => Ok(()),
     }
@@ -127,7 +135,7 @@ fn check_limits(module: &Module) -> Checked {
 }
 
 /// What wgpu-hal 30 does with a shader on each backend, with the checks it injects switched on and off.
-fn check_translation(module: &Module, info: &ModuleInfo, precision: Precision) -> Checked {
+fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precision: Precision) -> Checked {
     let entry = (ShaderStage::Compute, "main");
     let (module, info) = process_overrides(module, info, Some(entry), &Default::default())
         .map_err(|e| format!("overrides: {e}"))?;
@@ -141,13 +149,19 @@ fn check_translation(module: &Module, info: &ModuleInfo, precision: Precision) -
         })
         .collect();
     for version in [(1, 3), (1, 6)] {
-        let spirv = to_spirv(&module, &info, precision, &storage, version)?;
+        let spirv = to_spirv(&module, &info, (shader, precision), &storage, version)?;
         if spirv.first() != Some(&0x0723_0203) {
             return Err("SPIR-V without its magic number".into());
         }
     }
     let metal = to_metal(&module, &info, &storage)?;
-    let models: &[_] = if is_half(precision) {
+    if shader.needs.cooperative {
+        // HLSL has no such matrices: DX12 takes another shader.
+        return Ok(());
+    }
+    let models: &[_] = if shader.needs.subgroup.is_some() {
+        &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
+    } else if is_half(precision) {
         &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
     } else {
         &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0]
@@ -168,7 +182,7 @@ fn slot(binding: u32) -> ResourceBinding {
 fn to_spirv(
     module: &Module,
     info: &ModuleInfo,
-    precision: Precision,
+    (shader, precision): (&Shader, Precision),
     storage: &BTreeMap<u32, bool>,
     lang_version: (u8, u8),
 ) -> Result<Vec<u32>, String> {
@@ -177,6 +191,12 @@ fn to_spirv(
         vec![Shader, Matrix, Sampled1D, Image1D, ImageQuery, DerivativeControl, StorageImageExtendedFormats];
     if is_half(precision) {
         capabilities.push(Float16);
+    }
+    if shader.needs.subgroup.is_some() {
+        capabilities.extend([GroupNonUniform, GroupNonUniformBallot, GroupNonUniformShuffle]);
+    }
+    if shader.needs.cooperative {
+        capabilities.extend([CooperativeMatrixKHR, VulkanMemoryModel]);
     }
     let target = |at: &u32| {
         (slot(*at), spv::BindingInfo { descriptor_set: 0, binding: *at, binding_array_size: None })
@@ -260,22 +280,22 @@ fn to_hlsl(
     Ok(text)
 }
 
-fn check(kernel: &Kernel, precision: Precision) -> Checked {
-    let module = parse(&kernel.source(precision))?;
-    let info = validate(&module, precision)?;
+fn check(kernel: &Kernel, shader: &Shader, precision: Precision) -> Checked {
+    let module = parse(&shader.source(precision))?;
+    let info = validate(&module, shader, precision)?;
     check_bindings(&module)?;
     check_params(&module, kernel)?;
-    check_text(kernel)?;
-    check_translation(&module, &info, precision)
+    check_text(shader)?;
+    check_translation(&module, &info, shader, precision)
 }
 
-/// How a kernel's shader reads its tensors, in the order of the bindings: inputs, output.
-fn storages(kernel: &'static Kernel) -> Vec<Storage> {
+/// How a shader reads its tensors, in the order of the bindings: inputs, output.
+fn storages(shader: &'static Shader) -> Vec<Storage> {
     static KNOWN: OnceLock<Mutex<HashMap<&str, Vec<Storage>>>> = OnceLock::new();
     let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let find = || {
         let halves = [ELEM_F16, WEIGHT_F16].map(|precision| {
-            let module = parse(&kernel.source(precision)).expect("every shader parses");
+            let module = parse(&shader.source(precision)).expect("every shader parses");
             let mut tensors = BTreeMap::new();
             for (_, variable) in module.global_variables.iter() {
                 if let (Some(at), &TypeInner::Array { base, .. }) =
@@ -294,14 +314,14 @@ fn storages(kernel: &'static Kernel) -> Vec<Storage> {
         };
         halves[0].keys().map(storage).collect()
     };
-    known.entry(kernel.name).or_insert_with(find).clone()
+    known.entry(shader.name).or_insert_with(find).clone()
 }
 
 /// Every node's tensors are stored as its shader reads them. f32 programs run right whatever is mixed up here, f16
 /// programs do not.
 pub fn check_storage(graph: &Graph) -> Checked {
     for node in &graph.nodes {
-        let expected = storages(node.kernel);
+        let expected = storages(node.shader());
         for (i, (id, storage)) in node.inputs.iter().chain([&node.output]).zip(&expected).enumerate() {
             let info = graph.info(*id);
             // `Graph::empty` stands in for what is not read.
@@ -321,9 +341,17 @@ pub fn check_storage(graph: &Graph) -> Checked {
 #[test]
 fn shaders_are_sound_at_every_precision() {
     for kernel in ALL {
-        for precision in PRECISIONS {
-            if let Err(what) = check(kernel, precision) {
-                panic!("{} at {precision:?}: {what}", kernel.name);
+        for shader in kernel.shaders {
+            for precision in
+                PRECISIONS.into_iter().filter(|p| !shader.needs.cooperative || *p == Precision::F16)
+            {
+                if let Err(what) = check(kernel, shader, precision) {
+                    panic!("{} at {precision:?}: {what}", shader.name);
+                }
+            }
+            // Whichever shader is taken, the graph stores its tensors the same way.
+            if !shader.needs.cooperative {
+                assert_eq!(storages(shader), storages(&kernel.shaders[0]), "{}", shader.name);
             }
         }
     }
@@ -342,16 +370,18 @@ fn every_file_is_a_kernel() {
         names.sort();
         names
     };
-    let mut kernels: Vec<&str> = ALL.iter().map(|k| k.name).collect();
-    kernels.sort_unstable();
-    assert_eq!(wgsl(&folder), kernels, "shaders/*.wgsl and kernels::ALL differ");
+    let shaders = || ALL.iter().flat_map(|k| k.shaders);
+    let mut names: Vec<&str> = shaders().map(|s| s.name).collect();
+    names.sort_unstable();
+    assert!(ALL.iter().all(|k| k.name == k.shaders[0].name), "a kernel's first shader has its name");
+    assert_eq!(wgsl(&folder), names, "shaders/*.wgsl and kernels::ALL differ");
     for name in wgsl(&folder.join("shared")) {
         let text =
             std::fs::read_to_string(folder.join("shared").join(format!("{name}.wgsl"))).expect("readable");
         assert!(text.starts_with(&format!("// {name}: ")), "shared/{name}.wgsl does not say what it is");
         assert!(!text.contains("@group"), "shared/{name}.wgsl has a binding");
-        let used = ALL.iter().any(|k| k.shared.contains(&text.as_str()));
-        assert!(used, "no kernel uses shared/{name}.wgsl");
+        let used = shaders().any(|s| s.shared.contains(&text.as_str()));
+        assert!(used, "no shader uses shared/{name}.wgsl");
     }
 }
 
@@ -369,11 +399,11 @@ fn planted_errors_are_refused() {
         ("concat", "Elem(a[", "(a[", Precision::F16),
     ];
     for (name, from, to, precision) in planted {
-        let sound = kernel(name);
+        let (kernel, sound) = (kernel(name), &kernel(name).shaders[0]);
         assert!(sound.wgsl.contains(from), "{name} has no `{from}`");
         let wgsl: &'static str = sound.wgsl.replace(from, to).leak();
-        let wrong = Kernel { wgsl, ..*sound };
-        assert!(check(sound, precision).is_ok(), "{name} is sound");
-        assert!(check(&wrong, precision).is_err(), "{name} passes with `{to}` for `{from}`");
+        let wrong = Shader { wgsl, ..*sound };
+        assert!(check(kernel, sound, precision).is_ok(), "{name} is sound");
+        assert!(check(kernel, &wrong, precision).is_err(), "{name} passes with `{to}` for `{from}`");
     }
 }

@@ -1,6 +1,6 @@
 // conv2d: y = epilogue(conv([a | b], w) + bias), an implicit matrix product that never writes its patches
-//   a        [N, H, W, in_a]   Elem   the first channels of the input
-//   b        [N, H, W, in_b]   Elem   the rest (a U-Net's skip connection); in_b may be 0
+//   a        [N', H, W, in_a]  Elem   the first channels of the input; picture n of y reads picture n % N'
+//   b        [N', H, W, in_b]   Elem   the rest (a U-Net's skip connection); in_b may be 0
 //   w        [kh, kw, in_a + in_b, cols]  Weight
 //   bias     [cols]            f32
 //   operand  [rows / operand_rows, cols]  Elem
@@ -12,13 +12,13 @@ struct Params {
     height: u32, width: u32, in_a: u32, in_b: u32,
     out_height: u32, out_width: u32, cols: u32, rows: u32,
     kernel_height: u32, kernel_width: u32, stride: u32, up: u32,
-    pad_top: u32, pad_left: u32, has_bias: u32,
+    pad_top: u32, pad_left: u32, pictures: u32, has_bias: u32,
     act: u32, operand_op: u32, operand_rows: u32, scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> a: array<Elem>;        // [N, H, W, in_a]
-@group(0) @binding(2) var<storage, read_write> b: array<Elem>;        // [N, H, W, in_b]
+@group(0) @binding(1) var<storage, read_write> a: array<Elem>;        // [N', H, W, in_a]
+@group(0) @binding(2) var<storage, read_write> b: array<Elem>;        // [N', H, W, in_b]
 @group(0) @binding(3) var<storage, read> w: array<Weight>;            // [kh, kw, in_a + in_b, cols]
 @group(0) @binding(4) var<storage, read_write> bias: array<f32>;      // [cols]
 @group(0) @binding(5) var<storage, read_write> operand: array<Elem>;  // [rows / operand_rows, cols]
@@ -47,7 +47,7 @@ fn tap(row: u32, ky: u32, kx: u32) -> Tap {
     if iy >= p.height * p.up || ix >= p.width * p.up {
         return Tap(0u, 0.0);
     }
-    return Tap((image * p.height + iy / p.up) * p.width + ix / p.up, 1.0);
+    return Tap((image % p.pictures * p.height + iy / p.up) * p.width + ix / p.up, 1.0);
 }
 
 fn add_products(xs: vec4<f32>, u: vec4<f32>, v: vec4<f32>) {

@@ -1,36 +1,39 @@
 // matmul: y = epilogue(x · w + bias)
-//   x        [rows, inner]  Elem
-//   w        [inner, cols]  Weight
-//   bias     [cols]         f32
-//   operand  [rows / operand_rows, cols]  Elem
-//   y        [rows, cols]   Elem
+//   x        [batches, rows, inner]  Elem
+//   w        [batches, inner, cols]  Weight
+//   bias     [cols]                  f32
+//   operand  [batches rows / operand_rows, cols]  Elem
+//   y        [batches, rows, cols]   Elem
 // One invocation computes 4 rows x 8 columns in registers, a workgroup a tile as wide as y, up to 64 columns
 // (shared/tile.wgsl). Each element of x is read cols / 8 times, each of w rows / 4 times, from the caches.
 struct Params {
-    rows: u32, inner: u32, cols: u32, has_bias: u32,
+    batches: u32, rows: u32, inner: u32, cols: u32, has_bias: u32,
     act: u32, operand_op: u32, operand_rows: u32, scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> x: array<Elem>;        // [rows, inner]
-@group(0) @binding(2) var<storage, read> w: array<Weight>;            // [inner, cols]
+@group(0) @binding(1) var<storage, read_write> x: array<Elem>;        // [batches, rows, inner]
+@group(0) @binding(2) var<storage, read> w: array<Weight>;            // [batches, inner, cols]
 @group(0) @binding(3) var<storage, read_write> bias: array<f32>;      // [cols]
-@group(0) @binding(4) var<storage, read_write> operand: array<Elem>;  // [rows / operand_rows, cols]
-@group(0) @binding(5) var<storage, read_write> y: array<Elem>;        // [rows, cols]
+@group(0) @binding(4) var<storage, read_write> operand: array<Elem>;  // [batches rows / operand_rows, cols]
+@group(0) @binding(5) var<storage, read_write> y: array<Elem>;        // [batches, rows, cols]
+
+var<private> first_w: u32;  // of this product
 
 fn load_x(i: u32) -> vec4<f32> {
     return vec4<f32>(f32(x[i]), f32(x[i + 1u]), f32(x[i + 2u]), f32(x[i + 3u]));
 }
 
 fn load_w(k: u32, c: vec4<u32>) -> vec4<f32> {
-    let i = vec4<u32>(k * p.cols) + c;
+    let i = vec4<u32>(first_w + k * p.cols) + c;
     return vec4<f32>(f32(w[i.x]), f32(w[i.y]), f32(w[i.z]), f32(w[i.w]));
 }
 
-fn store(row: u32, col: u32, sum: f32) {
-    if row >= p.rows || col >= p.cols {
+fn store(batch: u32, row_in: u32, col: u32, sum: f32) {
+    if row_in >= p.rows || col >= p.cols {
         return;
     }
+    let row = batch * p.rows + row_in;
     var v = sum;
     if p.has_bias != 0u {
         v = v + bias[col];
@@ -42,24 +45,29 @@ fn store(row: u32, col: u32, sum: f32) {
     y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
 }
 
-fn store4(row: u32, col: u32, sum: vec4<f32>) {
-    store(row, col, sum.x);
-    store(row, col + 1u, sum.y);
-    store(row, col + 2u, sum.z);
-    store(row, col + 3u, sum.w);
+fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
+    store(batch, row, col, sum.x);
+    store(batch, row, col + 1u, sum.y);
+    store(batch, row, col + 2u, sum.z);
+    store(batch, row, col + 3u, sum.w);
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-    let place = tile_place(linear_group(group, grid), lane, p.cols);
+    let tiles = tile_count(p.rows, p.cols);
+    let tile = linear_group(group, grid);
+    let batch = tile / tiles;
+    let place = tile_place(tile - batch * tiles, lane, p.cols);
     let row = place.x;
     let col = place.y;
-    if row >= p.rows || col >= p.cols {
+    if row >= p.rows || col >= p.cols || batch >= p.batches {
         return;
     }
+    first_w = batch * p.inner * p.cols;
     // Rows and columns past the edge read the last ones and are not stored.
-    let r = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.rows - 1u)) * p.inner;
+    var r = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.rows - 1u));
+    r = (r + vec4<u32>(batch * p.rows)) * p.inner;
     let c0 = min(vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.cols - 1u));
     let c1 = min(vec4<u32>(col) + vec4<u32>(4u, 5u, 6u, 7u), vec4<u32>(p.cols - 1u));
     var a0 = vec4<f32>(); var a1 = vec4<f32>(); var a2 = vec4<f32>(); var a3 = vec4<f32>();
@@ -86,8 +94,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         a0 += xs.x * u; a1 += xs.y * u; a2 += xs.z * u; a3 += xs.w * u;
         b0 += xs.x * v; b1 += xs.y * v; b2 += xs.z * v; b3 += xs.w * v;
     }
-    store4(row, col, a0); store4(row, col + 4u, b0);
-    store4(row + 1u, col, a1); store4(row + 1u, col + 4u, b1);
-    store4(row + 2u, col, a2); store4(row + 2u, col + 4u, b2);
-    store4(row + 3u, col, a3); store4(row + 3u, col + 4u, b3);
+    store4(batch, row, col, a0); store4(batch, row, col + 4u, b0);
+    store4(batch, row + 1u, col, a1); store4(batch, row + 1u, col + 4u, b1);
+    store4(batch, row + 2u, col, a2); store4(batch, row + 2u, col + 4u, b2);
+    store4(batch, row + 3u, col, a3); store4(batch, row + 3u, col + 4u, b3);
 }

@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Keep, Program, ProgramOptions, Weights};
 use crate::error::Result;
-use crate::graph::Graph;
+use crate::graph::{Graph, fuse::fuse};
 use crate::kernels::Precision;
 
 /// The first node whose outputs differ.
@@ -28,15 +28,17 @@ pub fn bisect(
     tolerance: f64,
 ) -> Result<Option<Parting>> {
     let run = |(device, weights): (&Device, &Weights)| -> Result<Program> {
-        let options = ProgramOptions { precision, keep: Keep::All };
+        let options = ProgramOptions { precision, keep: Keep::All, ..Default::default() };
         let mut program = device.program(graph.clone(), weights, &options)?;
         inputs.iter().for_each(|(name, values)| program.write(name, values));
         program.run(&mut |_| true)?;
         Ok(program)
     };
     let (mut a, mut b) = (run(a)?, run(b)?);
-    let nodes = a.graph().nodes.clone();
-    for (agreed, node) in nodes.iter().enumerate() {
+    // The nodes both have, whatever either device puts in the place of one.
+    let mut common = graph.clone();
+    fuse(&mut common);
+    for (agreed, node) in common.nodes.iter().enumerate() {
         let nmse = nmse(&a.read_tensor(node.output)?, &b.read_tensor(node.output)?);
         // NaN is a parting too.
         if nmse.is_nan() || nmse > tolerance {

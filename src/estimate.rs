@@ -2,7 +2,8 @@
 //! of a device stands in the way. No weight is read and nothing is uploaded.
 //!
 //! Terms, as the report prints them:
-//! - A **dispatch** is a node of the fused graph.
+//! - A **dispatch** is a node of the fused graph. Where a device computes one in several (Winograd's transforms around
+//!   a product), because that measured faster there, it counts once.
 //! - **Moved** bytes: every node reads each of its inputs once and writes its output once. Kernels that read a tensor
 //!   again for want of registers or cache move more; nothing that runs node by node moves less.
 //! - The **fewest** bytes: each weight, each input and each output of the part once, as if all that is between them

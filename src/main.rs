@@ -92,7 +92,8 @@ struct Generate {
 /// Dispatches, arithmetic, traffic and memory of a run, from configs and tensor names alone.
 ///
 /// Each network has up to three parts: `once` (what depends on the prompt only), `times` (time embeddings of all steps
-/// in as few passes as fit) and `step`. A dispatch is a node of the fused graph. `moved` counts each node's inputs and
+/// in as few passes as fit) and `step`. A dispatch is a node of the fused graph, which a device may cut into several
+/// where that measures faster. `moved` counts each node's inputs and
 /// output once; `fewest` each weight, input and output of the part once, as if nothing between them left the chip.
 /// `activations` is what the plan's buffers take, `at least` the largest set of activations alive at once.
 ///

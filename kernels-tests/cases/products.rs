@@ -3,14 +3,17 @@
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
 use ancestral::graph::{Storage, Tensor};
-use ancestral::kernels::conv2d::{Window, conv2d};
+use ancestral::kernels::conv2d::{self, Window, conv2d};
 use ancestral::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::matmul::matmul;
+use ancestral::kernels::matmul::{batched_matmul, matmul};
+use ancestral::kernels::winograd_input::winograd_input;
+use ancestral::kernels::winograd_output::winograd_output;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = matmul_cases();
     cases.extend(conv_cases());
+    cases.extend(winograd_cases());
     cases.extend(elementwise_cases());
     for kernel in ["matmul", "conv2d"] {
         cases.extend(epilogue_cases(kernel));
@@ -41,6 +44,12 @@ fn matmul_cases() -> Vec<Case> {
                 matmul(&mut m.g, "matmul", &x, &w, bias.as_ref())
             }));
         }
+    }
+    for [batches, rows, inner, cols] in [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2]] {
+        cases.push(case("matmul", format!("{batches}_of_{rows}x{inner}x{cols}"), |m| {
+            let (x, w) = (m.elem(&[batches, rows, inner]), m.weight(&[batches, inner, cols]));
+            batched_matmul(&mut m.g, "matmul", &x, &w)
+        }));
     }
     // More tiles of 32 rows than one grid axis holds.
     cases.push(case("matmul", "folded_grid", |m| {
@@ -87,8 +96,9 @@ fn record_conv(m: &mut Maker, s: &Conv) -> Tensor {
 }
 
 fn conv_cases() -> Vec<Case> {
-    let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1 };
+    let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1, repeat: 1 };
     let twice = Window { up: 2, ..Window::same(3) };
+    let again = Window { repeat: 3, ..Window::same(3) };
     let rows = [
         ("3_channels", Conv { input: [3, 0], out: 8, ..plain() }),
         ("6_channels", Conv { input: [6, 0], out: 3, ..plain() }),
@@ -122,13 +132,66 @@ fn conv_cases() -> Vec<Case> {
         ),
         ("up_2", Conv { window: twice, ..plain() }),
         ("up_2_one_pixel", Conv { height: 1, width: 1, window: twice, ..plain() }),
-        ("up_3_stride_2", Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1] }, ..plain() }),
+        (
+            "up_3_stride_2",
+            Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1], repeat: 1 }, ..plain() },
+        ),
         ("skip", Conv { input: [5, 3], ..plain() }),
         ("skip_1x1", Conv { input: [7, 6], out: 10, kernel: [1, 1], window: Window::same(1), ..plain() }),
         ("skip_stride_2_no_bias", Conv { input: [4, 9], window: asymmetric, bias: false, ..plain() }),
+        ("large_skip", Conv { height: 17, width: 14, input: [11, 8], out: 21, ..plain() }),
+        ("large_up_2", Conv { height: 9, width: 7, input: [9, 3], out: 12, window: twice, ..plain() }),
+        ("repeated", Conv { height: 10, width: 12, input: [8, 5], out: 9, window: again, ..plain() }),
         ("skip_up_2", Conv { input: [2, 3], out: 70, window: twice, batch: 3, ..plain() }),
     ];
     rows.into_iter().map(|(name, s)| case("conv2d", name, |m| record_conv(m, &s))).collect()
+}
+
+/// The two ends of a convolution by Winograd: what they read of the convolution's uniform.
+fn winograd_cases() -> Vec<Case> {
+    let sizes = |pictures: u32, [height, width]: [u32; 2], [in_a, in_b]: [u32; 2], up: u32, repeat: u32| {
+        conv2d::Params {
+            height,
+            width,
+            in_a,
+            in_b,
+            out_height: height * up,
+            out_width: width * up,
+            cols: 7,
+            rows: pictures * repeat * height * up * width * up,
+            up,
+            pictures,
+            has_bias: 1,
+            operand_rows: 1,
+            scale: 0.5,
+            ..Default::default()
+        }
+    };
+    let rows = [
+        ("one_pixel", sizes(1, [1, 1], [3, 0], 1, 1)),
+        ("ragged", sizes(2, [9, 6], [5, 0], 1, 1)),
+        ("whole_tiles_skip", sizes(1, [8, 4], [4, 9], 1, 1)),
+        ("up_2_repeated", sizes(2, [3, 7], [6, 1], 2, 2)),
+    ];
+    rows.into_iter()
+        .flat_map(|(name, of)| {
+            let first = case("winograd_input", name, |m| {
+                let shape = |channels: u32| [of.pictures, of.height, of.width, channels].map(|n| n as usize);
+                let a = m.elem(&shape(of.in_a));
+                let b = if of.in_b > 0 { m.elem(&shape(of.in_b)) } else { m.g.empty() };
+                winograd_input(&mut m.g, "windows", (&a, &b), &of)
+            });
+            let last = case("winograd_output", name, |m| {
+                let tiles = of.rows / (of.out_height * of.out_width)
+                    * of.out_height.div_ceil(4)
+                    * of.out_width.div_ceil(4);
+                let planes = m.elem(&[36, tiles as usize, of.cols as usize]);
+                let (bias, operand) = (m.f32(&[of.cols as usize]), m.g.empty());
+                winograd_output(&mut m.g, "tiles", &planes, (&bias, &operand), &of)
+            });
+            [first, last]
+        })
+        .collect()
 }
 
 fn elementwise_cases() -> Vec<Case> {

@@ -5,7 +5,7 @@ use crate::golden::report::{Limit, Report};
 use crate::golden::runs::{Run, eta};
 use crate::golden::scratch::Scratch;
 use crate::golden::{existing, forward};
-use ancestral::device::{Device, ProgramOptions};
+use ancestral::device::{Device, ProgramOptions, Variants};
 use ancestral::diffusion::Sampler;
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
@@ -13,8 +13,11 @@ use ancestral::kernels::epilogue::Activation;
 use ancestral::systems::ddpm::Ddpm;
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 
-const OPTIONS: ProgramOptions =
-    ProgramOptions { precision: Precision::F32, keep: ancestral::device::Keep::Outputs };
+const OPTIONS: ProgramOptions = ProgramOptions {
+    precision: Precision::F32,
+    keep: ancestral::device::Keep::Outputs,
+    variants: Variants::Measured,
+};
 
 /// Everything a case stores.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {

@@ -2,7 +2,7 @@
 
 use crate::golden::case::{Checked, Tensors, need, text};
 use crate::golden::report::{Limit, Report};
-use ancestral::device::{Device, Keep, ProgramOptions, Weights};
+use ancestral::device::{Device, Keep, ProgramOptions, Variants, Weights};
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::kernels::elementwise::activate;
@@ -13,7 +13,8 @@ const INPUTS: [&str; 4] = ["sample", "timestep", "encoder_hidden_states", "class
 
 /// The output and the taps of `graph`, by name.
 pub fn run(device: &Device, weights: &Weights, graph: Graph, inputs: &[(&str, &[f32])]) -> Checked<Outputs> {
-    let options = ProgramOptions { precision: Precision::F32, keep: Keep::Taps };
+    let options =
+        ProgramOptions { precision: Precision::F32, keep: Keep::Taps, variants: Variants::Measured };
     let mut program = device.program(graph, weights, &options).map_err(text)?;
     inputs.iter().for_each(|(name, values)| program.write(name, values));
     program.run(&mut |_| true).map_err(text)?;

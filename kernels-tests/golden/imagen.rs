@@ -4,7 +4,7 @@ use crate::golden::case::{Case, Checked, Tensor, Tensors, need, text};
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Run;
 use crate::golden::{existing, forward};
-use ancestral::device::{Device, Keep, ProgramOptions, Weights};
+use ancestral::device::{Device, Keep, ProgramOptions, Variants, Weights};
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::kernels::epilogue::Activation;
@@ -16,7 +16,8 @@ use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder, initi
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
 
-const OPTIONS: ProgramOptions = ProgramOptions { precision: Precision::F32, keep: Keep::Outputs };
+const OPTIONS: ProgramOptions =
+    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
 
 /// Everything a case stores, of either stage.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {

@@ -23,7 +23,7 @@ pub(super) fn record(layer: &mut Layer<'_>, family: &str) -> Checked<bool> {
             let stride = layer.entry.count("stride")?;
             convolution(layer, Window::strided(stride, padding))?;
         }
-        "conv2d_asym" => convolution(layer, Window { stride: 2, pad: [0, 0, 1, 1], up: 1 })?,
+        "conv2d_asym" => convolution(layer, Window { stride: 2, pad: [0, 0, 1, 1], up: 1, repeat: 1 })?,
         "group_norm" => group(layer)?,
         "layer_norm" => {
             let x = layer.input("x")?;

@@ -11,3 +11,10 @@ fn tile_place(tile: u32, lane: u32, cols: u32) -> vec2<u32> {
     // Lanes beyond the last whole row of invocations get a row past any end.
     return vec2<u32>(select(row, 0xffffffffu, lane >= across * down), col);
 }
+
+// Workgroups of a product.
+fn tile_count(rows: u32, cols: u32) -> u32 {
+    let across = min((cols + 7u) / 8u, 8u);
+    let down = 4u * (64u / across);
+    return (cols + across * 8u - 1u) / (across * 8u) * ((rows + down - 1u) / down);
+}

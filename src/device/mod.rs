@@ -3,7 +3,7 @@
 mod cpu;
 mod gpu;
 
-pub use gpu::Gpu;
+pub use gpu::{Choices, Gpu};
 
 use crate::error::{Error, Result};
 use crate::graph::plan::Limits;
@@ -122,6 +122,9 @@ impl Device {
             return Err(Error::Request(format!("a tensor of shape {:?} {what}", large.shape)));
         }
         fuse(&mut graph);
+        if let Device::Gpu(gpu) = self {
+            gpu.choose(&mut graph, options.precision, options.variants)?;
+        }
         let kept: Vec<TensorId> = match options.keep {
             Keep::Outputs => Vec::new(),
             Keep::Taps => graph.taps.iter().map(|(_, id)| *id).collect(),
@@ -192,6 +195,20 @@ pub struct ProgramOptions {
     pub precision: Precision,
     /// What stays readable after a run.
     pub keep: Keep,
+    /// Which shaders compute it on the GPU.
+    pub variants: Variants,
+}
+
+/// How the GPU's shaders are chosen among those that compute a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variants {
+    /// The fastest, as measured on this adapter now or earlier; small nodes by rule.
+    #[default]
+    Measured,
+    /// By rule alone.
+    Rule,
+    /// The one of this name wherever it computes a node, else the first.
+    Only(&'static str),
 }
 
 /// What stays readable after a run, besides the outputs.

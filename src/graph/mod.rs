@@ -8,14 +8,22 @@
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
+pub mod lower;
 pub mod plan;
 pub mod split;
 
-use crate::kernels::{Cost, Kernel};
+use crate::kernels::{Cost, Kernel, Shader};
 
 /// Names one tensor of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(crate) usize);
+
+impl TensorId {
+    /// Its place in [`Graph::tensors`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// A tensor as forwards pass it around: its id and its shape, outermost dimension first.
 #[derive(Clone, Debug)]
@@ -73,6 +81,9 @@ pub enum Repack {
     Transpose,
     /// Convolution `[out, in, kh, kw]` to `[kh, kw, in, out]`.
     Conv,
+    /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes `[36, in, out]`
+    /// ([`filters`](crate::kernels::winograd_input::filters)).
+    Winograd,
 }
 
 /// Between the names of several checkpoint tensors that are one weight here.
@@ -133,10 +144,17 @@ pub struct Node {
     pub inputs: Vec<TensorId>,
     /// Bound last.
     pub output: TensorId,
-    /// Workgroups in x, y, z.
-    pub grid: [u32; 3],
+    /// Which of the kernel's shaders computes it on a GPU.
+    pub shader: usize,
     /// Path of the weights plus the operation: `unet.down_blocks.0.resnets.1.conv1`.
     pub label: String,
+}
+
+impl Node {
+    /// The shader that computes it on a GPU.
+    pub fn shader(&self) -> &'static Shader {
+        &self.kernel.shaders[self.shader]
+    }
 }
 
 /// A network (or any computation) as plain data.
@@ -178,7 +196,7 @@ impl Graph {
         path
     }
 
-    fn add(&mut self, shape: &[usize], storage: Storage, source: Source) -> Tensor {
+    pub(crate) fn add(&mut self, shape: &[usize], storage: Storage, source: Source) -> Tensor {
         let id = TensorId(self.tensors.len());
         self.tensors.push(TensorInfo { shape: shape.to_vec(), storage, source });
         Tensor { id, shape: shape.to_vec() }
@@ -264,7 +282,7 @@ impl Graph {
             params: call.params,
             inputs: call.inputs.iter().map(|t| t.id).collect(),
             output: output.id,
-            grid: call.grid,
+            shader: 0,
             label,
         });
         output
@@ -339,6 +357,5 @@ pub(crate) struct Call<'a> {
     pub inputs: &'a [&'a Tensor],
     pub shape: &'a [usize],
     pub storage: Storage,
-    pub grid: [u32; 3],
     pub label: &'a str,
 }

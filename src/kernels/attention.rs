@@ -2,7 +2,7 @@
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
 use super::matmul::gemm_strided;
-use super::{Cost, Kernel};
+use super::{Cost, Kernel, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -49,13 +49,15 @@ params! {
 
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
-const TILE: usize = 16;
+const TILE: u32 = 16;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
-    wgsl: include_str!("../../shaders/attention.wgsl"),
-    shared: &[],
+    shaders: &[Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), &[], |params, output| {
+        let p = Params::read(params);
+        [p.queries.div_ceil(TILE), p.heads, output[0] as u32]
+    })],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -177,7 +179,6 @@ pub fn attention(
         ],
         shape: &[n, queries, width],
         storage: Storage::Elem,
-        grid: [queries.div_ceil(TILE) as u32, options.heads as u32, n as u32],
         label,
     })
 }

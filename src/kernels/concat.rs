@@ -1,6 +1,6 @@
 //! A network's input from f32 tensors: the sample, a conditioning picture beside it, repeated along the batch.
 
-use super::{Cost, INDEX, Kernel, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -18,13 +18,11 @@ params! {
     batch_b: u32,
 }
 
-const WG: usize = 64;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "concat",
-    wgsl: include_str!("../../shaders/concat.wgsl"),
-    shared: &[INDEX],
+    shaders: &[Shader::plain("concat", include_str!("../../shaders/concat.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -61,7 +59,6 @@ pub fn concat(g: &mut Graph, label: &str, a: &Tensor, b: Option<&Tensor>, batch:
         inputs: &[a, b.unwrap_or(&empty)],
         shape: &shape,
         storage: Storage::Elem,
-        grid: fold_grid(len.div_ceil(WG)),
         label,
     })
 }

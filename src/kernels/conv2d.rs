@@ -2,7 +2,7 @@
 
 use super::epilogue::Epilogue;
 use super::matmul::gemm_rows;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, TILE, tile_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -35,6 +35,8 @@ params! {
     pad_top: u32,
     /// Columns of zeros to the left.
     pad_left: u32,
+    /// Pictures of the input; picture n of the output reads picture n % pictures.
+    pictures: u32,
     /// 1 if a bias is bound.
     has_bias: u32,
     /// Activation number.
@@ -50,8 +52,28 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "conv2d",
-    wgsl: include_str!("../../shaders/conv2d.wgsl"),
-    shared: &[INDEX, TILE, ACTIVATION, EPILOGUE],
+    shaders: &[
+        Shader::plain(
+            "conv2d",
+            include_str!("../../shaders/conv2d.wgsl"),
+            &[INDEX, TILE, ACTIVATION, EPILOGUE],
+            |params, _| {
+                let p = Params::read(params);
+                tile_grid(p.rows as usize, p.cols as usize, 1)
+            },
+        ),
+        Shader {
+            name: "conv2d_subgroup",
+            wgsl: include_str!("../../shaders/conv2d_subgroup.wgsl"),
+            shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid: |params, _| {
+                let p = Params::read(params);
+                subgroup_grid(p.rows, p.cols, 1)
+            },
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: true,
     reference,
@@ -72,17 +94,20 @@ pub struct Window {
     pub pad: [usize; 4],
     /// The input is first enlarged this many times by nearest neighbour.
     pub up: usize,
+    /// The output has this many times the pictures of the input, which is read again for each: the two halves of
+    /// classifier-free guidance start from one sample.
+    pub repeat: usize,
 }
 
 impl Window {
     /// Stride 1, the same size out as in, for an odd kernel.
     pub fn same(kernel: usize) -> Self {
-        Window { stride: 1, pad: [kernel / 2; 4], up: 1 }
+        Window { stride: 1, pad: [kernel / 2; 4], up: 1, repeat: 1 }
     }
 
     /// Stride and equal padding on all sides.
     pub fn strided(stride: usize, pad: usize) -> Self {
-        Window { stride, pad: [pad; 4], up: 1 }
+        Window { stride, pad: [pad; 4], up: 1, repeat: 1 }
     }
 }
 
@@ -112,7 +137,7 @@ pub fn conv2d(
     let (tall, wide) = (height * window.up + top + bottom, width * window.up + left + right);
     assert!(tall >= kh && wide >= kw, "{label}: {height}x{width} is smaller than the {kh}x{kw} kernel");
     let (out_height, out_width) = ((tall - kh) / window.stride + 1, (wide - kw) / window.stride + 1);
-    let rows = n * out_height * out_width;
+    let rows = n * window.repeat * out_height * out_width;
     let epilogue = Epilogue::default();
     let p = Params {
         height: height as u32,
@@ -129,6 +154,7 @@ pub fn conv2d(
         up: window.up as u32,
         pad_top: top as u32,
         pad_left: left as u32,
+        pictures: n as u32,
         has_bias: bias.is_some().into(),
         act: epilogue.act,
         operand_op: epilogue.operand_op,
@@ -140,9 +166,8 @@ pub fn conv2d(
         kernel: &KERNEL,
         params: p.bytes(),
         inputs: &[a, b.unwrap_or(&empty), w, bias.unwrap_or(&empty), &empty],
-        shape: &[n, out_height, out_width, cols],
+        shape: &[n * window.repeat, out_height, out_width, cols],
         storage: Storage::Elem,
-        grid: tile_grid(rows, cols),
         label,
     })
 }
@@ -154,7 +179,7 @@ impl Params {
         let (image, at) = (row / (out_height * out_width), row % (out_height * out_width));
         let y = (at / out_width * self.stride as usize + ky).checked_sub(self.pad_top as usize)?;
         let x = (at % out_width * self.stride as usize + kx).checked_sub(self.pad_left as usize)?;
-        let (y, x) = (y / self.up as usize, x / self.up as usize);
+        let (y, x, image) = (y / self.up as usize, x / self.up as usize, image % self.pictures as usize);
         let (height, width) = (self.height as usize, self.width as usize);
         (y < height && x < width).then(|| (image * height + y) * width + x)
     }

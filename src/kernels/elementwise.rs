@@ -2,7 +2,7 @@
 
 use super::concat::concat;
 use super::epilogue::{Activation, Epilogue, OperandOp};
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, fold_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -21,13 +21,11 @@ params! {
     scale: f32,
 }
 
-const WG: usize = 64;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "elementwise",
-    wgsl: include_str!("../../shaders/elementwise.wgsl"),
-    shared: &[INDEX, ACTIVATION, EPILOGUE],
+    shaders: &[Shader::plain("elementwise", include_str!("../../shaders/elementwise.wgsl"), &[INDEX, ACTIVATION, EPILOGUE], element_grid)],
     fields: Params::FIELDS,
     epilogue: true,
     reference,
@@ -52,7 +50,6 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epil
         inputs: &[&x, &operand],
         shape: &x.shape,
         storage: Storage::Elem,
-        grid: fold_grid(x.len().div_ceil(WG)),
         label,
     })
 }

@@ -1,6 +1,6 @@
 //! Rows of a table by their numbers: token embeddings, relative position biases.
 
-use super::{Cost, INDEX, Kernel, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -12,13 +12,11 @@ params! {
     entries: u32,
 }
 
-const WG: usize = 64;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "embedding",
-    wgsl: include_str!("../../shaders/embedding.wgsl"),
-    shared: &[INDEX],
+    shaders: &[Shader::plain("embedding", include_str!("../../shaders/embedding.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -41,7 +39,6 @@ pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Te
         inputs: &[ids, table],
         shape: &shape,
         storage: Storage::Elem,
-        grid: fold_grid(len.div_ceil(WG)),
         label,
     })
 }

@@ -1,7 +1,7 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::epilogue::Activation;
-use super::{ACTIVATION, Cost, Kernel, REDUCE};
+use super::{ACTIVATION, Cost, Kernel, Shader, REDUCE};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -25,8 +25,9 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
-    wgsl: include_str!("../../shaders/group_norm.wgsl"),
-    shared: &[ACTIVATION, REDUCE],
+    shaders: &[Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], |params, output| {
+        [Params::read(params).groups, output[0] as u32, 1]
+    })],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -101,7 +102,6 @@ pub fn group_norm(
         inputs: &[a, b.unwrap_or(&empty), &norm.weight, &norm.bias, emb.unwrap_or(&empty)],
         shape: &shape,
         storage: Storage::Elem,
-        grid: [norm.groups as u32, n as u32, 1],
         label,
     })
 }

@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
-use super::{Cost, INDEX, Kernel, REDUCE, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, REDUCE, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -19,8 +19,7 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "layer_norm",
-    wgsl: include_str!("../../shaders/layer_norm.wgsl"),
-    shared: &[INDEX, REDUCE],
+    shaders: &[Shader::plain("layer_norm", include_str!("../../shaders/layer_norm.wgsl"), &[INDEX, REDUCE], row_grid)],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -51,7 +50,6 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<
         inputs: &[x, weight, bias.unwrap_or(&empty)],
         shape: &x.shape,
         storage: Storage::Elem,
-        grid: fold_grid(x.rows()),
         label,
     })
 }

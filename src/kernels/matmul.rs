@@ -1,12 +1,14 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, TILE, tile_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
 params! {
-    /// Rows of x and y.
+    /// Products, one after another in x, w and y.
+    batches: u32,
+    /// Rows of x and y, of one product.
     rows: u32,
     /// Columns of x, rows of w.
     inner: u32,
@@ -27,15 +29,35 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
-    wgsl: include_str!("../../shaders/matmul.wgsl"),
-    shared: &[INDEX, TILE, ACTIVATION, EPILOGUE],
+    shaders: &[
+        Shader::plain(
+            "matmul",
+            include_str!("../../shaders/matmul.wgsl"),
+            &[INDEX, TILE, ACTIVATION, EPILOGUE],
+            |params, _| {
+                let p = Params::read(params);
+                tile_grid(p.rows as usize, p.cols as usize, p.batches as usize)
+            },
+        ),
+        Shader {
+            name: "matmul_subgroup",
+            wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
+            shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid: |params, _| {
+                let p = Params::read(params);
+                subgroup_grid(p.rows, p.cols, p.batches)
+            },
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: true,
     reference,
     cpu,
     cost: |params, inputs, output| {
         let p = Params::read(params);
-        let flops = 2.0 * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
+        let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
         Cost::streaming(flops, inputs, output)
     },
 };
@@ -44,15 +66,41 @@ pub static KERNEL: Kernel = Kernel {
 #[track_caller]
 pub fn matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
     assert_eq!(w.shape.len(), 2, "{label}: a matrix is needed, {:?} given", w.shape);
-    assert_eq!(x.channels(), w.dim(0), "{label}: x {:?} and w {:?} differ in the inner size", x.shape, w.shape);
-    let (rows, cols) = (x.rows(), w.dim(1));
+    let mut shape = x.shape.clone();
+    shape.pop();
+    shape.push(w.dim(1));
+    push(g, label, x, w, bias, [1, x.rows(), w.dim(0), w.dim(1)], &shape)
+}
+
+/// Products of their own: x `[batches, rows, inner]` · w `[batches, inner, cols]` → `[batches, rows, cols]`.
+#[track_caller]
+pub fn batched_matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor) -> Tensor {
+    let (&[batches, rows, inner], &[b, k, cols]) = (&x.shape[..], &w.shape[..]) else {
+        panic!("{label}: batched product of {:?} with {:?}: [B, R, K] and [B, K, C] are needed", x.shape, w.shape);
+    };
+    assert_eq!((batches, inner), (b, k), "{label}: x {:?} and w {:?} do not fit", x.shape, w.shape);
+    push(g, label, x, w, None, [batches, rows, inner, cols], &[batches, rows, cols])
+}
+
+#[track_caller]
+fn push(
+    g: &mut Graph,
+    label: &str,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    [batches, rows, inner, cols]: [usize; 4],
+    shape: &[usize],
+) -> Tensor {
+    assert_eq!(x.channels(), inner, "{label}: x {:?} and w {:?} differ in the inner size", x.shape, w.shape);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), cols, "{label}: bias {:?} for {cols} columns", bias.shape);
     }
     let epilogue = Epilogue::default();
     let p = Params {
+        batches: batches as u32,
         rows: rows as u32,
-        inner: w.dim(0) as u32,
+        inner: inner as u32,
         cols: cols as u32,
         has_bias: bias.is_some().into(),
         act: epilogue.act,
@@ -61,16 +109,12 @@ pub fn matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor, bias: Option<&
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    let mut shape = x.shape.clone();
-    shape.pop();
-    shape.push(cols);
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
         inputs: &[x, w, bias.unwrap_or(&empty), &empty],
-        shape: &shape,
+        shape,
         storage: Storage::Elem,
-        grid: tile_grid(rows, cols),
         label,
     })
 }
@@ -82,6 +126,7 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let epilogue = Epilogue::read(params);
     for (i, y) in y.iter_mut().enumerate() {
         let (row, col) = (i / cols, i % cols);
+        let w = &w[row / p.rows as usize * inner * cols..];
         let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
         for k in 0..inner {
             sum += f64::from(x[row * inner + k]) * f64::from(w[k * cols + col]);
@@ -99,15 +144,14 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     // Blocks of rows, a product and its epilogue each, so that sums are still in the cache when they are finished.
     let threads = rayon::current_num_threads();
     let block = rows.div_ceil(threads).clamp(1, 256);
-    if rows >= threads {
-        y.par_chunks_mut(block * cols).enumerate().for_each(|(i, y)| {
+    for (b, y) in y.chunks_exact_mut(rows * cols).enumerate() {
+        let (x, w) = (&x[b * rows * inner..][..rows * inner], &w[b * inner * cols..][..inner * cols]);
+        let product = |(i, y): (usize, &mut [f32])| {
             let rows = y.len() / cols;
             gemm_rows(y, &x[i * block * inner..][..rows * inner], w, inner, cols);
-            epilogue.apply(y, i * block, cols, bias, operand);
-        });
-    } else {
-        gemm_rows(y, x, w, inner, cols);
-        epilogue.apply(y, 0, cols, bias, operand);
+            epilogue.apply(y, b * rows + i * block, cols, bias, operand);
+        };
+        y.par_chunks_mut(block * cols).enumerate().for_each(product);
     }
 }
 

@@ -68,10 +68,9 @@ pub struct Field {
 pub struct Kernel {
     /// File and module name.
     pub name: &'static str,
-    /// The WGSL file.
-    pub wgsl: &'static str,
-    /// Function snippets of `shaders/shared/` the file calls.
-    pub shared: &'static [&'static str],
+    /// The WGSL files that compute it, all with the same bindings and uniform. The first runs everywhere; each of
+    /// the others is better where it fits (`device/gpu/choice.rs` chooses).
+    pub shaders: &'static [Shader],
     /// Members of the uniform.
     pub fields: &'static [Field],
     /// Whether `Params` ends with the [`epilogue`] block and the last input is its operand.
@@ -112,13 +111,56 @@ impl Precision {
     pub const F16: Precision = Precision { elem_f16: true, weight_f16: true };
 }
 
-impl Kernel {
-    /// The complete WGSL source: prelude (storage aliases), shared functions, the kernel's file.
+/// One WGSL file that computes a kernel.
+pub struct Shader {
+    /// File name.
+    pub name: &'static str,
+    /// The WGSL file.
+    pub wgsl: &'static str,
+    /// Function snippets of `shaders/shared/` the file calls.
+    pub shared: &'static [&'static str],
+    /// What the adapter must have.
+    pub needs: Needs,
+    /// Whether it computes the sizes in a uniform.
+    pub fits: fn(&[u8]) -> bool,
+    /// Workgroups in x, y, z from the uniform and the shape of the output.
+    pub grid: fn(&[u8], &[usize]) -> [u32; 3],
+}
+
+/// What a shader asks of an adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Subgroups of exactly this many invocations.
+    pub subgroup: Option<u32>,
+    /// Cooperative matrices of 16 × 16: f16 factors, f32 sums, activations and weights stored in f16.
+    pub cooperative: bool,
+    /// Real workgroup memory: it runs on software adapters too, but slower than what does without.
+    pub hardware: bool,
+}
+
+impl Needs {
+    /// Runs everywhere.
+    pub const NOTHING: Needs = Needs { subgroup: None, cooperative: false, hardware: false };
+}
+
+impl Shader {
+    /// A shader that runs everywhere and computes all sizes.
+    pub(crate) const fn plain(
+        name: &'static str,
+        wgsl: &'static str,
+        shared: &'static [&'static str],
+        grid: fn(&[u8], &[usize]) -> [u32; 3],
+    ) -> Shader {
+        Shader { name, wgsl, shared, needs: Needs::NOTHING, fits: |_| true, grid }
+    }
+
+    /// The complete WGSL source: prelude (storage aliases), shared functions, the file.
     pub fn source(&self, precision: Precision) -> String {
         let name = |half: bool| if half { "f16" } else { "f32" };
-        let enable = if precision.elem_f16 || precision.weight_f16 { "enable f16;\n" } else { "" };
+        let f16 = if precision.elem_f16 || precision.weight_f16 { "enable f16;\n" } else { "" };
+        let cooperative = if self.needs.cooperative { "enable wgpu_cooperative_matrix;\n" } else { "" };
         let mut source = format!(
-            "{enable}alias Elem = {};\nalias Weight = {};\n",
+            "{f16}{cooperative}alias Elem = {};\nalias Weight = {};\n",
             name(precision.elem_f16),
             name(precision.weight_f16)
         );
@@ -139,11 +181,26 @@ pub(crate) fn fold_grid(groups: usize) -> [u32; 3] {
     [groups.div_ceil(rows).max(1) as u32, rows as u32, 1]
 }
 
-/// The grid of a product of `rows` by `cols`, in the tiles of `shared/tile.wgsl`.
-pub(crate) fn tile_grid(rows: usize, cols: usize) -> [u32; 3] {
+/// The grid of a kernel whose workgroups compute 64 elements of the output each.
+pub(crate) fn element_grid(_: &[u8], output: &[usize]) -> [u32; 3] {
+    fold_grid(output.iter().product::<usize>().div_ceil(64))
+}
+
+/// The grid of a kernel whose workgroups compute a row of the output each.
+pub(crate) fn row_grid(_: &[u8], output: &[usize]) -> [u32; 3] {
+    fold_grid(output.iter().rev().skip(1).product())
+}
+
+/// The grid of `batches` products of `rows` by `cols`, in the tiles of `shared/tile.wgsl`.
+pub(crate) fn tile_grid(rows: usize, cols: usize, batches: usize) -> [u32; 3] {
     let across = cols.div_ceil(8).clamp(1, 8);
     let down = 64 / across;
-    fold_grid(cols.div_ceil(8 * across) * rows.div_ceil(4 * down))
+    fold_grid(batches * cols.div_ceil(8 * across) * rows.div_ceil(4 * down))
+}
+
+/// The grid of `batches` products of `rows` by `cols`, in the tiles of `shared/subgroup.wgsl`.
+pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32) -> [u32; 3] {
+    fold_grid(batches as usize * rows.div_ceil(12) as usize * cols.div_ceil(16) as usize)
 }
 
 /// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
@@ -184,13 +241,15 @@ pub mod epilogue;
 
 kernels! {
     attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, quantile, resample, step,
-    timestep_embedding,
+    timestep_embedding, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
 pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
 /// `shaders/shared/tile.wgsl`: which part of a product an invocation computes.
 pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
+/// `shaders/shared/subgroup.wgsl`: 12 × 16 of a product by a subgroup of 8.
+pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.

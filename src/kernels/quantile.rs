@@ -1,7 +1,7 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
 use super::step::{Prediction, coefficient};
-use super::{Cost, Kernel, PREDICT};
+use super::{Cost, Kernel, Shader, PREDICT};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -20,8 +20,7 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "quantile",
-    wgsl: include_str!("../../shaders/quantile.wgsl"),
-    shared: &[PREDICT],
+    shaders: &[Shader::plain("quantile", include_str!("../../shaders/quantile.wgsl"), &[PREDICT], |_, output| [output[0] as u32, 1, 1])],
     fields: Params::FIELDS,
     epilogue: false,
     reference: |params, inputs, s| compute(params, inputs, s, |x| x.sort_unstable_by(f32::total_cmp)),
@@ -46,7 +45,6 @@ pub fn quantile(g: &mut Graph, x: &Tensor, out: &Tensor, coefficients: &Tensor) 
         inputs: &[x, out, coefficients],
         shape: &[x.dim(0)],
         storage: Storage::F32,
-        grid: [x.dim(0) as u32, 1, 1],
         label: "quantile",
     })
 }

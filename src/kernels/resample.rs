@@ -1,6 +1,6 @@
 //! Pictures at another size: nearest, bilinear, bicubic (Keys 1981), average pooling.
 
-use super::{Cost, INDEX, Kernel, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -27,13 +27,11 @@ params! {
     cubic_a: f32,
 }
 
-const WG: usize = 64;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "resample",
-    wgsl: include_str!("../../shaders/resample.wgsl"),
-    shared: &[INDEX],
+    shaders: &[Shader::plain("resample", include_str!("../../shaders/resample.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -93,7 +91,6 @@ pub fn resample(g: &mut Graph, label: &str, x: &Tensor, height: usize, width: us
         inputs: &[x],
         shape: &[n, height, width, channels],
         storage: Storage::Elem,
-        grid: fold_grid(len.div_ceil(WG)),
         label,
     })
 }

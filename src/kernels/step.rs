@@ -3,7 +3,7 @@
 //! Every sampler of [`crate::diffusion`] becomes sixteen numbers; with its simplest ones the kernel computes
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
-use super::{Cost, INDEX, Kernel, PREDICT, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, PREDICT, fold_grid};
 use crate::diffusion::{Clip, Step, Variance};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -22,13 +22,14 @@ params! {
     guided: u32,
 }
 
-const WG: usize = 64;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "step",
-    wgsl: include_str!("../../shaders/step.wgsl"),
-    shared: &[INDEX, PREDICT],
+    shaders: &[Shader::plain("step", include_str!("../../shaders/step.wgsl"), &[INDEX, PREDICT], |_, output| {
+        // x_{t-1} and x̂₀, two elements an invocation
+        fold_grid(output.iter().product::<usize>().div_ceil(128))
+    })],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -156,7 +157,6 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
         inputs: &[x, inputs.out, inputs.noise, inputs.coefficients, inputs.quantile.unwrap_or(&empty)],
         shape: &out_shape,
         storage: Storage::F32,
-        grid: fold_grid(x.len().div_ceil(WG)),
         label: "step",
     })
 }

@@ -1,6 +1,6 @@
 //! Sinusoidal embedding of timesteps (Ho et al. 2020, arXiv:2006.11239; diffusers' `get_timestep_embedding`).
 
-use super::{Cost, INDEX, Kernel, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -14,14 +14,12 @@ params! {
     cos_first: u32,
 }
 
-const WG: usize = 64;
 const MAX_PERIOD: f64 = 10_000.0;
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "timestep_embedding",
-    wgsl: include_str!("../../shaders/timestep_embedding.wgsl"),
-    shared: &[INDEX],
+    shaders: &[Shader::plain("timestep_embedding", include_str!("../../shaders/timestep_embedding.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -55,7 +53,6 @@ pub fn timestep_embedding(g: &mut Graph, t: &Tensor, channels: usize, cos_first:
         inputs: &[t, &freq],
         shape: &[t.len(), channels],
         storage: Storage::Elem,
-        grid: fold_grid(len.div_ceil(WG)),
         label: "time_proj",
     })
 }

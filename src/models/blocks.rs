@@ -56,7 +56,9 @@ pub fn upsample(g: &mut Graph, name: &str, x: &Tensor) -> Tensor {
 /// 3×3 convolution of stride 2 (`Downsample2D`); padding 0 means one row and column at the bottom right.
 pub fn downsample(g: &mut Graph, name: &str, x: &Tensor, padding: usize) -> Tensor {
     let pad = if padding == 0 { [0, 0, 1, 1] } else { [padding; 4] };
-    g.scope(name, |g| conv(g, "conv", (x, None), x.channels(), 3, Window { stride: 2, pad, up: 1 }))
+    g.scope(name, |g| {
+        conv(g, "conv", (x, None), x.channels(), 3, Window { pad, ..Window::strided(2, padding) })
+    })
 }
 
 /// What all residual blocks of a network share.

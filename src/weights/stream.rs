@@ -14,6 +14,7 @@ use safetensors::Dtype;
 use super::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{Repack, STACKED};
+use crate::kernels::winograd_input::filters;
 
 /// Largest piece, in elements.
 const PIECE: usize = 1 << 20;
@@ -251,7 +252,8 @@ impl Checkpoint {
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
     /// order**: the sink must heed the index. At most 8 pieces' worth of values are held at a time.
     /// Of a name that lists several tensors ([`STACKED`]) these come as one, stacked along their first dimension.
-    /// [`Repack::Transpose`] needs a tensor of two dimensions, [`Repack::Conv`] of four. Files may mix F32,
+    /// [`Repack::Transpose`] needs a tensor of two dimensions, [`Repack::Conv`] of four, and
+    /// [`Repack::Winograd`], which comes in one piece, 3×3 filters. Files may mix F32,
     /// F16, BF16 and F64 (the last is rounded).
     ///
     /// # Errors
@@ -262,6 +264,10 @@ impl Checkpoint {
         repack: Repack,
         sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        if repack == Repack::Winograd {
+            // One layer's filters at a time; they are transformed as a whole.
+            return sink(0, &self.read(name, repack)?);
+        }
         let view = self.view(name, repack)?;
         if view.len() == 0 {
             return Ok(());
@@ -293,6 +299,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::stream`].
     pub fn read(&self, name: &str, repack: Repack) -> Result<Vec<f32>> {
+        if repack == Repack::Winograd {
+            return Ok(filters(&self.read(name, Repack::Conv)?));
+        }
         let mut values = vec![0.0; self.view(name, repack)?.len()];
         self.stream(name, repack, &mut |first, piece| {
             values[first..first + piece.len()].copy_from_slice(piece);

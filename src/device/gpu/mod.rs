@@ -1,11 +1,16 @@
 //! The GPU device: adapters, compute pipelines, buffers. Programs are in [`program`].
 
+mod cache;
+mod choice;
 mod program;
 
+pub use choice::Choices;
 pub(super) use program::GpuProgram;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, Precision};
+use crate::kernels::{Precision, Shader};
+use cache::Cache;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +25,11 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<(&'static str, Precision), wgpu::ComputePipeline>>,
+    /// The driver's own memory of compiled pipelines, where the backend has one.
+    pipeline_cache: Option<wgpu::PipelineCache>,
+    cache: Cache,
+    /// 16 × 16 cooperative matrices of f16 with f32 sums.
+    cooperative: bool,
     /// The first error nobody asked for, and the reason the device was lost.
     faults: Arc<Mutex<Faults>>,
 }
@@ -89,9 +99,27 @@ impl Gpu {
 
     fn open(adapter: wgpu::Adapter) -> Result<Gpu> {
         let info = adapter.get_info();
+        let sixteen = |m: &wgpu::CooperativeMatrixProperties| {
+            let types = (m.ab_type, m.cr_type)
+                == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+            types && (m.m_size, m.n_size, m.k_size) == (16, 16, 16)
+        };
+        let cooperative = adapter.cooperative_matrix_properties().iter().any(sixteen);
+        let mut features =
+            wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
+        if cooperative {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("ancestral"),
-            required_features: adapter.features() & wgpu::Features::SHADER_F16,
+            required_features: adapter.features() & features,
+            // SAFETY: what is experimental here is cooperative matrices, whose shaders are measured only after
+            // their results matched, and never read or write past their tensors.
+            experimental_features: if cooperative {
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
             // All the adapter has: large models bind large weights.
             required_limits: adapter.limits(),
             ..Default::default()
@@ -99,11 +127,16 @@ impl Gpu {
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
             Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info)))
         })?;
-        Ok(Gpu::from_wgpu(info, device, queue))
+        Ok(Gpu::new(info, device, queue, cooperative))
     }
 
-    /// Wraps a device and queue the caller already has. f16 kernels run if it was opened with `SHADER_F16`.
+    /// Wraps a device and queue the caller already has. f16 kernels run if it was opened with `SHADER_F16`, those of
+    /// subgroups with `SUBGROUP`.
     pub fn from_wgpu(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        Gpu::new(info, device, queue, false)
+    }
+
+    fn new(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, cooperative: bool) -> Gpu {
         let faults = Arc::new(Mutex::new(Faults::default()));
         let seen = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -118,7 +151,28 @@ impl Gpu {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.lost.get_or_insert_with(|| format!("{reason:?}: {message}"));
         });
-        Gpu { inner: Arc::new(Inner { info, device, queue, pipelines: Mutex::default(), faults }) }
+        let cache = Cache::new(&info);
+        let pipeline_cache = device.features().contains(wgpu::Features::PIPELINE_CACHE).then(|| {
+            let data = cache.pipelines();
+            let descriptor =
+                wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
+            // SAFETY: the data is what `get_data` gave for this adapter and driver; wgpu checks its header, and falls
+            // back to an empty cache.
+            unsafe { device.create_pipeline_cache(&descriptor) }
+        });
+        let pipelines = Mutex::default();
+        Gpu {
+            inner: Arc::new(Inner {
+                info,
+                device,
+                queue,
+                pipelines,
+                pipeline_cache,
+                cache,
+                cooperative,
+                faults,
+            }),
+        }
     }
 
     /// Adapter, backend and driver.
@@ -136,7 +190,36 @@ impl Gpu {
     }
 
     pub(super) fn prefers_f16(&self) -> bool {
-        self.has_f16() && self.inner.info.device_type != wgpu::DeviceType::Cpu
+        self.has_f16() && !self.is_software()
+    }
+
+    /// Whether the adapter is a driver that computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.inner.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Invocations of a subgroup, where it has always the same and kernels may use it.
+    fn subgroup(&self) -> Option<u32> {
+        let (least, most) = (self.inner.info.subgroup_min_size, self.inner.info.subgroup_max_size);
+        (least == most && self.device().features().contains(wgpu::Features::SUBGROUP)).then_some(least)
+    }
+
+    fn has_cooperative(&self) -> bool {
+        self.inner.cooperative
+    }
+
+    fn cache(&self) -> &Cache {
+        &self.inner.cache
+    }
+
+    /// Where measured choices are kept, if anywhere.
+    pub fn tuning_file(&self) -> Option<std::path::PathBuf> {
+        self.cache().tuning_path()
+    }
+
+    /// Forgets the measured choices: the next program measures anew.
+    pub fn forget_tuning(&self) {
+        self.cache().clear_choices();
     }
 
     fn device(&self) -> &wgpu::Device {
@@ -172,17 +255,17 @@ impl Gpu {
         }
     }
 
-    /// The pipeline of a kernel, compiled once per precision.
-    fn pipeline(&self, kernel: &'static Kernel, precision: Precision) -> Result<wgpu::ComputePipeline> {
-        let key = (kernel.name, precision);
+    /// The pipeline of a shader, compiled once per precision.
+    fn pipeline(&self, shader: &'static Shader, precision: Precision) -> Result<wgpu::ComputePipeline> {
+        let key = (shader.name, precision);
         let lock = || self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = lock().get(&key).cloned() {
             return Ok(pipeline);
         }
         let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source(precision).into()),
+            label: Some(shader.name),
+            source: wgpu::ShaderSource::Wgsl(shader.source(precision).into()),
         };
         // SAFETY: the kernels guard their own indices and every loop is bounded by the uniform; the tests run each
         // of them against its reference at ragged sizes. What is switched off is naga's injected clamping and loop
@@ -191,17 +274,30 @@ impl Gpu {
             self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };
         let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
+            label: Some(shader.name),
             layout: None,
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: None,
+            cache: self.inner.pipeline_cache.as_ref(),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Device(format!("{}: kernel `{}`: {error}", self.name(), kernel.name)));
+            return Err(Error::Device(format!("{}: shader `{}`: {error}", self.name(), shader.name)));
         }
         lock().insert(key, pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Compiles shaders in parallel, and keeps what the driver made of new ones.
+    fn compile(&self, shaders: &[&'static Shader], precision: Precision) -> Result<()> {
+        let compiled = || self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let before = compiled();
+        shaders.par_iter().try_for_each(|shader| self.pipeline(shader, precision).map(drop))?;
+        if compiled() > before
+            && let Some(data) = self.inner.pipeline_cache.as_ref().and_then(wgpu::PipelineCache::get_data)
+        {
+            self.cache().save_pipelines(&data);
+        }
+        Ok(())
     }
 }

@@ -5,10 +5,9 @@ use crate::device::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Node, Source, Storage, TensorId};
-use crate::kernels::{ALL, Precision};
+use crate::kernels::{Precision, Shader};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
 /// A submission should take about this long, so that no watchdog fires and a cancel is heard.
@@ -66,7 +65,10 @@ impl Gpu {
                 return Err(too_large(TensorId(i), "a tensor"));
             }
         }
-        self.compile(graph, precision)?;
+        let mut shaders: Vec<&'static Shader> = graph.nodes.iter().map(Node::shader).collect();
+        shaders.sort_by_key(|s| s.name);
+        shaders.dedup_by_key(|s| s.name);
+        self.compile(&shaders, precision)?;
         let storage =
             wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let arenas: Vec<wgpu::Buffer> =
@@ -102,13 +104,6 @@ impl Gpu {
         program.record(graph)?;
         self.check("the recording of the graph")?;
         Ok(program)
-    }
-
-    /// Compiles the pipelines the graph needs, in parallel.
-    fn compile(&self, graph: &Graph, precision: Precision) -> Result<()> {
-        ALL.par_iter()
-            .filter(|k| graph.nodes.iter().any(|n| n.kernel.name == k.name))
-            .try_for_each(|kernel| self.pipeline(kernel, precision).map(drop))
     }
 
     fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
@@ -195,7 +190,7 @@ impl GpuProgram {
         uniforms: &wgpu::Buffer,
         offset: u64,
     ) -> Result<Recorded> {
-        let pipeline = self.gpu.pipeline(node.kernel, self.precision)?;
+        let pipeline = self.gpu.pipeline(node.shader(), self.precision)?;
         let params = wgpu::BufferBinding {
             buffer: uniforms,
             offset,
@@ -218,7 +213,8 @@ impl GpuProgram {
         let cost = graph.node_cost(node);
         // Arithmetic and traffic in one figure: a device that does 1 operation moves a fraction of an element.
         let work = cost.flops + 8.0 * (cost.reads + cost.writes) + 1e5;
-        Ok(Recorded { pipeline, bind_group, grid: node.grid, work })
+        let grid = (node.shader().grid)(&node.params, &graph.info(node.output).shape);
+        Ok(Recorded { pipeline, bind_group, grid, work })
     }
 
     pub(in crate::device) fn memory(&self) -> (u64, u64) {

@@ -1,0 +1,81 @@
+// matmul_subgroup: y = epilogue(x · w + bias), as matmul.wgsl, for subgroups of 8 (software adapters)
+//   x        [batches, rows, inner]  Elem
+//   w        [batches, inner, cols]  Weight
+//   bias     [cols]                  f32
+//   operand  [batches rows / operand_rows, cols]  Elem
+//   y        [batches, rows, cols]   Elem
+// One workgroup is a subgroup and computes 12 rows x 16 columns (shared/subgroup.wgsl). Each element of x is read
+// cols / 16 times, each of w rows / 12 times.
+struct Params {
+    batches: u32, rows: u32, inner: u32, cols: u32, has_bias: u32,
+    act: u32, operand_op: u32, operand_rows: u32, scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> x: array<Elem>;        // [batches, rows, inner]
+@group(0) @binding(2) var<storage, read> w: array<Weight>;            // [batches, inner, cols]
+@group(0) @binding(3) var<storage, read_write> bias: array<f32>;      // [cols]
+@group(0) @binding(4) var<storage, read_write> operand: array<Elem>;  // [batches rows / operand_rows, cols]
+@group(0) @binding(5) var<storage, read_write> y: array<Elem>;        // [batches, rows, cols]
+
+// Row k of w at this lane's columns; beyond the last row, where x gives zeros, any row will do.
+fn load_w(first: u32, k: u32, cols: vec2<u32>) -> vec2<f32> {
+    let i = vec2<u32>(first + min(k, p.inner - 1u) * p.cols) + cols;
+    return vec2<f32>(f32(w[i.x]), f32(w[i.y]));
+}
+
+fn store(row: u32, col: u32, sum: f32) {
+    if col >= p.cols {
+        return;
+    }
+    var v = sum;
+    if p.has_bias != 0u {
+        v = v + bias[col];
+    }
+    var other = 0.0;
+    if p.operand_op != OPERAND_NONE {
+        other = f32(operand[row / p.operand_rows * p.cols + col]);
+    }
+    y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(subgroup_invocation_id) lane: u32) {
+    let tiles_across = (p.cols + 15u) / 16u;
+    let tiles_down = (p.rows + ROWS - 1u) / ROWS;
+    let tile = linear_group(group, grid);
+    let batch = tile / (tiles_across * tiles_down);
+    if batch >= p.batches {
+        return;
+    }
+    let at = tile - batch * tiles_across * tiles_down;
+    let row = at / tiles_across * ROWS;
+    let col = at % tiles_across * 16u + lane;
+    let cols = min(vec2<u32>(col, col + 8u), vec2<u32>(p.cols - 1u));
+    let first_x = batch * p.rows * p.inner;
+    let first_w = batch * p.inner * p.cols;
+    clear_sums();
+    for (var k = 0u; k < p.inner; k = k + 8u) {
+        let inside = k + lane < p.inner;
+        let column = first_x + min(k + lane, p.inner - 1u);
+        // Rows past the edge read the last one and are not stored.
+        for (var r = 0u; r < ROWS; r++) {
+            rows8[r] = select(0.0, f32(x[column + min(row + r, p.rows - 1u) * p.inner]), inside);
+        }
+        add0(load_w(first_w, k, cols));
+        add1(load_w(first_w, k + 1u, cols));
+        add2(load_w(first_w, k + 2u, cols));
+        add3(load_w(first_w, k + 3u, cols));
+        add4(load_w(first_w, k + 4u, cols));
+        add5(load_w(first_w, k + 5u, cols));
+        add6(load_w(first_w, k + 6u, cols));
+        add7(load_w(first_w, k + 7u, cols));
+    }
+    for (var r = 0u; r < ROWS; r++) {
+        if row + r < p.rows {
+            store(batch * p.rows + row + r, col, sums[r].x);
+            store(batch * p.rows + row + r, col + 8u, sums[r].y);
+        }
+    }
+}

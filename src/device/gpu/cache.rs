@@ -1,0 +1,142 @@
+//! What is kept on disk for an adapter: measured choices and the driver's compiled pipelines. Files are written whole
+//! and renamed into place; a file that is broken or of another driver or version is ignored with a word.
+
+use crate::kernels::{ALL, Precision};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Names another folder for the files; empty switches them off.
+const FOLDER: &str = "ANCESTRAL_CACHE_DIR";
+
+/// An adapter's files.
+pub(super) struct Cache {
+    folder: Option<PathBuf>,
+    identity: Identity,
+    choices: Mutex<Option<BTreeMap<String, String>>>,
+}
+
+/// What the files were made for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Identity {
+    adapter: String,
+    driver: String,
+    /// Version of the engine and a hash of its shaders.
+    engine: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TuningFile {
+    #[serde(flatten)]
+    identity: Identity,
+    choices: BTreeMap<String, String>,
+}
+
+/// FNV-1a
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl Cache {
+    pub(super) fn new(info: &wgpu::AdapterInfo) -> Cache {
+        let folder = match std::env::var_os(FOLDER) {
+            Some(folder) if folder.is_empty() => None,
+            Some(folder) => Some(PathBuf::from(folder)),
+            None => dirs::cache_dir().map(|d| d.join("ancestral")),
+        };
+        let shaders =
+            ALL.iter().flat_map(|k| k.shaders).map(|s| s.source(Precision::F32)).collect::<String>();
+        let identity = Identity {
+            adapter: format!("{} ({:?})", info.name, info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info),
+            engine: format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hash(&shaders)),
+        };
+        Cache { folder, identity, choices: Mutex::default() }
+    }
+
+    /// The file of a kind: one for each adapter and driver, so that two cards of a machine do not fight over it.
+    fn path(&self, kind: &str) -> Option<PathBuf> {
+        let name =
+            format!("{kind}-{:016x}", hash(&format!("{}{}", self.identity.adapter, self.identity.driver)));
+        Some(self.folder.as_ref()?.join(name))
+    }
+
+    /// Where the choices are kept, if anywhere.
+    pub(super) fn tuning_path(&self) -> Option<PathBuf> {
+        Some(self.path("tuning")?.with_extension("json"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The variant kept under `key`.
+    pub(super) fn choice(&self, key: &str) -> Option<String> {
+        self.lock().get_or_insert_with(|| self.load_choices()).get(key).cloned()
+    }
+
+    pub(super) fn set_choice(&self, key: &str, variant: &str) {
+        self.lock().get_or_insert_default().insert(key.to_string(), variant.to_string());
+    }
+
+    /// Forgets what was measured, so that it is measured anew.
+    pub(super) fn clear_choices(&self) {
+        *self.lock() = Some(BTreeMap::new());
+        if let Some(path) = self.tuning_path() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn load_choices(&self) -> BTreeMap<String, String> {
+        let Some(path) = self.tuning_path() else { return BTreeMap::new() };
+        let Ok(text) = std::fs::read_to_string(&path) else { return BTreeMap::new() };
+        match serde_json::from_str::<TuningFile>(&text) {
+            Ok(file) if file.identity == self.identity => file.choices,
+            Ok(_) => {
+                log::info!("{} is of another version: tuning anew", path.display());
+                BTreeMap::new()
+            }
+            Err(error) => {
+                log::warn!("{} is not a tuning file ({error}): tuning anew", path.display());
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// Writes the choices, with those another process wrote meanwhile.
+    pub(super) fn save_choices(&self) {
+        let Some(path) = self.tuning_path() else { return };
+        let mut choices = self.load_choices();
+        choices.extend(self.lock().clone().unwrap_or_default());
+        let file = TuningFile { identity: self.identity.clone(), choices };
+        if let Ok(text) = serde_json::to_string_pretty(&file) {
+            write(&path, text.as_bytes());
+        }
+    }
+
+    /// The driver's compiled pipelines of an earlier run.
+    pub(super) fn pipelines(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.path("pipelines")?).ok()
+    }
+
+    pub(super) fn save_pipelines(&self, data: &[u8]) {
+        if let Some(path) = self.path("pipelines") {
+            write(&path, data);
+        }
+    }
+}
+
+/// Writes a file whole, or leaves what was there; a cache that cannot be written is no error.
+fn write(path: &Path, data: &[u8]) {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = path
+        .parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(&temporary, data))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&temporary);
+        log::info!("{} is not kept: {error}", path.display());
+    }
+}

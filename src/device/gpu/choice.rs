@@ -1,0 +1,286 @@
+//! Which of a kernel's shaders, or which lowering, computes a node: by rule where the node is small, else by a short
+//! measurement that is kept on disk ([`super::cache`]). A variant is admitted only after its result on the very sizes
+//! matched the CPU device's.
+
+use super::Gpu;
+use crate::bisect::nmse;
+use crate::device::{Variants, Weights};
+use crate::error::Result;
+use crate::graph::lower::{winograd, winograd_fits};
+use crate::graph::{Graph, Node, Source};
+use crate::kernels::{Needs, Precision, Shader};
+use std::time::{Duration, Instant};
+
+/// Below this many operations a node is not worth a measurement.
+const WORTH_MEASURING: f64 = 3e7;
+/// Runs of a variant are timed until this much time is spent.
+const SPENT: Duration = Duration::from_millis(60);
+
+/// A way to compute a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Variant {
+    /// The kernel's shader of this index.
+    Shader(usize),
+    /// Three nodes in its place.
+    Winograd,
+}
+
+const WINOGRAD: &str = "winograd";
+
+impl Variant {
+    fn name(self, node: &Node) -> &'static str {
+        match self {
+            Variant::Shader(i) => node.kernel.shaders[i].name,
+            Variant::Winograd => WINOGRAD,
+        }
+    }
+}
+
+/// What has been chosen for a graph, for `ancestral tune` and the benchmarks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Nodes chosen by an earlier measurement.
+    pub known: usize,
+    /// Sizes measured now.
+    pub measured: usize,
+}
+
+impl Gpu {
+    /// Gives every node its shader and puts lowerings in place. Measures what is not known yet.
+    pub(in crate::device) fn choose(
+        &self,
+        graph: &mut Graph,
+        precision: Precision,
+        variants: Variants,
+    ) -> Result<Choices> {
+        let mut choices = Choices::default();
+        for node in std::mem::take(&mut graph.nodes) {
+            self.place(graph, node, precision, variants, &mut choices)?;
+        }
+        if choices.measured > 0 {
+            self.cache().save_choices();
+        }
+        Ok(choices)
+    }
+
+    /// Appends a node as its variant computes it.
+    fn place(
+        &self,
+        graph: &mut Graph,
+        node: Node,
+        precision: Precision,
+        variants: Variants,
+        choices: &mut Choices,
+    ) -> Result<()> {
+        match self.variant(graph, &node, precision, variants, choices)? {
+            Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
+            Variant::Winograd => {
+                let rest = std::mem::take(&mut graph.nodes);
+                winograd(graph, &node);
+                let parts = std::mem::replace(&mut graph.nodes, rest);
+                for part in parts {
+                    self.place(graph, part, precision, variants, choices)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every variant that can compute a node here, the best guess last.
+    fn candidates(&self, graph: &Graph, node: &Node, precision: Precision) -> Vec<Variant> {
+        let shaders = node.kernel.shaders.iter().enumerate();
+        let able = |s: &Shader| self.meets(s.needs, precision) && (s.fits)(&node.params);
+        let mut all: Vec<Variant> =
+            shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
+        if winograd_fits(graph, node, precision) {
+            all.push(Variant::Winograd);
+        }
+        // What is made for real workgroup memory is the worst guess where there is none.
+        if self.is_software() {
+            let hardware =
+                |v: &Variant| matches!(v, Variant::Shader(i) if node.kernel.shaders[*i].needs.hardware);
+            all.sort_by_key(|v| !hardware(v));
+        }
+        all
+    }
+
+    /// Whether the adapter has what a shader needs.
+    pub fn meets(&self, needs: Needs, precision: Precision) -> bool {
+        needs.subgroup.is_none_or(|size| self.subgroup() == Some(size))
+            && (!needs.cooperative || (self.has_cooperative() && precision == Precision::F16))
+    }
+
+    fn variant(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        precision: Precision,
+        variants: Variants,
+        choices: &mut Choices,
+    ) -> Result<Variant> {
+        let candidates = self.candidates(graph, node, precision);
+        let guess = candidates.last().copied().unwrap_or(Variant::Shader(0));
+        if let Variants::Only(name) = variants {
+            return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
+        }
+        if candidates.len() < 2 || variants == Variants::Rule {
+            return Ok(guess);
+        }
+        let key = key(node, precision);
+        if let Some(name) = self.cache().choice(&key) {
+            if let Some(variant) = candidates.iter().find(|v| v.name(node) == name) {
+                choices.known += 1;
+                return Ok(*variant);
+            }
+            log::warn!(
+                "the tuning file names `{name}` for {key}, which does not compute it here: measured anew"
+            );
+        }
+        if graph.node_cost(node).flops < WORTH_MEASURING {
+            return Ok(guess);
+        }
+        let best = self.measure(graph, node, precision, &candidates)?;
+        choices.measured += 1;
+        self.cache().set_choice(&key, best.name(node));
+        Ok(best)
+    }
+
+    /// The fastest of the candidates whose result is right.
+    fn measure(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        precision: Precision,
+        candidates: &[Variant],
+    ) -> Result<Variant> {
+        let trial = Trial::new(graph, node);
+        let tolerance = if precision == Precision::F32 { 1e-9 } else { 1e-5 };
+        let mut best: Option<(f64, Variant)> = None;
+        // The best guess first, so that a slow one is given up after its first run.
+        for &variant in candidates.iter().rev() {
+            let name = variant.name(node);
+            match self.time(&trial, variant, precision, best.map(|(t, _)| t))? {
+                Timed { nmse, .. } if nmse.is_nan() || nmse > tolerance => {
+                    log::warn!(
+                        "{}: `{name}` is wrong by NMSE {nmse:.1e} at {}: not used",
+                        self.name(),
+                        key(node, precision)
+                    );
+                }
+                Timed { seconds, .. } => {
+                    log::debug!("{} {name}: {:.3} ms", key(node, precision), seconds * 1e3);
+                    if best.is_none_or(|(least, _)| seconds < least) {
+                        best = Some((seconds, variant));
+                    }
+                }
+            }
+        }
+        Ok(best.map_or(Variant::Shader(0), |(_, variant)| variant))
+    }
+
+    fn time(
+        &self,
+        trial: &Trial,
+        variant: Variant,
+        precision: Precision,
+        best: Option<f64>,
+    ) -> Result<Timed> {
+        let (mut g, node) = trial.graph(variant);
+        let only = Variants::Only(variant.name(&node));
+        let rule = if variant == Variant::Winograd { Variants::Rule } else { only };
+        match variant {
+            Variant::Shader(shader) => g.nodes.push(Node { shader, ..node }),
+            Variant::Winograd => {
+                winograd(&mut g, &node);
+                for node in std::mem::take(&mut g.nodes) {
+                    self.place(&mut g, node, precision, rule, &mut Choices::default())?;
+                }
+            }
+        }
+        let mut program = self.program(&g, &Weights::none(), precision, &[])?;
+        for (i, values) in trial.inputs.iter().enumerate() {
+            if let Some(id) = g.find_input(&i.to_string()) {
+                program.write(&g, id, values);
+            }
+        }
+        let mut run = || -> Result<f64> {
+            let start = Instant::now();
+            program.run(&g, &mut |_| true)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let first = run()?;
+        let mut times = vec![first];
+        let start = Instant::now();
+        if best.is_none_or(|best| first < 3.0 * best) {
+            while times.len() < 4 || (start.elapsed() < SPENT && times.len() < 20) {
+                times.push(run()?);
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        let nmse = nmse(&trial.expected, &program.read(&g, g.outputs[0].1)?);
+        Ok(Timed { seconds: times[times.len() / 4], nmse })
+    }
+}
+
+struct Timed {
+    seconds: f64,
+    nmse: f64,
+}
+
+/// A node alone, with numbers to compute and their result.
+struct Trial<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    inputs: Vec<Vec<f32>>,
+    expected: Vec<f32>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(graph: &'a Graph, node: &'a Node) -> Self {
+        let mut state = 1u64;
+        let mut uniform = || {
+            // An LCG of Knuth's: any spread numbers do.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        let inputs: Vec<Vec<f32>> =
+            node.inputs.iter().map(|id| (0..graph.info(*id).len()).map(|_| uniform()).collect()).collect();
+        let mut expected = vec![0.0; graph.info(node.output).len()];
+        let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        (node.kernel.cpu)(&node.params, &slices, &mut expected);
+        Trial { graph, node, inputs, expected }
+    }
+
+    /// The node with tensors of its own: inputs named by number, and filters known before the run for Winograd.
+    fn graph(&self, variant: Variant) -> (Graph, Node) {
+        let mut g = Graph::new();
+        let mut node = self.node.clone();
+        for (i, id) in self.node.inputs.iter().enumerate() {
+            let info = self.graph.info(*id);
+            let constant = variant == Variant::Winograd && i == 2;
+            let source = if constant {
+                Source::Constant(self.inputs[i].clone())
+            } else {
+                Source::Input(i.to_string())
+            };
+            node.inputs[i] = g.add(&info.shape, info.storage, source).id;
+        }
+        let info = self.graph.info(self.node.output);
+        let y = g.add(&info.shape, info.storage, Source::Node);
+        node.output = y.id;
+        g.output("y", &y);
+        (g, node)
+    }
+}
+
+/// What a choice is kept under: the kernel, every size in its uniform, the storage.
+fn key(node: &Node, precision: Precision) -> String {
+    let words = node.params.len() / 4 - if node.kernel.epilogue { 4 } else { 0 };
+    let mut key = node.kernel.name.to_string();
+    for word in node.params.as_chunks().0.iter().take(words) {
+        key.push_str(&format!(" {}", u32::from_le_bytes(*word)));
+    }
+    let half = |half| if half { "f16" } else { "f32" };
+    key.push_str(&format!(" {} {}", half(precision.elem_f16), half(precision.weight_f16)));
+    key
+}

@@ -1,0 +1,64 @@
+//! Other ways to compute a node: several nodes in its place, chosen where they measure faster.
+
+use super::{Graph, Node, Repack, Source, Storage, Tensor, TensorId};
+use crate::kernels::matmul::batched_matmul;
+use crate::kernels::winograd_input::{PLANES, filters, winograd_input};
+use crate::kernels::winograd_output::winograd_output;
+use crate::kernels::{Precision, conv2d};
+
+/// Largest transformed filter: beyond it, reading four times the weights costs more than the arithmetic saved.
+const MAX_FILTERS: usize = 128 << 20;
+/// Fewest tiles: below it, most of a product's rows would be empty.
+const MIN_TILES: u32 = 12;
+
+impl Graph {
+    fn tensor(&self, id: TensorId) -> Tensor {
+        Tensor { id, shape: self.info(id).shape.clone() }
+    }
+}
+
+/// Whether [`winograd`] computes a node: a 3×3 convolution of stride 1 and padding 1 whose filters are known before
+/// the run, in f32 (in f16 the transformed numbers lose too much), and large enough for it to pay.
+pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
+    if node.kernel.name != conv2d::KERNEL.name || precision != Precision::F32 {
+        return false;
+    }
+    let p = conv2d::Params::read(&node.params);
+    let same = (p.out_height, p.out_width) == (p.height * p.up, p.width * p.up);
+    let plain = (p.kernel_height, p.kernel_width, p.stride, p.pad_top, p.pad_left) == (3, 3, 1, 1, 1);
+    let known = match graph.info(node.inputs[2]).source {
+        Source::Weight { repack, .. } => repack == Repack::Conv,
+        Source::Constant(_) => true,
+        _ => false,
+    };
+    let tiles = p.rows / (p.out_height * p.out_width) * p.out_height.div_ceil(4) * p.out_width.div_ceil(4);
+    let weights = PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize;
+    same && plain
+        && known
+        && tiles >= MIN_TILES
+        && p.in_a + p.in_b >= 8
+        && p.cols >= 8
+        && weights <= MAX_FILTERS
+}
+
+/// Appends a convolution as input transform, 36 products and output transform with the epilogue. The node must
+/// [fit](winograd_fits).
+pub fn winograd(graph: &mut Graph, node: &Node) {
+    let p = conv2d::Params::read(&node.params);
+    let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
+    let shape = [PLANES, (p.in_a + p.in_b) as usize, p.cols as usize];
+    let source = match &graph.info(w.id).source {
+        Source::Weight { name, shape, .. } => {
+            Source::Weight { name: name.clone(), shape: shape.clone(), repack: Repack::Winograd }
+        }
+        Source::Constant(values) => Source::Constant(filters(values)),
+        other => panic!("{}: filters from {other:?}", node.label),
+    };
+    let u = graph.add(&shape, Storage::Weight, source);
+    let v = winograd_input(graph, &format!("{} (windows)", node.label), (&a, &b), &p);
+    let m = batched_matmul(graph, &format!("{} (planes)", node.label), &v, &u);
+    winograd_output(graph, &node.label, &m, (&bias, &operand), &p);
+    if let Some(last) = graph.nodes.last_mut() {
+        last.output = node.output;
+    }
+}

@@ -1,6 +1,6 @@
 //! The CPU device: every node through its kernel's `cpu` function, buffers reused as they fall free.
 
-use super::{Monitor, Weights, weight_tensors};
+use super::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, TensorId};
 use std::sync::Arc;
@@ -95,6 +95,15 @@ impl CpuProgram {
         Ok(marks.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
     }
 
+    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {
+        for c in copies {
+            if let Values::Owned(to) = &mut self.values[c.to.0] {
+                let from = &source.values[c.from.0].get()[c.first..][..c.len];
+                to[c.at..][..c.len].copy_from_slice(from);
+            }
+        }
+    }
+
     pub(super) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
         let total = graph.nodes.len().max(1);
         let mut free: Vec<Vec<f32>> = Vec::new();
@@ -147,7 +156,7 @@ fn check_memory(needed: u64) -> Result<()> {
 }
 
 /// Bytes a program may still take, where the system says so (Linux; there also by its control group's limit).
-fn free_memory() -> Option<u64> {
+pub(super) fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;

@@ -185,6 +185,10 @@ impl Gpu {
         self.inner.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    pub(super) fn limits(&self) -> wgpu::Limits {
+        self.device().limits()
+    }
+
     pub(super) fn prefers_f16(&self) -> bool {
         self.has_f16() && !self.is_software()
     }

@@ -2,7 +2,7 @@
 
 use super::epilogue::Epilogue;
 use super::matmul::gemm_rows;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -65,13 +65,13 @@ pub static KERNEL: Kernel = Kernel {
         Shader {
             name: "conv2d_subgroup",
             wgsl: include_str!("../../shaders/conv2d_subgroup.wgsl"),
-            shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE],
             constants: &[],
             needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
-                subgroup_grid(p.rows, p.cols, 1)
+                subgroup_grid(p.rows, p.cols, 1, 12)
             },
         },
     ],

@@ -205,9 +205,9 @@ pub(crate) fn tile_grid(rows: usize, cols: usize, batches: usize) -> [u32; 3] {
     fold_grid(batches * cols.div_ceil(8 * across) * rows.div_ceil(4 * down))
 }
 
-/// The grid of `batches` products of `rows` by `cols`, in the tiles of `shared/subgroup.wgsl`.
-pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32) -> [u32; 3] {
-    fold_grid(batches as usize * rows.div_ceil(12) as usize * cols.div_ceil(16) as usize)
+/// The grid of `batches` products of `rows` by `cols`, in the tiles of `tile` rows of `shared/subgroup.wgsl`.
+pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32, tile: u32) -> [u32; 3] {
+    fold_grid(batches as usize * rows.div_ceil(tile) as usize * cols.div_ceil(16) as usize)
 }
 
 /// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
@@ -255,7 +255,11 @@ kernels! {
 pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
 /// `shaders/shared/tile.wgsl`: which part of a product an invocation computes.
 pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
-/// `shaders/shared/subgroup.wgsl`: 12 × 16 of a product by a subgroup of 8.
+/// `shaders/shared/rows12.wgsl`: 12 rows in the tiles of [`SUBGROUP`].
+pub(crate) const ROWS12: &str = include_str!("../../shaders/shared/rows12.wgsl");
+/// `shaders/shared/rows16.wgsl`: 16 rows in the tiles of [`SUBGROUP`].
+pub(crate) const ROWS16: &str = include_str!("../../shaders/shared/rows16.wgsl");
+/// `shaders/shared/subgroup.wgsl`: a tile of a product by a subgroup of 8.
 pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");

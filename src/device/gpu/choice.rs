@@ -36,7 +36,7 @@ impl Variant {
     }
 }
 
-/// What has been chosen for a graph, for `ancestral tune` and the benchmarks.
+/// How many nodes were chosen by measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
     /// Nodes chosen by an earlier measurement.
@@ -52,7 +52,7 @@ impl Gpu {
         graph: &mut Graph,
         precision: Precision,
         variants: Variants,
-    ) -> Result<Choices> {
+    ) -> Result<()> {
         let mut choices = Choices::default();
         for node in std::mem::take(&mut graph.nodes) {
             self.place(graph, node, precision, variants, &mut choices)?;
@@ -60,7 +60,8 @@ impl Gpu {
         if choices.measured > 0 {
             self.cache().save_choices();
         }
-        Ok(choices)
+        self.count(choices);
+        Ok(())
     }
 
     /// Appends a node as its variant computes it.

@@ -7,8 +7,9 @@ use crate::bisect::nmse;
 use crate::device::{Variants, Weights};
 use crate::error::Result;
 use crate::graph::lower::{winograd, winograd_fits};
-use crate::graph::{Graph, Node, Source};
-use crate::kernels::{Needs, Precision, Shader};
+use crate::graph::{Graph, Node, Source, Storage, Tensor};
+use crate::kernels::concat::concat;
+use crate::kernels::{Needs, Precision, Shader, conv2d};
 use std::time::{Duration, Instant};
 
 /// Below this many operations a node is not worth a measurement.
@@ -73,6 +74,7 @@ impl Gpu {
         variants: Variants,
         choices: &mut Choices,
     ) -> Result<()> {
+        let node = if precision.elem_f16 { half_inputs(graph, node) } else { node };
         match self.variant(graph, &node, precision, variants, choices)? {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
             Variant::Winograd => {
@@ -219,6 +221,22 @@ impl Gpu {
         let nmse = nmse(&trial.expected, &program.read(&g, g.outputs[0].1)?);
         Ok(Timed { seconds: times[times.len() / 4], nmse })
     }
+}
+
+/// A convolution of the sample, which stays f32 between the steps, reads it as it is; where activations are f16, a node
+/// converts it first.
+fn half_inputs(graph: &mut Graph, mut node: Node) -> Node {
+    if node.kernel.name != conv2d::KERNEL.name {
+        return node;
+    }
+    for input in &mut node.inputs[..2] {
+        let info = graph.info(*input);
+        if info.storage == Storage::F32 && !matches!(info.source, Source::Constant(_)) {
+            let x = Tensor { id: *input, shape: info.shape.clone() };
+            *input = concat(graph, &format!("{} (to f16)", node.label), &x, None, x.dim(0)).id;
+        }
+    }
+    node
 }
 
 struct Timed {

@@ -220,7 +220,7 @@ impl Engine {
         cfg = cfg.steps(vec![1; self.stages()]);
         self.generate("a", cfg)?;
         let after = gpu.choices();
-        Ok(Choices { known: after.known - before.known, measured: after.measured - before.measured })
+        Ok(after.since(before))
     }
 
     /// Runs every U-Net once on the engine's device and on `other`, on seeded noise, and says for each where they part

@@ -6,7 +6,7 @@ use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{Variants, Weights};
 use crate::error::Result;
-use crate::graph::lower::{winograd, winograd_fits};
+use crate::graph::lower::{winograd, winograd_bytes, winograd_fits};
 use crate::graph::{Graph, Node, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::{Needs, Precision, Shader, conv2d};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Below this many operations a node is not worth a measurement.
 const WORTH_MEASURING: f64 = 3e7;
+/// Filters transformed for Winograd, of one graph, take at most this many bytes: they are four times the plain ones.
+const MAX_TRANSFORMED: usize = 1 << 30;
 /// Runs of a variant are timed until this much time is spent.
 const SPENT: Duration = Duration::from_millis(60);
 
@@ -44,6 +46,16 @@ pub struct Choices {
     pub known: usize,
     /// Sizes measured now.
     pub measured: usize,
+    /// Bytes of filters transformed for Winograd.
+    transformed: usize,
+}
+
+impl Choices {
+    /// What was chosen after `before`.
+    pub(crate) fn since(self, before: Choices) -> Choices {
+        let (known, measured) = (self.known - before.known, self.measured - before.measured);
+        Choices { known, measured, transformed: self.transformed - before.transformed }
+    }
 }
 
 impl Gpu {
@@ -78,6 +90,7 @@ impl Gpu {
         match self.variant(graph, &node, precision, variants, choices)? {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
             Variant::Winograd => {
+                choices.transformed += winograd_bytes(&node);
                 let rest = std::mem::take(&mut graph.nodes);
                 winograd(graph, &node);
                 let parts = std::mem::replace(&mut graph.nodes, rest);
@@ -116,6 +129,11 @@ impl Gpu {
         choices: &mut Choices,
     ) -> Result<Variant> {
         let mut candidates = self.candidates(graph, node, precision);
+        if candidates.contains(&Variant::Winograd)
+            && choices.transformed + winograd_bytes(node) > MAX_TRANSFORMED
+        {
+            candidates.retain(|v| *v != Variant::Winograd);
+        }
         if let Variants::Only(name) = variants {
             return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
         }
@@ -209,17 +227,18 @@ impl Gpu {
             program.run(&g, &mut |_| true)?;
             Ok(start.elapsed().as_secs_f64())
         };
+        // The first run finds everything cold: it only tells whether a second is worth its time.
         let first = run()?;
-        let mut times = vec![first];
+        let mut times = Vec::new();
         let start = Instant::now();
         if best.is_none_or(|best| first < 3.0 * best) {
-            while times.len() < 4 || (start.elapsed() < SPENT && times.len() < 20) {
+            while times.len() < 2 || (start.elapsed() < SPENT && times.len() < 20) {
                 times.push(run()?);
             }
         }
         times.sort_by(f64::total_cmp);
         let nmse = nmse(&trial.expected, &program.read(&g, g.outputs[0].1)?);
-        Ok(Timed { seconds: times[times.len() / 4], nmse })
+        Ok(Timed { seconds: times.get(times.len() / 4).copied().unwrap_or(first), nmse })
     }
 }
 

@@ -267,7 +267,7 @@ impl Program {
     /// Bytes of activations, and the least any plan could take.
     pub fn memory(&self) -> (u64, u64) {
         match &self.backend {
-            Backend::Cpu(p) => (p.peak_bytes(), p.peak_bytes()),
+            Backend::Cpu(p) => p.memory(),
             Backend::Gpu(p) => p.memory(),
         }
     }

@@ -12,6 +12,8 @@
 mod configs;
 #[path = "cli/pictures.rs"]
 mod pictures;
+#[path = "cli/plans.rs"]
+mod plans;
 #[path = "cli/requests.rs"]
 mod requests;
 #[path = "cli/tensors.rs"]

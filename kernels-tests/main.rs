@@ -16,6 +16,7 @@
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
+//! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -25,5 +26,6 @@ mod device;
 mod golden;
 mod harness;
 mod networks;
+mod plans;
 mod shaders;
 mod units;

@@ -106,8 +106,8 @@ fn check_params(module: &Module, kernel: &Kernel) -> Checked {
 
 /// The file opens by saying what it computes, and stays readable.
 fn check_text(shader: &Shader) -> Checked {
-    if !shader.wgsl.starts_with(&format!("// {}: ", shader.name)) {
-        return Err(format!("the file does not start with `// {}: `", shader.name));
+    if shader.file().is_empty() || !shader.name.starts_with(shader.file()) {
+        return Err(format!("the file starts with `// {}: `, not with its name", shader.file()));
     }
     let lines = shader.wgsl.lines().count();
     if lines > MAX_LINES {
@@ -137,8 +137,9 @@ fn check_limits(module: &Module) -> Checked {
 /// What wgpu-hal 30 does with a shader on each backend, with the checks it injects switched on and off.
 fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precision: Precision) -> Checked {
     let entry = (ShaderStage::Compute, "main");
-    let (module, info) = process_overrides(module, info, Some(entry), &Default::default())
-        .map_err(|e| format!("overrides: {e}"))?;
+    let constants = shader.constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+    let (module, info) =
+        process_overrides(module, info, Some(entry), &constants).map_err(|e| format!("overrides: {e}"))?;
     check_limits(&module)?;
     let storage: BTreeMap<u32, bool> = module
         .global_variables
@@ -371,8 +372,9 @@ fn every_file_is_a_kernel() {
         names
     };
     let shaders = || ALL.iter().flat_map(|k| k.shaders);
-    let mut names: Vec<&str> = shaders().map(|s| s.name).collect();
+    let mut names: Vec<&str> = shaders().map(|s| s.file()).collect();
     names.sort_unstable();
+    names.dedup();
     assert!(ALL.iter().all(|k| k.name == k.shaders[0].name), "a kernel's first shader has its name");
     assert_eq!(wgsl(&folder), names, "shaders/*.wgsl and kernels::ALL differ");
     for name in wgsl(&folder.join("shared")) {

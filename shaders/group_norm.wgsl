@@ -4,7 +4,8 @@
 //   weight, bias [C]            f32    C = in_a + in_b
 //   emb          [N, 2 C]       Elem   [scale | shift] of a time embedding; read if has_emb
 //   y            [N, HW, C]     Elem
-// One workgroup normalises one (n, group). Three passes over the group: mean, variance, output.
+// One workgroup normalises one (n, group). Three passes over the group: mean, variance, output. An invocation keeps to
+// a channel and strides over the pixels, so that nothing is divided on the way; wide groups take several rounds.
 struct Params { pixels: u32, in_a: u32, in_b: u32, groups: u32, has_emb: u32, act: u32, eps: f32 }
 
 override WG: u32 = 64u;
@@ -17,11 +18,30 @@ override WG: u32 = 64u;
 @group(0) @binding(5) var<storage, read_write> emb: array<Elem>;  // [N, 2 C]
 @group(0) @binding(6) var<storage, read_write> y: array<Elem>;    // [N, HW, C]
 
-fn load(pixel: u32, c: u32) -> f32 {
+// The pixels an invocation visits of a channel: x lies at `at`, then `stride` elements apart, in `b` if in_b.
+struct Walk { in_b: bool, at: u32, stride: u32 }
+
+fn walk(n: u32, c: u32, first: u32, step: u32) -> Walk {
     if c < p.in_a {
-        return f32(a[pixel * p.in_a + c]);
+        return Walk(false, (n * p.pixels + first) * p.in_a + c, step * p.in_a);
     }
-    return f32(b[pixel * p.in_b + c - p.in_a]);
+    return Walk(true, (n * p.pixels + first) * p.in_b + c - p.in_a, step * p.in_b);
+}
+
+// Four values from visit `i` on: an iteration's own cost counts on slow devices.
+fn visit(w: Walk, i: u32) -> vec4<f32> {
+    let at = w.at + i * w.stride;
+    if w.in_b {
+        return vec4<f32>(f32(b[at]), f32(b[at + w.stride]), f32(b[at + 2u * w.stride]), f32(b[at + 3u * w.stride]));
+    }
+    return vec4<f32>(f32(a[at]), f32(a[at + w.stride]), f32(a[at + 2u * w.stride]), f32(a[at + 3u * w.stride]));
+}
+
+fn visit_one(w: Walk, i: u32) -> f32 {
+    if w.in_b {
+        return f32(b[w.at + i * w.stride]);
+    }
+    return f32(a[w.at + i * w.stride]);
 }
 
 @compute @workgroup_size(WG)
@@ -29,30 +49,68 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let n = group.y;
     let channels = p.in_a + p.in_b;
     let width = channels / p.groups;
-    let first = group.x * width;
-    let len = width * p.pixels;
+    let count = f32(width) * f32(p.pixels);
+    // Narrow groups: `step` pixels at once, some lanes idle where the width does not divide WG.
+    let step = max(WG / width, 1u);
+    let first = lane / width;
+    let start = select(p.pixels, min(first, p.pixels), first < step);
+    let visits = (p.pixels + step - 1u - start) / step;
+    let own = group.x * width + lane % width;
+    let end = group.x * width + width;
+    let whole = visits & ~3u;
 
     var sum = 0.0;
-    for (var i = lane; i < len; i = i + WG) {
-        sum = sum + load(n * p.pixels + i / width, first + i % width);
+    for (var c = own; c < end; c = c + WG) {
+        let w = walk(n, c, start, step);
+        var s = vec4<f32>();
+        for (var i = 0u; i < whole; i = i + 4u) {
+            s = s + visit(w, i);
+        }
+        for (var i = whole; i < visits; i = i + 1u) {
+            s.x = s.x + visit_one(w, i);
+        }
+        sum = sum + (s.x + s.y) + (s.z + s.w);
     }
-    let mean = workgroup_sum(sum, lane) / f32(len);
+    let mean = workgroup_sum(sum, lane) / count;
 
     var squares = 0.0;
-    for (var i = lane; i < len; i = i + WG) {
-        let d = load(n * p.pixels + i / width, first + i % width) - mean;
-        squares = squares + d * d;
+    for (var c = own; c < end; c = c + WG) {
+        let w = walk(n, c, start, step);
+        var s = vec4<f32>();
+        for (var i = 0u; i < whole; i = i + 4u) {
+            let d = visit(w, i) - mean;
+            s = s + d * d;
+        }
+        for (var i = whole; i < visits; i = i + 1u) {
+            let d = visit_one(w, i) - mean;
+            s.x = s.x + d * d;
+        }
+        squares = squares + (s.x + s.y) + (s.z + s.w);
     }
-    let rstd = 1.0 / sqrt(workgroup_sum(squares, lane) / f32(len) + p.eps);
+    let rstd = 1.0 / sqrt(workgroup_sum(squares, lane) / count + p.eps);
 
-    for (var i = lane; i < len; i = i + WG) {
-        let pixel = n * p.pixels + i / width;
-        let c = first + i % width;
-        var v = (load(pixel, c) - mean) * rstd * weight[c] + bias[c];
+    for (var c = own; c < end; c = c + WG) {
+        let w = walk(n, c, start, step);
+        var factor = rstd * weight[c];
+        var shift = bias[c];
         if p.has_emb != 0u {
             let e = n * 2u * channels + c;
-            v = v * (1.0 + f32(emb[e])) + f32(emb[e + channels]);
+            let scale = 1.0 + f32(emb[e]);
+            factor = factor * scale;
+            shift = shift * scale + f32(emb[e + channels]);
         }
-        y[pixel * channels + c] = Elem(activate(v, p.act));
+        let out = (n * p.pixels + start) * channels + c;
+        let apart = step * channels;
+        for (var i = 0u; i < whole; i = i + 4u) {
+            let v = (visit(w, i) - mean) * factor + shift;
+            let o = out + i * apart;
+            y[o] = Elem(activate(v.x, p.act));
+            y[o + apart] = Elem(activate(v.y, p.act));
+            y[o + 2u * apart] = Elem(activate(v.z, p.act));
+            y[o + 3u * apart] = Elem(activate(v.w, p.act));
+        }
+        for (var i = whole; i < visits; i = i + 1u) {
+            y[out + i * apart] = Elem(activate((visit_one(w, i) - mean) * factor + shift, p.act));
+        }
     }
 }

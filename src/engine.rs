@@ -2,8 +2,9 @@
 
 use crate::bisect::{Parting, bisect};
 use crate::device::{Device, DeviceChoice, ProgramOptions, Weights};
-use crate::diffusion::NoiseStream;
+use crate::diffusion::{NoiseStream, Step};
 use crate::error::{Error, Result};
+use crate::estimate::{NetworkCost, RunCost, Target};
 use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
 use crate::layout::{Defaults, Model, StageFiles};
@@ -16,6 +17,9 @@ use crate::systems::imagen::{
     self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise,
 };
 use std::path::{Path, PathBuf};
+
+/// Prompts of a run: what it should not show, and what it should.
+pub(crate) const PROMPTS: usize = 2;
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
@@ -132,25 +136,19 @@ impl Engine {
         match &mut self.system {
             System::Ddpm(ddpm, defaults) => {
                 stage_count(cfg, 1)?;
-                let side = StageSide { side: ddpm.unet.sample_size, multiple: ddpm.unet.size_multiple() };
-                let (width, height) = stage_sizes(&[side], cfg.size)?[0];
+                let (width, height) = stage_sizes(&[ddpm_side(ddpm)], cfg.size)?[0];
                 let list = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
                 let mut on_step = progress(cfg.on_progress.as_mut(), 0, 1, (width, height));
                 ddpm.sample(&self.device, &options, &list, cfg.count, (height, width), noise, &mut on_step)
             }
             System::Imagen { text, stages } => {
                 // Everything that can be refused is refused before the first network runs.
-                let count = stage_count(cfg, stages.len())?;
-                let sides = stages[..count].iter().map(|(stage, _)| StageSide {
-                    side: stage.unet.sample_size,
-                    multiple: stage.unet.size_multiple(),
-                });
-                let sizes = stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?;
+                let (count, sizes) = imagen_sizes(stages, cfg)?;
                 for (i, (stage, defaults)) in stages[..count].iter().enumerate() {
                     stage_steps(&stage.scheduler, defaults, cfg, i)?;
                     stage.check_noise_level(i, defaults.noise_level)?;
                 }
-                let prompts = [cfg.negative_prompt.as_str(), prompt];
+                let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
                 let states = text.encode(&self.device, &prompts, cfg.clean_caption)?;
                 if states.truncated {
                     log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
@@ -169,6 +167,36 @@ impl Engine {
 }
 
 impl Engine {
+    /// What drawing with these settings costs on `on`: dispatches, arithmetic, traffic, memory, and the limits in the
+    /// way. No weight is read.
+    ///
+    /// Errors: settings that make no sense.
+    pub fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<RunCost> {
+        check_request(cfg)?;
+        let networks = match &self.system {
+            System::Ddpm(ddpm, defaults) => {
+                stage_count(cfg, 1)?;
+                let size = stage_sizes(&[ddpm_side(ddpm)], cfg.size)?[0];
+                let steps = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
+                let shape = ddpm.shape(&steps, cfg.count, size);
+                let network = ddpm::network(&ddpm.unet);
+                vec![NetworkCost::of_denoiser("U-Net", shape, steps.len(), &network, on)]
+            }
+            System::Imagen { text, stages } => {
+                let mut networks = vec![NetworkCost::of_encoder(&text.config, PROMPTS, MAX_TOKENS, on)];
+                let (count, sizes) = imagen_sizes(stages, cfg)?;
+                for (i, (stage, defaults)) in stages[..count].iter().enumerate() {
+                    let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;
+                    let shape = stage_shape(stage, defaults, cfg, i, (sizes[i], &steps));
+                    let (name, network) = (format!("stage {} U-Net", i + 1), imagen::network(&stage.unet));
+                    networks.push(NetworkCost::of_denoiser(&name, shape, steps.len(), &network, on));
+                }
+                networks
+            }
+        };
+        Ok(RunCost::new(networks, on.limits.clone()))
+    }
+
     /// Runs every U-Net once on the engine's device and on `other`, on seeded noise, and says for each where they part
     /// by more than `tolerance` (NMSE).
     pub fn bisect(&self, other: &Device, tolerance: f64) -> Result<Vec<(String, Option<Parting>)>> {
@@ -231,6 +259,45 @@ fn load_imagen(files: &[StageFiles], variant: Option<&str>) -> Result<System> {
     Ok(System::Imagen { text: Box::new(text), stages })
 }
 
+fn ddpm_side(ddpm: &Ddpm) -> StageSide {
+    StageSide { side: ddpm.unet.sample_size, multiple: ddpm.unet.size_multiple() }
+}
+
+/// How many stages run, and their widths and heights.
+fn imagen_sizes(
+    stages: &[(Stage, Defaults)],
+    cfg: &GenerateConfig<'_>,
+) -> Result<(usize, Vec<(usize, usize)>)> {
+    let count = stage_count(cfg, stages.len())?;
+    let sides = stages[..count]
+        .iter()
+        .map(|(stage, _)| StageSide { side: stage.unet.sample_size, multiple: stage.unet.size_multiple() });
+    Ok((count, stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?))
+}
+
+fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -> f64 {
+    cfg.guidance_scale.get(index).copied().unwrap_or(defaults.guidance_scale)
+}
+
+/// The sizes of a stage's run.
+fn stage_shape(
+    stage: &Stage,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+    ((width, height), steps): ((usize, usize), &[Step]),
+) -> Shape {
+    Shape {
+        pictures: cfg.count,
+        height,
+        width,
+        channels: stage.channels(),
+        tokens: MAX_TOKENS,
+        guided: guidance_scale(defaults, cfg, index) > 1.0,
+        dynamic: Shape::is_dynamic(steps),
+    }
+}
+
 /// What one stage of a run is about.
 struct StageRun<'a> {
     index: usize,
@@ -251,17 +318,8 @@ fn run_stage(
     noise: &mut dyn Noise,
 ) -> Result<Vec<f32>> {
     let steps = stage_steps(&stage.scheduler, defaults, cfg, run.index)?;
-    let guidance_scale = cfg.guidance_scale.get(run.index).copied().unwrap_or(defaults.guidance_scale);
-    let (width, height) = run.size;
-    let shape = Shape {
-        pictures: cfg.count,
-        height,
-        width,
-        channels: stage.channels(),
-        tokens: MAX_TOKENS,
-        guided: guidance_scale > 1.0,
-        dynamic: Shape::is_dynamic(&steps),
-    };
+    let guidance_scale = guidance_scale(defaults, cfg, run.index);
+    let shape = stage_shape(stage, defaults, cfg, run.index, (run.size, &steps));
     let (unconditional, conditional) = run.states.states.split_at(run.states.states.len() / 2);
     let halves: &[&[f32]] = if shape.guided { &[unconditional, conditional] } else { &[conditional] };
     let context: Vec<f32> = halves.iter().flat_map(|half| half.repeat(cfg.count)).collect();

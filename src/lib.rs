@@ -21,6 +21,8 @@
 //!    each step: models::unet(x_t, t, context) ─> kernels::step ─> x_{t-1}     (systems::denoise)
 //! x_0 ─super-resolution stages─> Picture ─> PNG                               (systems::imagen, engine)
 //! every network:  weights + config ─> graph::Graph ─> graph::plan ─> device (GPU | CPU)
+//! a denoiser:     graph::split ─> once a prompt, once for all steps, each step
+//! before a run:   estimate: dispatches, arithmetic, traffic, memory, limits in the way
 //! ```
 //! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,
 //! T text channels. Tensors are row-major, channels last: `[N, H, W, C]`.
@@ -32,6 +34,7 @@ pub mod device;
 pub mod diffusion;
 pub mod engine;
 pub mod error;
+pub mod estimate;
 pub mod graph;
 pub mod kernels;
 mod layout;

@@ -1,9 +1,11 @@
 //! The command line; nothing else.
 
-use ancestral::device::list_adapters;
+use ancestral::device::{DeviceLimits, list_adapters};
 use ancestral::diffusion::{Clip, Sampler};
+use ancestral::estimate::{Target, plan_network};
+use ancestral::kernels::Precision;
 use ancestral::picture::check_output;
-use ancestral::{DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Progress};
+use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Progress};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +26,8 @@ struct Cli {
 enum Command {
     /// Draw a picture of a prompt
     Generate(Box<Generate>),
+    /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
+    Plan(Box<PlanArgs>),
     /// Compare a model's networks on two devices, node by node
     Bisect(Bisect),
     /// List the devices a model can run on
@@ -85,6 +89,71 @@ struct Generate {
     quiet: bool,
 }
 
+/// Dispatches, arithmetic, traffic and memory of a run, from configs and tensor names alone.
+///
+/// Each network has up to three parts: `once` (what depends on the prompt only), `times` (time embeddings of all steps
+/// in as few passes as fit) and `step`. A dispatch is a node of the fused graph, which a device may cut into several
+/// where that measures faster. `moved` counts each node's inputs and
+/// output once; `fewest` each weight, input and output of the part once, as if nothing between them left the chip.
+/// `activations` is what the plan's buffers take, `at least` the largest set of activations alive at once.
+///
+/// Exits with 1 where something does not fit.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+struct PlanArgs {
+    /// Model folder; several for super-resolution stages in folders of their own [default: the bundled model]
+    #[arg(value_name = "FOLDER", conflicts_with_all = ["config", "layout"])]
+    model: Vec<PathBuf>,
+    /// A network's config.json, to plan it without a model folder
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Names and shapes of that network's tensors, {"name": [2, 3], …}, to compare the config with
+    #[arg(long, value_name = "FILE", requires = "config")]
+    layout: Option<PathBuf>,
+    /// Whose limits: webgpu (what every adapter has), auto, gpu, cpu, or part of an adapter's name
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Storage of activations and weights [default: what serves the device best]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
+    /// Memory of the device in GB, where it is known: wgpu does not say
+    #[arg(long, value_name = "GB", value_parser = parse_memory)]
+    memory: Option<u64>,
+    /// Pictures at once
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Denoising steps, by stage if separated by commas [default: the model's; 50 with --config]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    steps: Vec<usize>,
+    /// Guidance scale, by stage if separated by commas; 1 runs the conditional half only
+    #[arg(short, long, value_name = "X", value_delimiter = ',')]
+    guidance_scale: Vec<f64>,
+    /// Width and height of the final picture, e.g. 256x256
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// Stop after this many stages
+    #[arg(long, value_name = "N")]
+    stages: Option<usize>,
+    /// Which files of the model to look at, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    /// 4 bytes an element
+    F32,
+    /// 2 bytes an element, but for what needs f32's range
+    F16,
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    match parse::<f64>(text)? {
+        gigabytes if gigabytes > 0.0 && gigabytes < 1e6 => Ok((gigabytes * 1e9) as u64),
+        _ => Err("give gigabytes, e.g. 8".into()),
+    }
+}
+
 #[derive(Args)]
 struct Bisect {
     /// Model folder [default: the bundled model]
@@ -138,6 +207,11 @@ fn main() -> ExitCode {
     });
     let result = match cli.command {
         Command::Generate(args) => generate(*args),
+        Command::Plan(args) => match plan(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Command::Bisect(args) => bisect(&args),
         Command::Devices => {
             say(list_adapters().join("\n"));
@@ -286,6 +360,45 @@ impl Bars {
         }
         true
     }
+}
+
+/// Prints the plan; whether all of it fits.
+fn plan(args: &PlanArgs) -> Result<bool, Error> {
+    let webgpu = args.device.eq_ignore_ascii_case("webgpu");
+    let mut target = match webgpu {
+        true => Target { precision: Precision::F32, limits: DeviceLimits::webgpu() },
+        false => Target::of(&Device::open(&DeviceChoice::parse(&args.device))?),
+    };
+    target.precision = match args.precision {
+        Some(PrecisionName::F32) => Precision::F32,
+        Some(PrecisionName::F16) => Precision::F16,
+        None => target.precision,
+    };
+    target.limits.memory = args.memory.or(target.limits.memory);
+    let mut cfg = GenerateConfig::new()
+        .count(args.count)
+        .steps(args.steps.clone())
+        .guidance_scale(args.guidance_scale.clone());
+    if let Some((width, height)) = args.size {
+        cfg = cfg.size(width, height);
+    }
+    if let Some(stages) = args.stages {
+        cfg = cfg.stages(stages);
+    }
+    let cost = match &args.config {
+        Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
+        None => {
+            // The configs and tensors' names are read here; no weight is, wherever it would run.
+            let options = LoadOptions {
+                device: DeviceChoice::Cpu,
+                variant: args.variant.clone(),
+                precision: Some(target.precision),
+            };
+            load(&args.model, &options)?.plan(&cfg, &target)?
+        }
+    };
+    say(&cost);
+    Ok(cost.fits())
 }
 
 fn bisect(args: &Bisect) -> Result<(), Error> {

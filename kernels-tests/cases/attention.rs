@@ -1,4 +1,4 @@
-//! Cases of `attention`: head sizes, lengths about the tile of 16, two sets of keys, what is added to the scores.
+//! Cases of `attention`: head sizes, lengths about the tiles of 16 to 64 queries and the blocks of 128 and 256 keys, two sets of keys, what is added to the scores.
 
 use super::{Case, Maker, case};
 use ancestral::graph::{Storage, Tensor};
@@ -68,10 +68,10 @@ fn record(m: &mut Maker, s: &Shape) -> Tensor {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, s: Shape| cases.push(case("attention", name, |m| record(m, &s)));
-    for dim in [1, 4, 6, 24, 40, 64, 160, 512] {
+    for dim in [1, 4, 6, 15, 17, 24, 40, 63, 64, 65, 100, 128, 129, 160, 500, 512] {
         add(format!("head_{dim}"), Shape { dim, ..PLAIN });
     }
-    for length in [1, 15, 16, 17, 77, 300] {
+    for length in [1, 7, 15, 16, 17, 31, 33, 63, 64, 65, 77, 129, 300] {
         add(format!("length_{length}"), Shape { queries: length, keys: [0, length], ..PLAIN });
     }
     add("one_query_many_keys".into(), Shape { queries: 1, keys: [0, 300], ..PLAIN });
@@ -91,10 +91,30 @@ pub(super) fn cases() -> Vec<Case> {
     add("mask".into(), Shape { keys: [77, 17], mask: Some(-10000.0), ..PLAIN });
     add("mask_finfo_min".into(), Shape { keys: [33, 0], bias: true, mask: Some(f32::MIN), ..PLAIN });
     add("mask_infinite".into(), Shape { keys: [33, 2], mask: Some(f32::NEG_INFINITY), ..PLAIN });
+    for keys in [8, 127, 128, 255, 256, 257, 513] {
+        add(format!("keys_{keys}"), Shape { keys: [0, keys], dim: 20, ..PLAIN });
+    }
+    add("sets_split_a_block".into(), Shape { queries: 70, keys: [77, 300], heads: 3, dim: 64, ..PLAIN });
+    add("wide_sets".into(), Shape { queries: 9, keys: [130, 131], dim: 200, ..PLAIN });
+    add(
+        "all_at_once".into(),
+        Shape {
+            queries: 150,
+            keys: [150, 123],
+            dim: 36,
+            bias: true,
+            mask: Some(-10000.0),
+            causal: true,
+            ..PLAIN
+        },
+    );
+    add("causal_blocks".into(), Shape { queries: 290, keys: [0, 290], causal: true, ..PLAIN });
+    add("bias_blocks".into(), Shape { queries: 66, keys: [140, 150], bias: true, ..PLAIN });
     // Whole tiles of masked keys come before the first visible one.
     add("big_logits".into(), Shape { queries: 40, keys: [0, 77], spread: 60.0, ..PLAIN });
     add("equal_logits".into(), Shape { keys: [0, 77], spread: 0.0, ..PLAIN });
     cases.push(case("attention", "masked_at_first", masked_at_first));
+    cases.push(case("attention", "all_masked", all_masked));
     cases.push(case("attention", "packed_qkv", packed));
     cases.push(case("attention", "shared_by_queries", shared_keys));
     cases
@@ -107,6 +127,17 @@ fn masked_at_first(m: &mut Maker) -> Tensor {
     let kv = key_value(m, &s, 50);
     let values = (0..s.batch * 50).map(|i| if i % 50 < 40 { f32::MIN } else { 0.0 }).collect();
     let mask = m.given(&[s.batch, 50], Storage::F32, values);
+    let options =
+        Options { heads: s.heads, head_dim: s.dim, scale: 0.5, bias: None, mask: Some(&mask), causal: false };
+    attention(&mut m.g, "attention", &(&q).into(), kv.as_ref(), None, &options)
+}
+
+/// Every key is masked, over two blocks of keys, with the lowest number: all are seen alike.
+fn all_masked(m: &mut Maker) -> Tensor {
+    let s = Shape { keys: [270, 0], ..PLAIN };
+    let q = m.elem(&[s.batch, s.queries, s.heads * s.dim]);
+    let kv = key_value(m, &s, 270);
+    let mask = m.given(&[s.batch, 270], Storage::F32, vec![f32::MIN; s.batch * 270]);
     let options =
         Options { heads: s.heads, head_dim: s.dim, scale: 0.5, bias: None, mask: Some(&mask), causal: false };
     attention(&mut m.g, "attention", &(&q).into(), kv.as_ref(), None, &options)

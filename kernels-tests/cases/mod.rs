@@ -133,9 +133,9 @@ fn case(kernel: &'static str, name: impl AsRef<str>, record: impl FnOnce(&mut Ma
 pub struct Weight {
     /// The input.
     pub id: TensorId,
-    /// Name in the checkpoint.
+    /// Name in the checkpoint, or several names.
     pub name: String,
-    /// Shape in the checkpoint.
+    /// Shape in the checkpoint, of each.
     pub shape: Vec<usize>,
     /// Layout change from there to the input.
     pub repack: Repack,

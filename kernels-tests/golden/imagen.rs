@@ -133,10 +133,10 @@ fn check_run(case: &Case, stage: &mut Stage, run: &Run, device: &Device, report:
     let context = context(run)?;
     let low_res = check_low_res(case, stage, run, device, report)?;
     let denoiser = stage.denoiser(device, &OPTIONS, run.shape).map_err(text)?;
-    denoiser.program().write("context", &context);
+    denoiser.write("context", &context);
     if let Some((values, level)) = &low_res {
-        denoiser.program().write("low_res", values);
-        denoiser.program().write("noise_level", &vec![*level as f32; run.shape.batch()]);
+        denoiser.write("low_res", values);
+        denoiser.write("noise_level", &vec![*level as f32; run.shape.batch()]);
     }
     run.check(denoiser, report)?;
     match &low_res {

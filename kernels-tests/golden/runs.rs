@@ -92,7 +92,7 @@ impl Run {
             self.check_step(i, denoiser, report)?;
         }
         let start = self.x(0).channels_last();
-        denoiser.program().write("x", &start);
+        denoiser.write("x", &start);
         for (i, step) in self.steps.iter().enumerate() {
             denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
             let next = denoiser.program().read("next").map_err(text)?;
@@ -105,7 +105,7 @@ impl Run {
 
     fn check_step(&self, i: usize, denoiser: &mut Denoiser, report: &mut Report) -> Checked {
         let (x, step) = (self.x(i).channels_last(), &self.steps[i]);
-        denoiser.program().write("x", &x);
+        denoiser.write("x", &x);
         denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
         let out = denoiser.program().read("out").map_err(text)?;
         let next = denoiser.program().read("next").map_err(text)?;

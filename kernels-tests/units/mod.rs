@@ -8,7 +8,7 @@ use crate::cases::{input_name, weights_to_inputs};
 use crate::device::{has_f16, on_gpu};
 use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions, Weights};
-use ancestral::graph::{Graph, Repack, Storage, Tensor};
+use ancestral::graph::{Graph, Repack, STACKED, Storage, Tensor};
 use ancestral::kernels::Precision;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -163,12 +163,14 @@ impl Layer<'_> {
     /// Gives the graph's weights the stored values.
     fn load(&mut self) -> Checked {
         for weight in weights_to_inputs(&mut self.g) {
-            let golden = self.entry.get(&weight.name)?;
-            if golden.0 != weight.shape {
-                return Err(format!(
-                    "weight `{}` is {:?}, {:?} is read",
-                    weight.name, golden.0, weight.shape
-                ));
+            // Several tensors are one, stacked along their first dimension.
+            let mut golden = (vec![0], Vec::new());
+            for name in weight.name.split(STACKED) {
+                let (shape, values) = self.entry.get(name)?;
+                if shape != weight.shape {
+                    return Err(format!("weight `{name}` is {shape:?}, {:?} is read", weight.shape));
+                }
+                golden = ([&[golden.0[0] + shape[0]], &shape[1..]].concat(), [golden.1, values].concat());
             }
             let values = match weight.repack {
                 Repack::Transpose => permute(&golden, &[1, 0]),

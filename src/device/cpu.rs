@@ -1,12 +1,15 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
-use super::{Monitor, Weights, weight_tensors};
+use super::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long nodes are computed before the monitor is asked again.
+const MONITOR_EVERY: Duration = Duration::from_millis(10);
 
 /// A tensor's values.
 enum Values {
@@ -91,39 +94,61 @@ impl CpuProgram {
         self.values[to.0] = Values::Owned(self.get(from)[..len].to_vec());
     }
 
+    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {
+        for c in copies {
+            if let Values::Owned(to) = &mut self.values[c.to.0] {
+                to[c.at..][..c.len].copy_from_slice(&source.get(c.from)[c.first..][..c.len]);
+            }
+        }
+    }
+
     /// Seconds of each node.
-    pub(super) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
-        let mut marks = Vec::with_capacity(graph.nodes.len() + 1);
-        self.run(graph, &mut |_| {
-            marks.push(Instant::now());
-            true
-        })?;
-        marks.push(Instant::now());
-        Ok(marks.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
+    pub(super) fn profile(&mut self, graph: &Graph) -> Vec<f64> {
+        let time = |at: usize| {
+            let start = Instant::now();
+            self.compute(graph, at);
+            start.elapsed().as_secs_f64()
+        };
+        rayon::scope(|_| (0..graph.nodes.len()).map(time).collect())
     }
 
     pub(super) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
-        let total = graph.nodes.len().max(1);
-        for (at, node) in graph.nodes.iter().enumerate() {
+        let total = graph.nodes.len();
+        let mut at = 0;
+        while at < total {
             if !monitor(at as f32 / total as f32) {
                 return Err(Error::Cancelled);
             }
-            let Values::Planned(output) = &self.values[node.output.0] else { continue };
-            // What lives while the output is written lies before or behind it.
-            let (before, rest) = bytemuck::cast_slice_mut(&mut self.arena).split_at_mut(output.start);
-            let (y, behind) = rest.split_at_mut(output.len());
-            let (before, behind) = (&*before, &*behind);
-            let value = |id: &TensorId| match &self.values[id.0] {
-                Values::Absent => &[],
-                Values::Shared(v) => &v[..],
-                Values::Owned(v) => &v[..],
-                Values::Planned(place) if place.end <= output.start => &before[place.clone()],
-                Values::Planned(place) => &behind[place.start - output.end..place.end - output.end],
-            };
-            let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
-            (node.kernel.cpu)(&node.params, &inputs, y);
+            // On a thread of the pool: its parallel loops begin and end without waking anyone up.
+            at = rayon::scope(|_| {
+                let start = Instant::now();
+                (at..total).find(|&at| {
+                    self.compute(graph, at);
+                    start.elapsed() > MONITOR_EVERY
+                })
+            })
+            .map_or(total, |last| last + 1);
         }
         Ok(())
+    }
+
+    /// Computes a node.
+    fn compute(&mut self, graph: &Graph, at: usize) {
+        let node = &graph.nodes[at];
+        let Values::Planned(output) = &self.values[node.output.0] else { return };
+        // What lives while the output is written lies before or behind it.
+        let (before, rest) = bytemuck::cast_slice_mut(&mut self.arena).split_at_mut(output.start);
+        let (y, behind) = rest.split_at_mut(output.len());
+        let (before, behind) = (&*before, &*behind);
+        let value = |id: &TensorId| match &self.values[id.0] {
+            Values::Absent => &[],
+            Values::Shared(v) => &v[..],
+            Values::Owned(v) => &v[..],
+            Values::Planned(place) if place.end <= output.start => &before[place.clone()],
+            Values::Planned(place) => &behind[place.start - output.end..place.end - output.end],
+        };
+        let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
+        (node.kernel.cpu)(&node.params, &inputs, y);
     }
 }
 
@@ -141,7 +166,7 @@ fn check_memory(needed: u64) -> Result<()> {
 }
 
 /// Bytes a program may still take, where the system says so (Linux; there also by its control group's limit).
-fn free_memory() -> Option<u64> {
+pub(super) fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;

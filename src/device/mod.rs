@@ -6,6 +6,7 @@ mod gpu;
 pub use gpu::{Choices, Gpu};
 
 use crate::error::{Error, Result};
+use crate::graph::plan::Limits;
 use crate::graph::{Graph, Node, Repack, Source, Storage, TensorId, fuse::fuse};
 use crate::kernels::{Cost, Precision};
 use crate::weights::Checkpoint;
@@ -96,6 +97,20 @@ impl Device {
         }
     }
 
+    /// What it allows.
+    pub fn limits(&self) -> DeviceLimits {
+        match self {
+            Device::Cpu => DeviceLimits {
+                name: self.name(),
+                binding: None,
+                buffer: None,
+                align: 4,
+                memory: cpu::free_memory(),
+            },
+            Device::Gpu(gpu) => DeviceLimits::of_wgpu(&gpu.name(), &gpu.limits()),
+        }
+    }
+
     /// Makes a graph runnable: fuses, plans, uploads the weights it reads, compiles pipelines.
     ///
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
@@ -122,6 +137,54 @@ impl Device {
             }
         };
         Ok(Program { graph, backend })
+    }
+}
+
+/// What a device allows, as far as a plan can run into it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceLimits {
+    /// What a person calls the device.
+    pub name: String,
+    /// Most bytes of a tensor that a shader binds; none where nothing is bound.
+    pub binding: Option<u64>,
+    /// Most bytes of a buffer.
+    pub buffer: Option<u64>,
+    /// Offsets of tensors in a buffer are multiples of this.
+    pub align: u64,
+    /// Free memory, where it is known: wgpu does not say it of a GPU.
+    pub memory: Option<u64>,
+}
+
+impl DeviceLimits {
+    /// What WebGPU guarantees on every adapter.
+    pub fn webgpu() -> Self {
+        DeviceLimits::of_wgpu("WebGPU's default limits", &wgpu::Limits::default())
+    }
+
+    fn of_wgpu(name: &str, limits: &wgpu::Limits) -> Self {
+        DeviceLimits {
+            name: name.to_string(),
+            binding: Some(limits.max_storage_buffer_binding_size),
+            buffer: Some(limits.max_buffer_size),
+            align: u64::from(limits.min_storage_buffer_offset_alignment),
+            memory: None,
+        }
+    }
+
+    /// What the plan of a graph heeds of them.
+    pub fn plan_limits(&self) -> Limits {
+        Limits { align: self.align, max_buffer: self.buffer.map_or(u64::MAX, |most| most.min(1 << 31)) }
+    }
+}
+
+impl std::fmt::Display for DeviceLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        let mib = |bytes: u64| bytes >> 20;
+        if let (Some(binding), Some(buffer)) = (self.binding, self.buffer) {
+            write!(f, ": a shader binds {} MiB, a buffer holds {} MiB", mib(binding), mib(buffer))?;
+        }
+        self.memory.map_or(Ok(()), |bytes| write!(f, ", {} MiB of memory free", mib(bytes)))
     }
 }
 
@@ -249,6 +312,21 @@ enum Backend {
     Gpu(Box<gpu::GpuProgram>),
 }
 
+/// A piece of one program's output that becomes a piece of another's input; in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy {
+    /// Output of the source.
+    pub from: TensorId,
+    /// First element there.
+    pub first: usize,
+    /// Input of the target.
+    pub to: TensorId,
+    /// First element there.
+    pub at: usize,
+    /// How many.
+    pub len: usize,
+}
+
 /// Called between pieces of work with the share of the run that is done; returning false cancels.
 pub type Monitor<'a> = dyn FnMut(f32) -> bool + 'a;
 
@@ -312,11 +390,12 @@ impl Program {
     /// of a millisecond to each.
     pub fn profile(&mut self) -> Result<Vec<NodeTime>> {
         let times = match &mut self.backend {
-            Backend::Cpu(p) => p.profile(&self.graph)?,
+            Backend::Cpu(p) => p.profile(&self.graph),
             Backend::Gpu(p) => p.profile(&self.graph)?,
         };
         let named = |(node, seconds): (&Node, f64)| {
-            let shader = if matches!(self.backend, Backend::Cpu(_)) { node.kernel.name } else { node.shader().name };
+            let shader =
+                if matches!(self.backend, Backend::Cpu(_)) { node.kernel.name } else { node.shader().name };
             NodeTime { label: node.label.clone(), shader, seconds, cost: self.graph.node_cost(node) }
         };
         Ok(self.graph.nodes.iter().zip(times).map(named).collect())
@@ -334,6 +413,23 @@ impl Program {
         match &mut self.backend {
             Backend::Cpu(p) => Ok(p.read(id)),
             Backend::Gpu(p) => p.read(&self.graph, id),
+        }
+    }
+
+    /// Copies pieces of another program's outputs into this one's inputs, on the device. Both programs were made for
+    /// one device and precision.
+    ///
+    /// Pieces begin and end at even elements, unless they are whole tensors: copies are in whole words.
+    #[track_caller]
+    pub fn copy_from(&mut self, source: &Program, copies: &[Copy]) {
+        for c in copies {
+            let within = |p: &Program, id: TensorId, first: usize| first + c.len <= p.graph.info(id).len();
+            assert!(within(source, c.from, c.first) && within(self, c.to, c.at), "{c:?} leaves its tensors");
+        }
+        match (&mut self.backend, &source.backend) {
+            (Backend::Cpu(to), Backend::Cpu(from)) => to.copy_from(from, copies),
+            (Backend::Gpu(to), Backend::Gpu(from)) => to.copy_from(&self.graph, from, &source.graph, copies),
+            _ => panic!("the programs are on different devices"),
         }
     }
 

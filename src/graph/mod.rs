@@ -3,12 +3,14 @@
 //! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
+//! [`split`] divides it into what is computed once and what each step needs,
 //! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
 pub mod lower;
 pub mod plan;
+pub mod split;
 
 use crate::kernels::{Cost, Kernel, Shader};
 
@@ -84,6 +86,9 @@ pub enum Repack {
     Winograd,
 }
 
+/// Between the names of several checkpoint tensors that are one weight here.
+pub const STACKED: &str = " + ";
+
 /// Where a tensor's values come from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -91,9 +96,10 @@ pub enum Source {
     Input(String),
     /// A checkpoint's tensor: its name and shape there, and how it is laid out here.
     Weight {
-        /// Name in the checkpoint.
+        /// Name in the checkpoint; or the names of several, with [`STACKED`] between them, which are stacked along
+        /// their first dimension.
         name: String,
-        /// Shape in the checkpoint.
+        /// Shape in the checkpoint, of each.
         shape: Vec<usize>,
         /// Layout change at load.
         repack: Repack,
@@ -222,11 +228,16 @@ impl Graph {
     }
 
     fn weight(&mut self, name: &str, shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
-        let name = self.path(name);
+        self.stacked(&[name], shape, storage, repack)
+    }
+
+    fn stacked(&mut self, names: &[&str], shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
+        let name = names.iter().map(|name| self.path(name)).collect::<Vec<_>>().join(STACKED);
         let here = match (repack, shape) {
-            (Repack::Transpose, &[o, i]) => vec![i, o],
-            (Repack::Conv, &[o, i, kh, kw]) => vec![kh, kw, i, o],
-            _ => shape.to_vec(),
+            (Repack::Transpose, &[o, i]) => vec![i, names.len() * o],
+            (Repack::Conv, &[o, i, kh, kw]) => vec![kh, kw, i, names.len() * o],
+            (_, [first, rest @ ..]) => [&[names.len() * first], rest].concat(),
+            (_, []) => Vec::new(),
         };
         let source = Source::Weight { name, shape: shape.to_vec(), repack };
         self.add(&here, storage, source)
@@ -240,6 +251,16 @@ impl Graph {
     /// A linear layer's `[out, in]` weight, laid out `[in, out]`.
     pub fn matrix(&mut self, name: &str, out: usize, input: usize) -> Tensor {
         self.weight(name, &[out, input], Storage::Weight, Repack::Transpose)
+    }
+
+    /// Several linear layers' `[out, in]` weights of one input, side by side: `[in, names · out]`.
+    pub fn matrices(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
+        self.stacked(names, &[out, input], Storage::Weight, Repack::Transpose)
+    }
+
+    /// Several vectors one after another: `[names · len]`.
+    pub fn vectors(&mut self, names: &[&str], len: usize) -> Tensor {
+        self.stacked(names, &[len], Storage::F32, Repack::None)
     }
 
     /// A convolution's `[out, in, k, k]` weight, laid out `[k, k, in, out]`.
@@ -295,6 +316,14 @@ impl Graph {
         self.tensors.iter().position(is).map(TensorId)
     }
 
+    /// What the caller has to write.
+    pub fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().filter_map(|t| match &t.source {
+            Source::Input(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// The output of that name.
     pub fn find_output(&self, name: &str) -> Option<TensorId> {
         self.outputs.iter().find(|(n, _)| n == name).map(|(_, id)| *id)
@@ -302,10 +331,11 @@ impl Graph {
 
     /// Every checkpoint tensor the graph reads: name, shape in the file.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().filter_map(|t| match &t.source {
+        let weights = self.tensors.iter().filter_map(|t| match &t.source {
             Source::Weight { name, shape, .. } => Some((name.as_str(), shape.as_slice())),
             _ => None,
-        })
+        });
+        weights.flat_map(|(names, shape)| names.split(STACKED).map(move |name| (name, shape)))
     }
 
     /// Arithmetic and least traffic of one run, summed over the nodes.

@@ -2,7 +2,7 @@
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
 use super::matmul::gemm_strided;
-use super::{Cost, Kernel, Shader};
+use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -49,15 +49,70 @@ params! {
 
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
-const TILE: u32 = 16;
+
+const ELEMENTS: &str = include_str!("../../shaders/shared/attention.wgsl");
+const BY_TILES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_tile.wgsl")];
+const BY_LANES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_lanes.wgsl")];
+const LANES: Needs = Needs { subgroup: Some(8), ..Needs::NOTHING };
+const HARDWARE: Needs = Needs { hardware: true, ..Needs::NOTHING };
+
+/// The grid of workgroups that compute `queries` of one head and picture each.
+fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
+    let p = Params::read(params);
+    [p.queries.div_ceil(queries), p.heads, output[0] as u32]
+}
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
-    shaders: &[Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), &[], |params, output| {
-        let p = Params::read(params);
-        [p.queries.div_ceil(TILE), p.heads, output[0] as u32]
-    })],
+    shaders: &[
+        Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), BY_TILES, |p, y| grid(p, y, 16)),
+        Shader {
+            name: "attention_lanes512",
+            wgsl: include_str!("../../shaders/attention_lanes512.wgsl"),
+            shared: BY_LANES,
+            constants: &[],
+            needs: LANES,
+            fits: |_| true,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_lanes",
+            wgsl: include_str!("../../shaders/attention_lanes.wgsl"),
+            shared: BY_LANES,
+            constants: &[],
+            needs: LANES,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_lanes_self",
+            wgsl: include_str!("../../shaders/attention_lanes_self.wgsl"),
+            shared: BY_LANES,
+            constants: &[],
+            needs: LANES,
+            fits: |p| Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0,
+            grid: |p, y| grid(p, y, 64),
+        },
+        Shader {
+            name: "attention_tile128",
+            wgsl: include_str!("../../shaders/attention_tile128.wgsl"),
+            shared: BY_TILES,
+            constants: &[],
+            needs: HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 128,
+            grid: |p, y| grid(p, y, 32),
+        },
+        Shader {
+            name: "attention_tile64",
+            wgsl: include_str!("../../shaders/attention_tile64.wgsl"),
+            shared: BY_TILES,
+            constants: &[],
+            needs: HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: |p, y| grid(p, y, 64),
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
@@ -250,11 +305,14 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
     let (keys, width) = (keys1 + keys2, heads * dim);
-    const BLOCK: usize = 64;
+    let adds = p.has_bias != 0 || p.has_mask != 0 || p.causal != 0;
+    // Large enough that packing the keys is small beside the product, small enough for every thread to have some.
+    let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
     for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
-        y.par_chunks_mut(BLOCK * width).enumerate().for_each_init(Vec::new, |scores: &mut Vec<f32>, (block, y)| {
-            let (first, rows) = (block * BLOCK, y.len() / width);
-            scores.resize(rows * keys, 0.0);
+        y.par_chunks_mut(block * width).enumerate().for_each_init(Vec::new, |scratch: &mut Vec<f32>, (i, y)| {
+            let (first, rows) = (i * block, y.len() / width);
+            scratch.resize(rows * (keys + 1), 0.0);
+            let (scores, totals) = scratch.split_at_mut(rows * keys);
             for head in 0..heads {
                 let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
                 let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
@@ -264,27 +322,83 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 let q = &q[first * q_stride..];
                 gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], p.scale);
                 gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
-                for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    let mut top = f32::NEG_INFINITY;
+                for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
                     for (key, s) in row.iter_mut().enumerate() {
                         let added = p.added(inputs, n, head, first + r, key);
                         *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
-                        top = top.max(*s);
                     }
-                    let mut total = 0.0;
-                    row.iter_mut().for_each(|s| {
-                        *s = (*s - top).exp();
-                        total += *s;
-                    });
-                    row.iter_mut().for_each(|s| *s /= total);
                 }
+                exponentials(scores, totals);
                 let out = &mut y[head * dim..];
                 gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
                 let more = keys1 > 0;
                 if keys2 > 0 {
                     gemm_strided(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
                 }
+                for (out, total) in out.chunks_mut(width).zip(&*totals) {
+                    out[..dim].iter_mut().for_each(|y| *y /= total);
+                }
             }
         });
     }
+}
+
+/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum, and their sum.
+fn exponentials(scores: &mut [f32], totals: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature the function is compiled for was just detected.
+        return unsafe { exponentials_avx2(scores, totals) };
+    }
+    exponentials_of_rows(scores, totals);
+}
+
+/// The same code compiled for vectors of 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn exponentials_avx2(scores: &mut [f32], totals: &mut [f32]) {
+    exponentials_of_rows(scores, totals);
+}
+
+#[inline(always)]
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [f32]) {
+    const LANES: usize = 32;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (row, total) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for chunk in &*chunks {
+            tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
+        }
+        let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
+        let mut sums = [0.0; LANES];
+        for chunk in chunks {
+            for (sum, s) in sums.iter_mut().zip(chunk) {
+                *s = exp(*s - top);
+                *sum += *s;
+            }
+        }
+        *total = sums.iter().sum();
+        for s in rest {
+            *s = exp(*s - top);
+            *total += *s;
+        }
+    }
+}
+
+/// eˣ for x <= 0 to 2 units in the last place, 0 below -87 (Cephes `expf`), in steps that vectors have.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Added and subtracted it rounds to an integer, which meanwhile stands in its lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut y = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = y * r + c;
+    }
+    let y = (y * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.0 { 0.0 } else { y }
 }

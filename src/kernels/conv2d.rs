@@ -66,6 +66,7 @@ pub static KERNEL: Kernel = Kernel {
             name: "conv2d_subgroup",
             wgsl: include_str!("../../shaders/conv2d_subgroup.wgsl"),
             shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            constants: &[],
             needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
             fits: |_| true,
             grid: |params, _| {

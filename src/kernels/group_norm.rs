@@ -2,7 +2,7 @@
 
 use super::epilogue::Activation;
 use super::simd::wide;
-use super::{ACTIVATION, Cost, Kernel, Shader, REDUCE};
+use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -26,15 +26,29 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
-    shaders: &[Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], |params, output| {
-        [Params::read(params).groups, output[0] as u32, 1]
-    })],
+    shaders: &[
+        Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], grid),
+        Shader {
+            name: "group_norm_subgroup",
+            wgsl: include_str!("../../shaders/group_norm.wgsl"),
+            shared: &[ACTIVATION, REDUCE_SUBGROUP],
+            constants: &[("WG", 8.0)],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid,
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
     cpu,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
+
+/// A workgroup for every group of every picture.
+fn grid(params: &[u8], output: &[usize]) -> [u32; 3] {
+    [Params::read(params).groups, output[0] as u32, 1]
+}
 
 /// A group norm's weights and numbers.
 #[derive(Clone, Debug)]
@@ -153,47 +167,52 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
 /// Floats of x that a thread takes at a time, few enough to stay in its caches between passes.
 const BLOCK: usize = 8_192;
 
-/// Per picture: means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map
-/// per channel.
+/// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
-    let channels = in_a + in_b;
-    let width = channels / p.groups as usize;
+    let (channels, groups) = (in_a + in_b, p.groups as usize);
     let act = Activation::from_number(p.act);
     let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
-    for (n, y) in y.chunks_exact_mut(pixels * channels).enumerate() {
-        let (a, b) = (&inputs[0][n * pixels * in_a..][..pixels * in_a], &inputs[1][n * pixels * in_b..][..pixels * in_b]);
-        let cut = |first: usize| {
-            let pixels = first * block..pixels.min((first + 1) * block);
-            (&a[pixels.start * in_a..pixels.end * in_a], &b[pixels.start * in_b..pixels.end * in_b], pixels.len())
-        };
-        let blocks: Vec<Vec<Moments>> = (0..pixels.div_ceil(block))
-            .into_par_iter()
-            .map(|i| {
-                let (a, b, pixels) = cut(i);
-                let mut moments = Vec::with_capacity(channels);
-                wide(|| {
-                    channel_moments(a, in_a, pixels, &mut moments);
-                    channel_moments(b, in_b, pixels, &mut moments);
-                });
-                moments.chunks_exact(width).map(Moments::together).collect()
-            })
-            .collect();
-        // In the order of the blocks, so that the same numbers come out whichever thread was first.
-        let groups: Vec<Moments> = (0..p.groups as usize)
-            .map(|group| Moments::together(&blocks.iter().map(|block| block[group]).collect::<Vec<_>>()))
-            .collect();
-        let affine = Affine::new(&p, &groups, inputs, n);
-        y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| {
-            let (a, b, _) = cut(i);
+    // Blocks of the same picture follow each other.
+    let blocks = pixels.div_ceil(block);
+    let cut = |i: usize| {
+        let (picture, first) = (i / blocks * pixels, i % blocks * block);
+        let (start, end) = (picture + first, picture + pixels.min(first + block));
+        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b], end - start)
+    };
+    let of_blocks: Vec<Vec<Moments>> = (0..y.len() / (pixels * channels) * blocks)
+        .into_par_iter()
+        .map(|i| {
+            let (a, b, pixels) = cut(i);
+            let mut moments = Vec::with_capacity(channels);
             wide(|| {
-                affine.apply(a, in_a, 0, y);
-                affine.apply(b, in_b, in_a, y);
-                act.apply_all(y);
+                channel_moments(a, in_a, pixels, &mut moments);
+                channel_moments(b, in_b, pixels, &mut moments);
             });
+            moments.chunks_exact(channels / groups).map(|group| Moments::together(group.iter())).collect()
+        })
+        .collect();
+    // In the order of the blocks, so that the same numbers come out whichever thread was first.
+    let affine: Vec<Affine> = of_blocks
+        .chunks_exact(blocks)
+        .enumerate()
+        .map(|(n, of_blocks)| {
+            let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
+            Affine::new(&p, &(0..groups).map(group).collect::<Vec<_>>(), inputs, n)
+        })
+        .collect();
+    let apply = |i: usize, y: &mut [f32]| {
+        let (a, b, _) = cut(i);
+        wide(|| {
+            affine[i / blocks].apply(a, in_a, 0, y);
+            affine[i / blocks].apply(b, in_b, in_a, y);
+            act.apply_all(y);
         });
-    }
+    };
+    y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
+        y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| apply(n * blocks + i, y));
+    });
 }
 
 /// Count, mean, and sum of the squared distances from it.
@@ -206,10 +225,10 @@ struct Moments {
 
 impl Moments {
     /// Of all the numbers that `parts` describe.
-    fn together(parts: &[Moments]) -> Moments {
-        let count: f64 = parts.iter().map(|m| m.count).sum();
-        let mean = parts.iter().map(|m| m.count * m.mean).sum::<f64>() / count;
-        let squares = parts.iter().map(|m| m.squares + m.count * (m.mean - mean).powi(2)).sum();
+    fn together<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
+        let count: f64 = parts.clone().map(|m| m.count).sum();
+        let mean = parts.clone().map(|m| m.count * m.mean).sum::<f64>() / count;
+        let squares = parts.map(|m| m.squares + m.count * (m.mean - mean).powi(2)).sum();
         Moments { count, mean, squares }
     }
 }

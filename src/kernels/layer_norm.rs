@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
-use super::{Cost, INDEX, Kernel, Shader, REDUCE, row_grid};
+use super::{Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -19,7 +19,18 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "layer_norm",
-    shaders: &[Shader::plain("layer_norm", include_str!("../../shaders/layer_norm.wgsl"), &[INDEX, REDUCE], row_grid)],
+    shaders: &[
+        Shader::plain("layer_norm", include_str!("../../shaders/layer_norm.wgsl"), &[INDEX, REDUCE], row_grid),
+        Shader {
+            name: "layer_norm_subgroup",
+            wgsl: include_str!("../../shaders/layer_norm.wgsl"),
+            shared: &[INDEX, REDUCE_SUBGROUP],
+            constants: &[("WG", 8.0)],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid: row_grid,
+        },
+    ],
     fields: Params::FIELDS,
     epilogue: false,
     reference,

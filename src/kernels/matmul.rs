@@ -43,6 +43,7 @@ pub static KERNEL: Kernel = Kernel {
             name: "matmul_subgroup",
             wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
             shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            constants: &[],
             needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
             fits: |_| true,
             grid: |params, _| {

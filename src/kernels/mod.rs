@@ -113,12 +113,14 @@ impl Precision {
 
 /// One WGSL file that computes a kernel.
 pub struct Shader {
-    /// File name.
+    /// The file's name, with a suffix where other snippets or constants make another shader of it.
     pub name: &'static str,
     /// The WGSL file.
     pub wgsl: &'static str,
     /// Function snippets of `shaders/shared/` the file calls.
     pub shared: &'static [&'static str],
+    /// Values of the file's overrides that differ from their defaults.
+    pub constants: &'static [(&'static str, f64)],
     /// What the adapter must have.
     pub needs: Needs,
     /// Whether it computes the sizes in a uniform.
@@ -151,7 +153,12 @@ impl Shader {
         shared: &'static [&'static str],
         grid: fn(&[u8], &[usize]) -> [u32; 3],
     ) -> Shader {
-        Shader { name, wgsl, shared, needs: Needs::NOTHING, fits: |_| true, grid }
+        Shader { name, wgsl, shared, constants: &[], needs: Needs::NOTHING, fits: |_| true, grid }
+    }
+
+    /// Name of its file in `shaders/`, as the file's first words say it.
+    pub fn file(&self) -> &'static str {
+        self.wgsl.trim_start_matches("// ").split(':').next().unwrap_or_default()
     }
 
     /// The complete WGSL source: prelude (storage aliases), shared functions, the file.
@@ -257,5 +264,7 @@ pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activatio
 pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wgsl");
 /// `shaders/shared/reduce.wgsl`: sums over a workgroup.
 pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
+/// `shaders/shared/reduce_subgroup.wgsl`: sums over a subgroup that is the workgroup.
+pub(crate) const REDUCE_SUBGROUP: &str = include_str!("../../shaders/shared/reduce_subgroup.wgsl");
 /// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
 pub(crate) const PREDICT: &str = include_str!("../../shaders/shared/predict.wgsl");

@@ -1,8 +1,8 @@
 //! Attention blocks of the U-Nets: pixels to pixels, and pixels to text and pixels.
 
-use super::blocks::linear;
+use super::blocks::{linear, linears};
 use crate::graph::{Graph, Tensor};
-use crate::kernels::attention::{KeyValue, Options, attention};
+use crate::kernels::attention::{KeyValue, Options, Rows, attention};
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
@@ -20,6 +20,17 @@ fn options(channels: usize, head_dim: usize) -> Options<'static> {
 
 fn tokens(g: &Graph, x: &Tensor) -> Tensor {
     g.reshape(x, &[x.dim(0), x.rows() / x.dim(0), x.channels()])
+}
+
+fn rows(tensor: &Tensor, offset: usize) -> Rows {
+    Rows { tensor: tensor.clone(), offset }
+}
+
+/// Queries, keys and values of the same rows, as one product.
+fn query_key_value(g: &mut Graph, x: &Tensor) -> (Rows, KeyValue) {
+    let channels = x.channels();
+    let all = linears(g, "to_qkv", &["to_q", "to_k", "to_v"], x, channels);
+    (rows(&all, 0), KeyValue { key: rows(&all, channels), value: rows(&all, 2 * channels) })
 }
 
 /// Self-attention over pixels with a residual connection (`AttnDownBlock2D` and its kin).
@@ -48,20 +59,8 @@ impl SelfAttention {
                 None => x.clone(),
             };
             let h = tokens(g, &h);
-            let (q, k, v) = (
-                linear(g, "to_q", &h, channels),
-                linear(g, "to_k", &h, channels),
-                linear(g, "to_v", &h, channels),
-            );
-            let pixels = KeyValue { key: (&k).into(), value: (&v).into() };
-            let h = attention(
-                g,
-                "attention",
-                &(&q).into(),
-                None,
-                Some(&pixels),
-                &options(channels, self.head_dim),
-            );
+            let (q, pixels) = query_key_value(g, &h);
+            let h = attention(g, "attention", &q, None, Some(&pixels), &options(channels, self.head_dim));
             let h = linear(g, "to_out.0", &h, channels);
             let h = g.reshape(&h, &x.shape);
             let y = add(g, &h, x);
@@ -119,16 +118,16 @@ impl AddedKv {
             let norm = GroupNorm::new(g, "group_norm", channels, self.groups, ADDED_KV_EPS);
             let h = group_norm(g, "group_norm", (x, None), &norm, None, Activation::Identity);
             let h = tokens(g, &h);
-            let q = linear(g, "to_q", &h, channels);
-            let text_k = linear(g, "add_k_proj", &context, channels);
-            let text_v = linear(g, "add_v_proj", &context, channels);
-            let text = KeyValue { key: (&text_k).into(), value: (&text_v).into() };
-            let pixels = (!self.only_cross).then(|| {
-                let (k, v) = (linear(g, "to_k", &h, channels), linear(g, "to_v", &h, channels));
-                KeyValue { key: (&k).into(), value: (&v).into() }
-            });
+            let text = linears(g, "add_kv_proj", &["add_k_proj", "add_v_proj"], &context, channels);
+            let text = KeyValue { key: rows(&text, 0), value: rows(&text, channels) };
+            let (q, pixels) = if self.only_cross {
+                ((&linear(g, "to_q", &h, channels)).into(), None)
+            } else {
+                let (q, pixels) = query_key_value(g, &h);
+                (q, Some(pixels))
+            };
             let options = Options { mask, ..options(channels, self.head_dim) };
-            let h = attention(g, "attention", &(&q).into(), Some(&text), pixels.as_ref(), &options);
+            let h = attention(g, "attention", &q, Some(&text), pixels.as_ref(), &options);
             let h = linear(g, "to_out.0", &h, channels);
             let h = g.reshape(&h, &x.shape);
             add(g, &h, x)

@@ -14,6 +14,15 @@ pub fn linear(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tensor {
     matmul(g, name, x, &w, Some(&b))
 }
 
+/// Several linear layers of one input as one product: x `[.., I]` → `[.., names · out]`, in the names' order.
+pub fn linears(g: &mut Graph, label: &str, names: &[&str], x: &Tensor, out: usize) -> Tensor {
+    let paths = |ending: &str| names.iter().map(|name| format!("{name}.{ending}")).collect::<Vec<_>>();
+    let (weights, biases) = (paths("weight"), paths("bias"));
+    let w = g.matrices(&weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());
+    let b = g.vectors(&biases.iter().map(String::as_str).collect::<Vec<_>>(), out);
+    matmul(g, label, x, &w, Some(&b))
+}
+
 /// [`linear`] without bias.
 pub fn linear_no_bias(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tensor {
     let w = g.scope(name, |g| g.matrix("weight", out, x.channels()));

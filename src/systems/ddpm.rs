@@ -1,7 +1,7 @@
 //! DDPM: an unconditional U-Net and its scheduler, from the diffusers folders (files in subfolders, or all at the
 //! root as in the oldest ones).
 
-use super::denoise::{Denoiser, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
@@ -11,6 +11,7 @@ use crate::models::unet2d::Config;
 use crate::picture::Picture;
 use crate::weights::{Checkpoint, ddpm_attention_name, read_json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A loaded DDPM folder.
 pub struct Ddpm {
@@ -18,7 +19,7 @@ pub struct Ddpm {
     pub unet: Config,
     /// How it was trained and is sampled.
     pub scheduler: SchedulerConfig,
-    weights: Weights,
+    weights: Arc<Weights>,
     denoiser: Option<Denoiser>,
 }
 
@@ -43,7 +44,7 @@ impl Ddpm {
         checkpoint.check(graph.weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(scheduler)?;
         scheduler.fits(&path, unet.in_channels, unet.out_channels)?;
-        Ok(Ddpm { unet, scheduler, weights: Weights::new(checkpoint), denoiser: None })
+        Ok(Ddpm { unet, scheduler, weights: Arc::new(Weights::new(checkpoint)), denoiser: None })
     }
 
     /// The weights, for programs a caller makes by itself.
@@ -60,11 +61,14 @@ impl Ddpm {
     ) -> Result<&mut Denoiser> {
         let (unet, weights) = (&self.unet, &self.weights);
         Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, |g, x, t| {
-                let x = concat(g, "input", x, None, x.dim(0));
-                unet.forward(g, &x, t)
-            })
+            Denoiser::new(device, weights, options, shape, network(unet))
         })
+    }
+
+    /// The sizes of a run that draws pictures of `width` by `height`.
+    pub fn shape(&self, steps: &[Step], pictures: usize, (width, height): (usize, usize)) -> Shape {
+        let dynamic = Shape::is_dynamic(steps);
+        Shape { pictures, height, width, channels: self.unet.in_channels, tokens: 0, guided: false, dynamic }
     }
 
     /// Draws pictures of `height` by `width`.
@@ -80,13 +84,21 @@ impl Ddpm {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<Picture>> {
         let channels = self.unet.in_channels;
-        let dynamic = Shape::is_dynamic(steps);
-        let shape = Shape { pictures, height, width, channels, tokens: 0, guided: false, dynamic };
+        let shape = self.shape(steps, pictures, (width, height));
         let denoiser = self.denoiser(device, options, shape)?;
         let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
         let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;
         Ok(Picture::split(&x, height, width, channels))
     }
+}
+
+/// The network as a denoiser records it.
+pub fn network(unet: &Config) -> Box<Network> {
+    let unet = unet.clone();
+    Box::new(move |g, _, x, t| {
+        let x = concat(g, "input", x, None, x.dim(0));
+        unet.forward(g, &x, t)
+    })
 }
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at

@@ -1,12 +1,14 @@
 //! The denoising loop all systems share: noise in, one graph a step, pictures out.
 
-use crate::device::{Device, Program, ProgramOptions, Weights};
+use crate::device::{Copy, Device, Program, ProgramOptions, Weights};
 use crate::diffusion::{Clip, NoiseStream, Step};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Storage, Tensor};
+use crate::graph::split::split;
+use crate::graph::{Graph, Storage, Tensor, TensorId};
 use crate::kernels::quantile::quantile;
 use crate::kernels::step::{StepInputs, coefficients, step};
 use crate::picture::Picture;
+use std::sync::Arc;
 
 /// Standard normal numbers in the order the reference pipelines draw them: a picture's channels one after another.
 pub trait Noise {
@@ -92,35 +94,157 @@ impl Shape {
     }
 }
 
-/// A network and its sampler's step as one program, run once a step.
+/// Records a network: the sample x `[N, H, W, C]` and timesteps t `[batch]` of a shape → the output
+/// `[batch, H, W, OC]`. Items of the batch do not see each other. It may be recorded several times, with shapes that
+/// differ in their number of pictures only.
+pub type Network = dyn Fn(&mut Graph, Shape, &Tensor, &Tensor) -> Tensor + Send + Sync;
+
+/// Inputs of a denoiser that are others at each step.
+const PER_STEP: [&str; 4] = ["t", "x", "coefficients", "noise"];
+
+/// What a denoiser computes, by how often: nothing is computed again that stays as it was.
+///
+/// A tensor that one part makes and another reads is an output of the one and an input of the other by one name.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Depends on what conditions the run: text keys and values, pooled text, noise level.
+    pub once: Graph,
+    /// Depends on the time, too, but not on the sample: time embeddings and what the blocks make of them, for
+    /// [`Parts::steps_at_once`] steps in one pass. Row i·batch + n is step i, item n.
+    pub times: Graph,
+    /// All else: with the sampler's step, run at each step.
+    pub step: Graph,
+    /// Steps of one pass of `times`.
+    pub steps_at_once: usize,
+}
+
+impl Parts {
+    /// Records the parts for runs of up to `steps` steps. Where the embeddings of so many take more than 64 MiB, it is
+    /// several passes.
+    pub fn record(shape: Shape, steps: usize, network: &Network) -> Parts {
+        const LARGEST_PASS: usize = 64 << 20;
+        let parts_of = |shape: Shape| {
+            let (once, rest) = split(&record(shape, network), &PER_STEP);
+            let (times, step) = split(&rest, &PER_STEP[1..]);
+            (once, rest, times, step)
+        };
+        let (once, rest, mut times, step) = parts_of(shape);
+        let lens = || times.outputs.iter().map(|(_, id)| times.info(*id).len());
+        // Slices of f16 with an odd number of elements would not begin at whole words; no published network has such.
+        if lens().any(|len| len % 2 == 1) {
+            return Parts { once, times: Graph::new(), step: rest, steps_at_once: 1 };
+        }
+        let steps_at_once = (LARGEST_PASS / (4 * lens().sum::<usize>()).max(1)).clamp(1, steps.max(1));
+        if steps_at_once > 1 {
+            times = parts_of(Shape { pictures: steps_at_once * shape.pictures, ..shape }).2;
+        }
+        Parts { once, times, step, steps_at_once }
+    }
+}
+
+/// The network with the sampler's step after it.
+fn record(shape: Shape, network: &Network) -> Graph {
+    let mut g = Graph::new();
+    let x = g.input("x", &shape.sample(), Storage::F32);
+    let t = g.input("t", &[shape.batch()], Storage::F32);
+    let numbers = g.input("coefficients", &[16], Storage::F32);
+    let noise = g.input("noise", &shape.sample(), Storage::F32);
+    let out = network(&mut g, shape, &x, &t);
+    g.output("out", &out);
+    let quantile = shape.dynamic.then(|| quantile(&mut g, &x, &out, &numbers));
+    let inputs = StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
+    let next = step(&mut g, &x, &inputs);
+    g.output("next", &next);
+    g
+}
+
+/// A network and its sampler's step: a program that runs once a step, and those that run before it.
 pub struct Denoiser {
-    program: Program,
+    device: Device,
+    weights: Arc<Weights>,
+    options: ProgramOptions,
+    network: Box<Network>,
     shape: Shape,
+    once: Program,
+    /// `once`'s outputs that `step` reads.
+    once_to_step: Vec<Copy>,
+    /// Whether `once` has run since its inputs changed.
+    fresh: bool,
+    times: Times,
+    step: Program,
+    /// Every input of the network.
+    inputs: Vec<String>,
+}
+
+/// The program of what depends on the time only, with the steps it has computed.
+struct Times {
+    program: Program,
+    steps_at_once: usize,
+    /// Timesteps whose rows are in the outputs.
+    ready: Vec<f64>,
+    from_once: Vec<Copy>,
+    /// The first step's rows.
+    to_step: Vec<Copy>,
+}
+
+impl Times {
+    fn new(
+        denoiser: (&Device, &Weights, &ProgramOptions),
+        parts: Parts,
+        once: &Graph,
+    ) -> Result<(Times, Graph)> {
+        let (device, weights, options) = denoiser;
+        let steps_at_once = parts.steps_at_once;
+        let program = device.program(parts.times, weights, options)?;
+        // Rows of the batch repeat for each step; what has no batch does not.
+        let mut from_once = Vec::new();
+        for c in crossings(once, program.graph()) {
+            let all = program.graph().info(c.to).len();
+            from_once.extend((0..all / c.len).map(|i| Copy { at: i * c.len, ..c }));
+        }
+        let to_step = crossings(program.graph(), &parts.step);
+        Ok((Times { program, steps_at_once, ready: Vec::new(), from_once, to_step }, parts.step))
+    }
+}
+
+/// What `target` reads of `source`'s outputs: as many elements as the smaller of output and input has.
+fn crossings(source: &Graph, target: &Graph) -> Vec<Copy> {
+    let crossing = |(name, from): &(String, TensorId)| {
+        let to = target.find_input(name)?;
+        let len = source.info(*from).len().min(target.info(to).len());
+        Some(Copy { from: *from, first: 0, to, at: 0, len })
+    };
+    source.outputs.iter().filter_map(crossing).collect()
 }
 
 impl Denoiser {
-    /// Records `network`, which turns the sample x `[N, H, W, C]` and the timesteps t `[batch]` into the output
-    /// `[batch, H, W, OC]`, with the step after it.
+    /// Makes the programs of a network.
     pub fn new(
         device: &Device,
-        weights: &Weights,
+        weights: &Arc<Weights>,
         options: &ProgramOptions,
         shape: Shape,
-        network: impl FnOnce(&mut Graph, &Tensor, &Tensor) -> Tensor,
+        network: Box<Network>,
     ) -> Result<Self> {
-        let mut g = Graph::new();
-        let x = g.input("x", &shape.sample(), Storage::F32);
-        let t = g.input("t", &[shape.batch()], Storage::F32);
-        let numbers = g.input("coefficients", &[16], Storage::F32);
-        let noise = g.input("noise", &shape.sample(), Storage::F32);
-        let out = network(&mut g, &x, &t);
-        g.output("out", &out);
-        let quantile = shape.dynamic.then(|| quantile(&mut g, &x, &out, &numbers));
-        let inputs =
-            StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
-        let next = step(&mut g, &x, &inputs);
-        g.output("next", &next);
-        Ok(Denoiser { program: device.program(g, weights, options)?, shape })
+        let inputs = record(shape, &network).input_names().map(str::to_string).collect();
+        let mut parts = Parts::record(shape, 1, &network);
+        let once = device.program(std::mem::take(&mut parts.once), weights, options)?;
+        let (times, step) = Times::new((device, weights, options), parts, once.graph())?;
+        let step = device.program(step, weights, options)?;
+        let once_to_step = crossings(once.graph(), step.graph());
+        Ok(Denoiser {
+            device: device.clone(),
+            weights: weights.clone(),
+            options: *options,
+            network,
+            shape,
+            once,
+            once_to_step,
+            fresh: false,
+            times,
+            step,
+            inputs,
+        })
     }
 
     /// The denoiser in `slot` if it was made for `shape`, else a new one in its place. A network's denoisers are all
@@ -152,9 +276,78 @@ impl Denoiser {
         self.shape
     }
 
-    /// The program, to set what conditions the network before sampling.
+    /// The program that runs at each step, to read its outputs: `out`, and `next` (the next sample, then x̂₀).
     pub fn program(&mut self) -> &mut Program {
-        &mut self.program
+        &mut self.step
+    }
+
+    /// Bytes of all programs' activations, and the least that any plans could take.
+    pub fn memory(&self) -> (u64, u64) {
+        let all = [&self.once, &self.times.program, &self.step].map(Program::memory);
+        all.iter().fold((0, 0), |sum, m| (sum.0 + m.0, sum.1 + m.1))
+    }
+
+    /// Sets the sample `x` or what conditions the network.
+    #[track_caller]
+    pub fn write(&mut self, name: &str, values: &[f32]) {
+        assert!(self.inputs.iter().any(|n| n == name), "the network has no input `{name}`");
+        for program in [&mut self.once, &mut self.times.program, &mut self.step] {
+            if program.graph().find_input(name).is_some() {
+                program.write(name, values);
+                self.fresh &= PER_STEP.contains(&name);
+            }
+        }
+    }
+
+    /// Computes what this run's steps share, unless it is there.
+    fn refresh(&mut self, monitor: &mut dyn FnMut(f32) -> bool) -> Result<()> {
+        if self.fresh {
+            return Ok(());
+        }
+        self.once.run(&mut |_| monitor(0.0))?;
+        self.step.copy_from(&self.once, &self.once_to_step);
+        self.times.program.copy_from(&self.once, &self.times.from_once);
+        self.times.ready.clear();
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Gives the step what depends on the time of `upcoming`'s first; computes it for as many of them as one pass takes.
+    fn set_time(&mut self, upcoming: &[Step], monitor: &mut dyn FnMut(f32) -> bool) -> Result<()> {
+        let Some(timestep) = upcoming.first().map(|step| step.timestep) else { return Ok(()) };
+        if !self.times.ready.contains(&timestep) {
+            self.compute_times(upcoming, monitor)?;
+        }
+        if let Some(i) = self.times.ready.iter().position(|t| *t == timestep) {
+            // Row i of what has rows for each step.
+            let slice = |c: &Copy| Copy { first: i * c.len, ..*c };
+            let copies: Vec<Copy> = self.times.to_step.iter().map(slice).collect();
+            self.step.copy_from(&self.times.program, &copies);
+        }
+        Ok(())
+    }
+
+    fn compute_times(&mut self, upcoming: &[Step], monitor: &mut dyn FnMut(f32) -> bool) -> Result<()> {
+        if self.times.steps_at_once < upcoming.len() {
+            let parts = Parts::record(self.shape, upcoming.len(), &self.network);
+            if parts.steps_at_once > self.times.steps_at_once {
+                let denoiser = (&self.device, &*self.weights, &self.options);
+                self.times = Times::new(denoiser, parts, self.once.graph())?.0;
+                self.times.program.copy_from(&self.once, &self.times.from_once);
+            }
+        }
+        let (times, batch) = (&mut self.times, self.shape.batch());
+        times.ready.clear();
+        let ready: Vec<f64> = upcoming.iter().take(times.steps_at_once).map(|s| s.timestep).collect();
+        if times.program.graph().find_input("t").is_some() {
+            // Rows beyond the last step compute what nobody reads.
+            let rows = times.steps_at_once * batch;
+            let t: Vec<f32> = (0..rows).map(|row| ready[(row / batch).min(ready.len() - 1)] as f32).collect();
+            times.program.write("t", &t);
+        }
+        times.program.run(&mut |_| monitor(0.0))?;
+        times.ready = ready;
+        Ok(())
     }
 
     /// Runs all steps from noise; returns x_0 `[N, H, W, C]`.
@@ -167,7 +360,7 @@ impl Denoiser {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
         let Shape { pictures, height, width, channels, .. } = self.shape;
-        self.program.write("x", &start);
+        self.write("x", &start);
         for (i, step) in steps.iter().enumerate() {
             let z = match step.draws_noise {
                 true => {
@@ -175,11 +368,11 @@ impl Denoiser {
                 }
                 false => vec![0.0; start.len()],
             };
-            self.step(step, guidance_scale, &z, &mut |share| {
+            self.advance(&steps[i..], guidance_scale, &z, &mut |share| {
                 on_step(StepDone { done: i as f32 + share, steps: steps.len(), estimate: None })
             })?;
-            self.program.feed_back("next", "x");
-            let program = &mut self.program;
+            self.step.feed_back("next", "x");
+            let program = &mut self.step;
             let mut estimate = || {
                 let next = program.read("next")?;
                 Ok(Picture::split(&next[next.len() / 2..], height, width, channels))
@@ -189,7 +382,7 @@ impl Denoiser {
                 return Err(Error::Cancelled);
             }
         }
-        let mut next = self.program.read("next")?;
+        let mut next = self.step.read("next")?;
         next.truncate(next.len() / 2);
         if next.iter().any(|v| !v.is_finite()) {
             return Err(Error::Device(
@@ -209,9 +402,25 @@ impl Denoiser {
         z: &[f32],
         monitor: &mut dyn FnMut(f32) -> bool,
     ) -> Result<()> {
-        self.program.write("t", &vec![step.timestep as f32; self.shape.batch()]);
-        self.program.write("coefficients", &coefficients(step, guidance_scale));
-        self.program.write("noise", z);
-        self.program.run(monitor)
+        self.advance(std::slice::from_ref(step), guidance_scale, z, monitor)
+    }
+
+    /// The first of `upcoming` steps.
+    fn advance(
+        &mut self,
+        upcoming: &[Step],
+        guidance_scale: f64,
+        z: &[f32],
+        monitor: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<()> {
+        let Some(step) = upcoming.first() else { return Ok(()) };
+        self.refresh(monitor)?;
+        self.set_time(upcoming, monitor)?;
+        if self.step.graph().find_input("t").is_some() {
+            self.step.write("t", &vec![step.timestep as f32; self.shape.batch()]);
+        }
+        self.step.write("coefficients", &coefficients(step, guidance_scale));
+        self.step.write("noise", z);
+        self.step.run(monitor)
     }
 }

@@ -1,7 +1,7 @@
 //! Imagen (Saharia et al. 2022, arXiv:2205.11487): a frozen T5 encoder, a base stage and super-resolution stages,
 //! from DeepFloyd IF's diffusers folders.
 
-use super::denoise::{Denoiser, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::models::{t5, unet};
 use crate::text::{T5Tokenizer, caption};
 use crate::weights::{Checkpoint, read_json, t5_name};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Tokens a prompt is padded or cut to.
 pub const MAX_TOKENS: usize = 77;
@@ -117,7 +118,7 @@ pub struct Stage {
     pub scheduler: SchedulerConfig,
     /// How its low-resolution picture is noised; super-resolution stages only.
     pub image_noising_scheduler: Option<SchedulerConfig>,
-    weights: Weights,
+    weights: Arc<Weights>,
     denoiser: Option<Denoiser>,
 }
 
@@ -155,7 +156,7 @@ impl Stage {
             unet,
             scheduler,
             image_noising_scheduler,
-            weights: Weights::new(checkpoint),
+            weights: Arc::new(Weights::new(checkpoint)),
             denoiser: None,
         })
     }
@@ -167,7 +168,7 @@ impl Stage {
 
     /// Channels of the sample: the network's input less the low-resolution picture beside it.
     pub fn channels(&self) -> usize {
-        if self.is_super_resolution() { self.unet.in_channels / 2 } else { self.unet.in_channels }
+        sample_channels(&self.unet)
     }
 
     /// Refuses a noise level the stage was not trained with; the first stage has none.
@@ -190,20 +191,7 @@ impl Stage {
     ) -> Result<&mut Denoiser> {
         let (unet, weights) = (&self.unet, &self.weights);
         Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, |g, x, t| {
-                let batch = shape.batch();
-                let context =
-                    g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
-                let low_res = unet.class_embed_type.as_ref().map(|_| {
-                    (
-                        g.input("low_res", &shape.sample(), Storage::F32),
-                        g.input("noise_level", &[batch], Storage::F32),
-                    )
-                });
-                let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), batch);
-                let noise_level = low_res.as_ref().map(|(_, level)| level);
-                unet.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
-            })
+            Denoiser::new(device, weights, options, shape, network(unet))
         })
     }
 
@@ -222,11 +210,10 @@ impl Stage {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
         let denoiser = self.denoiser(device, options, shape)?;
-        let program = denoiser.program();
-        program.write("context", conditioning.context);
+        denoiser.write("context", conditioning.context);
         if let Some(low_res) = &conditioning.low_res {
-            program.write("low_res", low_res.values);
-            program.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
+            denoiser.write("low_res", low_res.values);
+            denoiser.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
         let pictures = denoiser.sample(steps, guidance_scale, noise, start, on_step);
         self.release_if_large();
@@ -236,7 +223,7 @@ impl Stage {
     /// Gives memory back where a picture took much of it. The program holds its weights, so it goes with them.
     fn release_if_large(&mut self) {
         const LARGE_ACTIVATIONS: u64 = 1 << 28;
-        let activations = self.denoiser.as_mut().map_or(0, |d| d.program().memory().0);
+        let activations = self.denoiser.as_mut().map_or(0, |d| d.memory().0);
         if self.weights.is_large() || activations > LARGE_ACTIVATIONS {
             self.denoiser = None;
             self.weights.release_if_large();
@@ -271,6 +258,29 @@ impl Stage {
         program.run(&mut |_| true)?;
         program.read("y")
     }
+}
+
+/// Channels of the sample: the network's input less the low-resolution picture beside it.
+pub fn sample_channels(unet: &unet::Config) -> usize {
+    if unet.class_embed_type.is_some() { unet.in_channels / 2 } else { unet.in_channels }
+}
+
+/// The network as a denoiser records it: with the text states as an input, and the picture to enlarge beside the sample.
+pub fn network(unet: &unet::Config) -> Box<Network> {
+    let unet = unet.clone();
+    Box::new(move |g, shape, x, t| {
+        let batch = shape.batch();
+        let context = g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
+        let low_res = unet.class_embed_type.as_ref().map(|_| {
+            (
+                g.input("low_res", &shape.sample(), Storage::F32),
+                g.input("noise_level", &[batch], Storage::F32),
+            )
+        });
+        let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), batch);
+        let noise_level = low_res.as_ref().map(|(_, level)| level);
+        unet.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
+    })
 }
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at

@@ -13,7 +13,7 @@ use safetensors::Dtype;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::Repack;
+use crate::graph::{Repack, STACKED};
 use crate::kernels::winograd_input::filters;
 
 /// Largest piece, in elements.
@@ -85,11 +85,23 @@ fn widen(kind: Float, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A tensor's bytes as `outputs` × `inputs` × `taps`, the taps fastest.
+/// One tensor's bytes, and which element of the whole its first one is.
 #[derive(Clone, Copy)]
-struct View<'a> {
+struct Segment<'a> {
+    first: usize,
     bytes: &'a [u8],
     kind: Float,
+}
+
+impl Segment<'_> {
+    fn len(&self) -> usize {
+        self.bytes.len() / self.kind.size()
+    }
+}
+
+/// A tensor, or several stacked along their first dimension, as `outputs` × `inputs` × `taps`, the taps fastest.
+struct View<'a> {
+    segments: Vec<Segment<'a>>,
     outputs: usize,
     inputs: usize,
     taps: usize,
@@ -109,12 +121,22 @@ enum Cut {
 
 impl View<'_> {
     fn len(&self) -> usize {
-        self.bytes.len() / self.kind.size()
+        self.segments.iter().map(Segment::len).sum()
     }
 
-    fn widen(&self, first: usize, out: &mut [f32]) {
-        let size = self.kind.size();
-        widen(self.kind, &self.bytes[first * size..(first + out.len()) * size], out);
+    fn widen(&self, mut first: usize, mut out: &mut [f32]) {
+        // The segment that holds the first element, and those after it.
+        let start = self.segments.partition_point(|s| s.first + s.len() <= first);
+        for segment in &self.segments[start..] {
+            let (from, size) = (first - segment.first, segment.kind.size());
+            let (here, rest) = out.split_at_mut(out.len().min(segment.len() - from));
+            widen(segment.kind, &segment.bytes[from * size..(from + here.len()) * size], here);
+            first += here.len();
+            out = rest;
+            if out.is_empty() {
+                return;
+            }
+        }
     }
 
     /// The blocks of the transposition. Every piece begins at a multiple of 4.
@@ -229,6 +251,7 @@ impl Checkpoint {
     /// Each element comes exactly once. A piece has at most 2^20 elements and begins at a multiple of 4; so
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
     /// order**: the sink must heed the index. At most 8 pieces' worth of values are held at a time.
+    /// Of a name that lists several tensors ([`STACKED`]) these come as one, stacked along their first dimension.
     /// [`Repack::Transpose`] needs a tensor of two dimensions, [`Repack::Conv`] of four, and
     /// [`Repack::Winograd`], which comes in one piece, 3×3 filters. Files may mix F32,
     /// F16, BF16 and F64 (the last is rounded).
@@ -246,11 +269,13 @@ impl Checkpoint {
             return sink(0, &self.read(name, repack)?);
         }
         let view = self.view(name, repack)?;
-        if view.bytes.is_empty() {
+        if view.len() == 0 {
             return Ok(());
         }
-        let entry = self.entry(name)?;
-        self.shards[entry.shard].will_need(&entry.bytes);
+        for name in name.split(STACKED) {
+            let entry = self.entry(name)?;
+            self.shards[entry.shard].will_need(&entry.bytes);
+        }
         let cut = if repack == Repack::None { Cut::Straight } else { view.cut() };
         let count = view.count(cut);
         let wave = rayon::current_num_threads().clamp(1, WAVE).min(count);
@@ -285,7 +310,22 @@ impl Checkpoint {
         Ok(values)
     }
 
-    fn view(&self, name: &str, repack: Repack) -> Result<View<'_>> {
+    fn view(&self, names: &str, repack: Repack) -> Result<View<'_>> {
+        let mut view = View { segments: Vec::new(), outputs: 0, inputs: 0, taps: 0 };
+        for name in names.split(STACKED) {
+            let (segment, [outputs, inputs, taps]) = self.segment(name, repack, view.len())?;
+            if !view.segments.is_empty() && [inputs, taps] != [view.inputs, view.taps] {
+                let what = "has another shape than the tensors it is stacked with: these weights are of another model";
+                return Err(Error::tensor(&self.path, name, what));
+            }
+            view.segments.push(segment);
+            view = View { outputs: view.outputs + outputs, inputs, taps, ..view };
+        }
+        Ok(view)
+    }
+
+    /// One tensor that begins at element `first`, and its outputs, inputs and taps.
+    fn segment(&self, name: &str, repack: Repack, first: usize) -> Result<(Segment<'_>, [usize; 3])> {
         let entry = self.entry(name)?;
         let path = self.shards[entry.shard].path();
         let kind = Float::of(entry.dtype).ok_or_else(|| {
@@ -294,11 +334,12 @@ impl Checkpoint {
             Error::tensor(path, name, what)
         })?;
         let bytes = self.bytes(entry);
-        let (outputs, inputs, taps) = match (repack, entry.shape.as_slice()) {
-            (Repack::None, _) => (1, bytes.len() / kind.size(), 1),
-            (Repack::Transpose, &[o, i]) => (o, i, 1),
+        let sizes = match (repack, entry.shape.as_slice()) {
+            // A run of elements, whatever its shape.
+            (Repack::None, _) => [bytes.len() / kind.size(), 1, 1],
+            (Repack::Transpose, &[o, i]) => [o, i, 1],
             // Taps of an empty tensor may be any number; nothing is computed from them.
-            (Repack::Conv, &[o, i, kh, kw]) => (o, i, kh.saturating_mul(kw)),
+            (Repack::Conv, &[o, i, kh, kw]) => [o, i, kh.saturating_mul(kw)],
             (_, shape) => {
                 let needed = if repack == Repack::Conv { "[out, in, kh, kw]" } else { "[out, in]" };
                 let what =
@@ -306,6 +347,6 @@ impl Checkpoint {
                 return Err(Error::tensor(path, name, what));
             }
         };
-        Ok(View { bytes, kind, outputs, inputs, taps })
+        Ok((Segment { first, bytes, kind }, sizes))
     }
 }

@@ -95,12 +95,6 @@ impl Gpu {
         if winograd_fits(graph, node, precision) {
             all.push(Variant::Winograd);
         }
-        // What is made for real workgroup memory is the worst guess where there is none.
-        if self.is_software() {
-            let hardware =
-                |v: &Variant| matches!(v, Variant::Shader(i) if node.kernel.shaders[*i].needs.hardware);
-            all.sort_by_key(|v| !hardware(v));
-        }
         all
     }
 
@@ -118,11 +112,15 @@ impl Gpu {
         variants: Variants,
         choices: &mut Choices,
     ) -> Result<Variant> {
-        let candidates = self.candidates(graph, node, precision);
-        let guess = candidates.last().copied().unwrap_or(Variant::Shader(0));
+        let mut candidates = self.candidates(graph, node, precision);
         if let Variants::Only(name) = variants {
             return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
         }
+        if self.is_software() {
+            // There is no real workgroup memory: such shaders are slow there, and slow to compile.
+            candidates.retain(|v| !matches!(v, Variant::Shader(i) if node.kernel.shaders[*i].needs.hardware));
+        }
+        let guess = candidates.last().copied().unwrap_or(Variant::Shader(0));
         if candidates.len() < 2 || variants == Variants::Rule {
             return Ok(guess);
         }

@@ -185,6 +185,10 @@ impl Gpu {
         self.inner.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    pub(super) fn limits(&self) -> wgpu::Limits {
+        self.device().limits()
+    }
+
     pub(super) fn prefers_f16(&self) -> bool {
         self.has_f16() && !self.is_software()
     }
@@ -274,7 +278,10 @@ impl Gpu {
             layout: None,
             module: &module,
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: shader.constants,
+                ..Default::default()
+            },
             cache: self.inner.pipeline_cache.as_ref(),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {

@@ -1,7 +1,7 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::Gpu;
-use crate::device::{Monitor, Weights, weight_tensors};
+use crate::device::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Node, Source, Storage, TensorId};
@@ -315,6 +315,26 @@ impl GpuProgram {
             let values: &[f32] = bytemuck::cast_slice(&mapped);
             values[..len].to_vec()
         })
+    }
+
+    pub(in crate::device) fn copy_from(
+        &mut self,
+        graph: &Graph,
+        source: &GpuProgram,
+        source_graph: &Graph,
+        copies: &[Copy],
+    ) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        for c in copies {
+            let (Some(from), Some(to)) = (source.binding(source_graph, c.from), &self.buffers[c.to.0]) else {
+                continue;
+            };
+            let size = if is_half(graph, c.to, self.precision) { 2 } else { 4 };
+            let (first, at, len) = (c.first as u64 * size, c.at as u64 * size, c.len as u64 * size);
+            let whole = len.div_ceil(4) * 4;
+            encoder.copy_buffer_to_buffer(from.buffer, from.offset + first, to, at, whole);
+        }
+        self.gpu.queue().submit([encoder.finish()]);
     }
 
     pub(in crate::device) fn copy(&mut self, graph: &Graph, from: TensorId, to: TensorId) {

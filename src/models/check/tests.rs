@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::device::{Device, ProgramOptions, Weights};
-use crate::graph::Storage;
-use crate::kernels::concat::concat;
-use crate::systems::denoise::{Denoiser, Shape};
+use crate::systems::denoise::{Denoiser, Parts, Shape};
 use crate::systems::{ddpm, imagen};
+use std::sync::Arc;
 
 fn conditional() -> serde_json::Value {
     serde_json::json!({
@@ -72,18 +71,9 @@ fn records<C: serde::de::DeserializeOwned>(
 fn record_step(c: &unet::Config) {
     let (height, width) = (2 * c.size_multiple(), 3 * c.size_multiple());
     let shape = Shape { pictures: 2, height, width, channels: 3, tokens: 77, guided: true, dynamic: true };
-    let network = |g: &mut crate::graph::Graph, x: &crate::graph::Tensor, t: &crate::graph::Tensor| {
-        let context = g.input("context", &[4, shape.tokens, c.context_channels()], Storage::Elem);
-        let low_res = c.class_embed_type.as_ref().map(|_| {
-            (g.input("low_res", &shape.sample(), Storage::F32), g.input("level", &[4], Storage::F32))
-        });
-        let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), 4);
-        let noise_level = low_res.as_ref().map(|(_, level)| level);
-        c.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
-    };
-    assert!(
-        Denoiser::new(&Device::Cpu, &Weights::none(), &ProgramOptions::default(), shape, network).is_err()
-    );
+    let (weights, options) = (Arc::new(Weights::none()), ProgramOptions::default());
+    assert!(Denoiser::new(&Device::Cpu, &weights, &options, shape, imagen::network(c)).is_err());
+    Parts::record(shape, 7, &imagen::network(c));
 }
 
 #[test]

@@ -141,6 +141,42 @@ fn every_half_is_widened_exactly() {
     }
 }
 
+/// Several tensors as one, of different types and sizes, against the definition.
+#[test]
+fn stacked() {
+    let folder = Folder::new();
+    for inputs in [1, 3, 700] {
+        let outs = [5, 1, 900];
+        let ramp =
+            |from: usize, len: usize| (from..from + len).map(|e| (e % 2039) as f64).collect::<Vec<_>>();
+        let starts = [0, outs[0] * inputs, (outs[0] + outs[1]) * inputs];
+        let values: Vec<Vec<f64>> = (0..3).map(|p| ramp(starts[p], outs[p] * inputs)).collect();
+        let shapes = outs.map(|out| [out, inputs]);
+        let bytes = file(&[
+            ("a", Dtype::F16, &shapes[0], &values[0]),
+            ("b", Dtype::F32, &shapes[1], &values[1]),
+            ("c", Dtype::F16, &shapes[2], &values[2]),
+        ]);
+        let path = folder.write("x", bytes);
+        let checkpoint = Checkpoint::open_file(&path).unwrap();
+        let shape = [outs.iter().sum(), inputs];
+        for repack in [Repack::None, Repack::Transpose] {
+            for (e, value) in checkpoint.read("a + b + c", repack).unwrap().into_iter().enumerate() {
+                assert_eq!(value, (source(repack, &shape, e) % 2039) as f32, "{repack:?} {inputs} {e}");
+            }
+        }
+        refused(
+            checkpoint.read("a + nothing", Repack::None),
+            &path,
+            &["`nothing`", "not in this checkpoint"],
+        );
+    }
+    let path = folder
+        .write("y", file(&[("a", Dtype::F32, &[1, 2], &[0.0; 2]), ("b", Dtype::F32, &[2, 1], &[0.0; 2])]));
+    let checkpoint = Checkpoint::open_file(&path).unwrap();
+    refused(checkpoint.read("a + b", Repack::Transpose), &path, &["`b`", "another shape"]);
+}
+
 #[test]
 fn refusals() {
     let folder = Folder::new();

@@ -1,0 +1,122 @@
+//! What a step costs before it runs: dispatches, and activation memory against its lower bound, of published layouts
+//! and of the bundled model. The configs are in `goldens/layouts` (IF-II's widths are from memory: its shape counts
+//! here, not its numbers).
+
+use ancestral::device::{Device, ProgramOptions};
+use ancestral::estimate::Target;
+use ancestral::graph::fuse::fuse;
+use ancestral::graph::plan::{Limits, Plan};
+use ancestral::graph::{Graph, Storage, TensorId};
+use ancestral::models::unet;
+use ancestral::systems::denoise::{Parts, Shape};
+use ancestral::systems::imagen::{self, Stage};
+use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use std::path::Path;
+
+/// Most dispatches of a guided step of IF-I-M.
+const MOST_DISPATCHES: usize = 450;
+/// Most memory of a plan, in lower bounds.
+const MOST_MEMORY: f64 = 1.15;
+
+fn config(path: &str) -> unet::Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let config: unet::Config = serde_json::from_str(&text).expect("a config");
+    config.validate(&path).expect("a valid config");
+    config
+}
+
+fn layout(name: &str) -> unet::Config {
+    config(&format!("kernels-tests/goldens/layouts/{name}.config.json"))
+}
+
+fn parts(config: &unet::Config, pictures: usize, guided: bool, steps: usize) -> Parts {
+    let (height, width) = (config.sample_size, config.sample_size);
+    let shape = Shape { pictures, height, width, channels: 3, tokens: 77, guided, dynamic: true };
+    let mut parts = Parts::record(shape, steps, &imagen::network(config));
+    for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
+        fuse(graph);
+    }
+    parts
+}
+
+#[test]
+fn a_step_of_if_i_m_takes_few_dispatches() {
+    let parts = parts(&layout("IF-I-M"), 1, true, 100);
+    let count = |g: &Graph| g.nodes.len();
+    println!(
+        "IF-I-M: {} once, {} times, {} a step",
+        count(&parts.once),
+        count(&parts.times),
+        count(&parts.step)
+    );
+    assert!(count(&parts.step) <= MOST_DISPATCHES, "{} dispatches", count(&parts.step));
+    // What depends on the text or on the time alone is not in the step.
+    for node in &parts.step.nodes {
+        let early = ["norm_cross", "add_kv_proj", "encoder_hid_proj", "add_embedding", "time_"];
+        assert!(!early.iter().any(|name| node.label.contains(name)), "{} is in the step", node.label);
+    }
+    // All steps in one pass, if its rows fit.
+    assert_eq!(parts.steps_at_once, 100);
+}
+
+/// `Engine::plan` against the programs of a run, on the CPU device: a GPU may compute some nodes in another way.
+#[test]
+fn plans_say_what_programs_take() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/if_stage1/pipeline");
+    let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
+    let engine = Engine::load(&folder, &options).expect("it loads");
+    let target = Target::of(&Device::Cpu);
+    let cost = engine.plan(&GenerateConfig::new().steps([1]), &target).expect("it plans");
+    let planned = &cost.networks[1];
+    let mut stage = Stage::load(&folder, None).expect("it loads");
+    let (height, width) = (stage.unet.sample_size, stage.unet.sample_size);
+    let shape = Shape { pictures: 1, height, width, channels: 3, tokens: 77, guided: true, dynamic: true };
+    let denoiser = stage.denoiser(&Device::Cpu, &ProgramOptions::default(), shape).expect("it fits");
+    let least: u64 = planned.parts.iter().map(|p| p.activations_least).sum();
+    assert_eq!(least, denoiser.memory().1);
+    let step = planned.parts.iter().find(|p| p.name == "step").expect("a step");
+    assert_eq!(step.dispatches, denoiser.program().graph().nodes.len());
+    assert!(cost.fits() && planned.weights > 0 && step.moved > step.fewest && cost.peak > least);
+}
+
+#[test]
+fn plans_are_close_to_their_lower_bounds() {
+    let networks = [
+        ("IF-I-XL", layout("IF-I-XL")),
+        ("IF-I-M", layout("IF-I-M")),
+        ("IF-II", layout("IF-II")),
+        ("bundled base", config("models/scenes/stage_1/unet/config.json")),
+        ("bundled super-resolution", config("models/scenes/stage_2/unet/config.json")),
+    ];
+    let mut above = Vec::new();
+    for (name, config) in &networks {
+        for (half, pictures, guided) in
+            [false, true].into_iter().flat_map(|half| [(half, 1, false), (half, 1, true), (half, 2, true)])
+        {
+            let parts = parts(config, pictures, guided, 50);
+            for (part, graph) in [("once", &parts.once), ("times", &parts.times), ("step", &parts.step)] {
+                let bytes = |id: TensorId| {
+                    let info = graph.info(id);
+                    info.len() as u64 * if half && info.storage != Storage::F32 { 2 } else { 4 }
+                };
+                // One buffer, and as many as the largest tensor forces.
+                let largest = graph.nodes.iter().map(|n| bytes(n.output)).max().unwrap_or(1);
+                let ratio = |max_buffer: u64| {
+                    let limits = Limits { align: 256, max_buffer: max_buffer.next_multiple_of(256) };
+                    let plan =
+                        Plan::new(graph, limits, bytes, &[]).expect("no tensor is larger than a buffer");
+                    plan.bytes() as f64 / plan.lower_bound.max(1) as f64
+                };
+                let (ratio, split) = (ratio(1 << 31), ratio(largest));
+                let batch = if guided { 2 * pictures } else { pictures };
+                let what = format!("{name}, {part}, batch {batch}, {}", if half { "f16" } else { "f32" });
+                println!("{what}: {ratio:.3}, in the smallest buffers {split:.3}");
+                if ratio.max(split) > MOST_MEMORY {
+                    above.push(format!("{what}: {ratio:.3}, {split:.3}"));
+                }
+            }
+        }
+    }
+    assert!(above.is_empty(), "{above:#?}");
+}

@@ -75,7 +75,9 @@ impl Activation {
     pub(crate) fn apply_all(self, values: &mut [f32]) {
         #[inline(always)]
         fn each(values: &mut [f32], act: Activation) {
-            values.iter_mut().for_each(|v| *v = act.apply(*v));
+            for v in values {
+                *v = act.apply(*v);
+            }
         }
         // A loop of its own for each function.
         match self {
@@ -200,26 +202,31 @@ impl Epilogue {
         // Some rows at a time, all of it while they are in the first cache.
         let rows = (2048 / cols).max(1);
         for (i, y) in y.chunks_mut(rows * cols).enumerate() {
-            wide(|| self.apply_rows(y, first + i * rows, cols, bias, operand));
+            wide(#[inline(always)] || self.apply_rows(y, first + i * rows, cols, bias, operand));
         }
     }
 
     #[inline(always)]
     fn apply_rows(&self, y: &mut [f32], first: usize, cols: usize, bias: Option<&[f32]>, operand: &[f32]) {
         if let Some(bias) = bias {
-            y.chunks_exact_mut(cols).for_each(|row| add(row, bias));
+            for row in y.chunks_exact_mut(cols) {
+                add(row, bias);
+            }
         }
         Activation::from_number(self.act).apply_all(y);
         // Where each row has an operand of its own, all of them as one.
-        let (length, shared) = if self.operand_rows == 1 { (y.len(), 1) } else { (cols, self.operand_rows as usize) };
-        let operands = |r: usize| &operand[if shared == 1 { first } else { (first + r) / shared } * cols..];
-        match self.operand_op {
-            1 => y.chunks_exact_mut(length).enumerate().for_each(|(r, y)| add(y, operands(r))),
-            2 => y.chunks_exact_mut(length).enumerate().for_each(|(r, y)| multiply(y, operands(r))),
-            _ => {}
+        let shared = self.operand_rows as usize;
+        let length = if shared == 1 { y.len() } else { cols };
+        if self.operand_op != OperandOp::None as u32 {
+            for (r, y) in y.chunks_exact_mut(length).enumerate() {
+                let operand = &operand[(first + r) / shared * cols..];
+                if self.operand_op == OperandOp::Add as u32 { add(y, operand) } else { multiply(y, operand) }
+            }
         }
         if self.scale != 1.0 {
-            y.iter_mut().for_each(|y| *y *= self.scale);
+            for y in y {
+                *y *= self.scale;
+            }
         }
     }
 }
@@ -227,13 +234,17 @@ impl Epilogue {
 /// y + x, as far as y goes.
 #[inline(always)]
 fn add(y: &mut [f32], x: &[f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
 }
 
 /// y · x, as far as y goes.
 #[inline(always)]
 fn multiply(y: &mut [f32], x: &[f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y *= x;
+    }
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         .map(|i| {
             let (a, b, pixels) = cut(i);
             let mut moments = Vec::with_capacity(channels);
-            wide(|| {
+            wide(#[inline(always)] || {
                 channel_moments(a, in_a, pixels, &mut moments);
                 channel_moments(b, in_b, pixels, &mut moments);
             });
@@ -204,7 +204,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         .collect();
     let apply = |i: usize, y: &mut [f32]| {
         let (a, b, _) = cut(i);
-        wide(|| {
+        wide(#[inline(always)] || {
             affine[i / blocks].apply(a, in_a, 0, y);
             affine[i / blocks].apply(b, in_b, in_a, y);
             act.apply_all(y);
@@ -259,10 +259,10 @@ fn column_moments<const N: usize>(
     pixels: usize,
     moments: &mut Vec<Moments>,
 ) {
-    let rows = || x.chunks_exact(channels).filter_map(|row| row[first..].first_chunk::<N>());
     let count = pixels as f32;
     let mut near = [0.0_f32; N];
-    for row in rows() {
+    for row in x.chunks_exact(channels) {
+        let row = &row[first..first + N];
         for c in 0..N {
             near[c] += row[c];
         }
@@ -271,7 +271,8 @@ fn column_moments<const N: usize>(
         *near /= count;
     }
     let (mut sums, mut squares) = ([0.0_f32; N], [0.0_f32; N]);
-    for row in rows() {
+    for row in x.chunks_exact(channels) {
+        let row = &row[first..first + N];
         for c in 0..N {
             let distance = row[c] - near[c];
             sums[c] += distance;

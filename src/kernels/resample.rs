@@ -167,13 +167,15 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         let (n, oy) = (at / out_height, at % out_height);
         let x = |iy: usize| &inputs[0][(n * height + iy) * width * channels..][..width * channels];
         let rows: Vec<(usize, f32)> = weights(taps(&p, oy, height, out_height));
-        wide(|| {
+        wide(#[inline(always)] || {
             let blended = if let [(iy, 1.0)] = rows[..] {
                 x(iy)
             } else {
                 blend.clear();
                 blend.resize(width * channels, 0.0);
-                rows.iter().for_each(|(iy, weight)| add_scaled(blend, x(*iy), *weight));
+                for (iy, weight) in &rows {
+                    add_scaled(blend, x(*iy), *weight);
+                }
                 blend
             };
             for (column, y) in columns.iter().zip(y.chunks_exact_mut(channels)) {
@@ -181,7 +183,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                     y.copy_from_slice(&blended[ix * channels..][..channels]);
                 } else {
                     y.fill(0.0);
-                    column.iter().for_each(|(ix, weight)| add_scaled(y, &blended[ix * channels..], *weight));
+                    for (ix, weight) in column {
+                        add_scaled(y, &blended[ix * channels..], *weight);
+                    }
                 }
             }
         });
@@ -195,5 +199,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
 /// y + x · weight, as far as y goes.
 #[inline(always)]
 fn add_scaled(y: &mut [f32], x: &[f32], weight: f32) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += x * weight);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x * weight;
+    }
 }

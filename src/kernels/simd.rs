@@ -4,7 +4,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Runs `f` compiled for the widest vectors. What it calls must be `inline(always)` to be compiled so too.
+/// Runs `f` compiled for the widest vectors: `f` and all that it calls must be `inline(always)`, and loops be `for`, as
+/// iterators' own loops are functions that are compiled for every machine.
 #[inline(always)]
 pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)

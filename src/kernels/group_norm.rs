@@ -1,6 +1,7 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::epilogue::Activation;
+use super::simd::wide;
 use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -136,13 +137,6 @@ impl Pair<'_> {
         let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
         if c < in_a { self.a[pixel * in_a + c] } else { self.b[pixel * in_b + c - in_a] }
     }
-
-    /// Copies one pixel's channels.
-    fn gather(&self, pixel: usize, row: &mut [f32]) {
-        let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
-        row[..in_a].copy_from_slice(&self.a[pixel * in_a..][..in_a]);
-        row[in_a..].copy_from_slice(&self.b[pixel * in_b..][..in_b]);
-    }
 }
 
 fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
@@ -170,78 +164,182 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     }
 }
 
-/// Per picture: sums by channel over blocks of pixels in parallel, then one affine map per channel.
+/// Floats of x that a thread takes at a time, few enough to stay in its caches between passes.
+const BLOCK: usize = 8_192;
+
+/// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let x = Pair { p, a: inputs[0], b: inputs[1] };
-    let (channels, pixels) = (x.channels(), p.pixels as usize);
+    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
+    let (channels, groups) = (in_a + in_b, p.groups as usize);
     let act = Activation::from_number(p.act);
-    let block = (8_192 / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
-    for (n, y) in y.chunks_exact_mut(pixels * channels).enumerate() {
-        // Copies x into y on the way, so that the later passes read one tensor.
-        let means = group_means(&p, y, block, |row, sums, pixel| {
-            x.gather(n * pixels + pixel, row);
-            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+    let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
+    // Blocks of the same picture follow each other.
+    let blocks = pixels.div_ceil(block);
+    let cut = |i: usize| {
+        let (picture, first) = (i / blocks * pixels, i % blocks * block);
+        let (start, end) = (picture + first, picture + pixels.min(first + block));
+        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b], end - start)
+    };
+    let of_blocks: Vec<Vec<Moments>> = (0..y.len() / (pixels * channels) * blocks)
+        .into_par_iter()
+        .map(|i| {
+            let (a, b, pixels) = cut(i);
+            let mut moments = Vec::with_capacity(channels);
+            wide(#[inline(always)] || {
+                channel_moments(a, in_a, pixels, &mut moments);
+                channel_moments(b, in_b, pixels, &mut moments);
+            });
+            moments.chunks_exact(channels / groups).map(|group| Moments::together(group.iter())).collect()
+        })
+        .collect();
+    // In the order of the blocks, so that the same numbers come out whichever thread was first.
+    let affine: Vec<Affine> = of_blocks
+        .chunks_exact(blocks)
+        .enumerate()
+        .map(|(n, of_blocks)| {
+            let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
+            Affine::new(&p, &(0..groups).map(group).collect::<Vec<_>>(), inputs, n)
+        })
+        .collect();
+    let apply = |i: usize, y: &mut [f32]| {
+        let (a, b, _) = cut(i);
+        wide(#[inline(always)] || {
+            affine[i / blocks].apply(a, in_a, 0, y);
+            affine[i / blocks].apply(b, in_b, in_a, y);
+            act.apply_all(y);
         });
-        let means: Vec<f32> = means.iter().map(|m| *m as f32).collect();
-        let variances = group_means(&p, y, block, |row, sums, _| {
-            for ((s, v), m) in sums.iter_mut().zip(row).zip(&means) {
-                let d = *v - m;
-                *s += f64::from(d * d);
-            }
-        });
-        let affine = affine(&p, &variances, inputs, n);
-        y.par_chunks_mut(block * channels).for_each(|y| {
-            for row in y.chunks_exact_mut(channels) {
-                for ((v, (gain, offset)), mean) in row.iter_mut().zip(&affine).zip(&means) {
-                    *v = act.apply((*v - mean) * gain + offset);
-                }
-            }
+    };
+    y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
+        y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| apply(n * blocks + i, y));
+    });
+}
+
+/// Count, mean, and sum of the squared distances from it.
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    /// Of all the numbers that `parts` describe.
+    fn together<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
+        let count: f64 = parts.clone().map(|m| m.count).sum();
+        let mean = parts.clone().map(|m| m.count * m.mean).sum::<f64>() / count;
+        let squares = parts.map(|m| m.squares + m.count * (m.mean - mean).powi(2)).sum();
+        Moments { count, mean, squares }
+    }
+}
+
+/// Channels that are summed up together, in registers.
+const LANES: usize = 16;
+
+/// Appends the moments of each channel of x `[pixels, channels]`.
+#[inline(always)]
+fn channel_moments(x: &[f32], channels: usize, pixels: usize, moments: &mut Vec<Moments>) {
+    let mut first = 0;
+    while first + LANES <= channels {
+        column_moments::<LANES>(x, channels, first, pixels, moments);
+        first += LANES;
+    }
+    for first in first..channels {
+        column_moments::<1>(x, channels, first, pixels, moments);
+    }
+}
+
+/// The moments of `N` channels from `first` on: the mean in f32, then the distances from it and their squares, which
+/// also correct it.
+#[inline(always)]
+fn column_moments<const N: usize>(
+    x: &[f32],
+    channels: usize,
+    first: usize,
+    pixels: usize,
+    moments: &mut Vec<Moments>,
+) {
+    let count = pixels as f32;
+    let mut near = [0.0_f32; N];
+    for row in x.chunks_exact(channels) {
+        let row = &row[first..first + N];
+        for c in 0..N {
+            near[c] += row[c];
+        }
+    }
+    for near in &mut near {
+        *near /= count;
+    }
+    let (mut sums, mut squares) = ([0.0_f32; N], [0.0_f32; N]);
+    for row in x.chunks_exact(channels) {
+        let row = &row[first..first + N];
+        for c in 0..N {
+            let distance = row[c] - near[c];
+            sums[c] += distance;
+            squares[c] += distance * distance;
+        }
+    }
+    for c in 0..N {
+        let (sum, count) = (f64::from(sums[c]), pixels as f64);
+        moments.push(Moments {
+            count,
+            mean: f64::from(near[c]) + sum / count,
+            squares: f64::from(squares[c]) - sum * sum / count,
         });
     }
 }
 
-/// What `add` sums by channel over all pixels, averaged over each group and given to each of its channels. Blocks are
-/// summed up in their order, so that the same numbers come out whichever thread was first.
-fn group_means(
-    p: &Params,
-    y: &mut [f32],
-    block: usize,
-    add: impl Fn(&mut [f32], &mut [f64], usize) + Sync,
-) -> Vec<f64> {
-    let channels = (p.in_a + p.in_b) as usize;
-    let width = channels / p.groups as usize;
-    let blocks: Vec<Vec<f64>> = y
-        .par_chunks_mut(block * channels)
-        .enumerate()
-        .map(|(i, y)| {
-            let mut sums = vec![0.0; channels];
-            for (r, row) in y.chunks_exact_mut(channels).enumerate() {
-                add(row, &mut sums, i * block + r);
-            }
-            sums
-        })
-        .collect();
-    let group_mean = |c: usize| {
-        let group = c / width * width..(c / width + 1) * width;
-        let sum: f64 = blocks.iter().map(|sums| sums[group.clone()].iter().sum::<f64>()).sum();
-        sum / (p.pixels as usize * width) as f64
-    };
-    (0..channels).map(group_mean).collect()
+/// (x - mean) · gain + offset by channel.
+struct Affine {
+    mean: Vec<f32>,
+    gain: Vec<f32>,
+    offset: Vec<f32>,
 }
 
-/// Factor and offset of each channel of x less its mean.
-fn affine(p: &Params, variances: &[f64], inputs: &[&[f32]], n: usize) -> Vec<(f32, f32)> {
-    let channels = variances.len();
-    let channel = |c: usize| {
-        let mut gain = f64::from(inputs[2][c]) / (variances[c] + f64::from(p.eps)).sqrt();
-        let mut offset = f64::from(inputs[3][c]);
-        if p.has_emb != 0 {
-            let emb = &inputs[4][n * 2 * channels..][..2 * channels];
-            gain *= 1.0 + f64::from(emb[c]);
-            offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+impl Affine {
+    fn new(p: &Params, groups: &[Moments], inputs: &[&[f32]], n: usize) -> Self {
+        let channels = (p.in_a + p.in_b) as usize;
+        let mut affine = Affine { mean: Vec::new(), gain: Vec::new(), offset: Vec::new() };
+        for c in 0..channels {
+            let group = &groups[c / (channels / groups.len())];
+            let mut gain = f64::from(inputs[2][c]) / (group.squares / group.count + f64::from(p.eps)).sqrt();
+            let mut offset = f64::from(inputs[3][c]);
+            if p.has_emb != 0 {
+                let emb = &inputs[4][n * 2 * channels..][..2 * channels];
+                gain *= 1.0 + f64::from(emb[c]);
+                offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+            }
+            let mean = group.mean as f32;
+            affine.mean.push(mean);
+            affine.gain.push(gain as f32);
+            // With what the mean lost in f32.
+            affine.offset.push((offset - (group.mean - f64::from(mean)) * gain) as f32);
         }
-        (gain as f32, offset as f32)
-    };
-    (0..channels).map(channel).collect()
+        affine
+    }
+
+    /// Writes the channels of x `[pixels, channels]` into y from channel `first` on.
+    #[inline(always)]
+    fn apply(&self, x: &[f32], channels: usize, first: usize, y: &mut [f32]) {
+        if channels == 0 {
+            return;
+        }
+        let cut = first..first + channels;
+        let (mean, mean_rest) = self.mean[cut.clone()].as_chunks::<LANES>();
+        let (gain, gain_rest) = self.gain[cut.clone()].as_chunks::<LANES>();
+        let (offset, offset_rest) = self.offset[cut.clone()].as_chunks::<LANES>();
+        for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(self.mean.len())) {
+            let (x, x_rest) = x.as_chunks::<LANES>();
+            let (y, y_rest) = y[cut.clone()].as_chunks_mut::<LANES>();
+            for ((((y, x), mean), gain), offset) in y.iter_mut().zip(x).zip(mean).zip(gain).zip(offset) {
+                for c in 0..LANES {
+                    y[c] = (x[c] - mean[c]) * gain[c] + offset[c];
+                }
+            }
+            let rest = y_rest.iter_mut().zip(x_rest).zip(mean_rest).zip(gain_rest).zip(offset_rest);
+            for ((((y, x), mean), gain), offset) in rest {
+                *y = (x - mean) * gain + offset;
+            }
+        }
+    }
 }

@@ -86,7 +86,7 @@ pub struct Kernel {
 /// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
 pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
-/// Computes a kernel on the CPU: uniform, inputs, output.
+/// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
 pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
 
 impl std::fmt::Debug for Kernel {
@@ -245,6 +245,7 @@ macro_rules! kernels {
 }
 
 pub mod epilogue;
+pub(crate) mod simd;
 
 kernels! {
     attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, quantile, resample, step,

@@ -11,6 +11,23 @@ pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
 }
 
+/// x as a vector; what it lacks is 0.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(simd: S, x: &[f32]) -> S::f32s {
+    // The partial load is a function of its own, slow beside the plain one.
+    if let ([whole], []) = S::as_simd_f32s(x) { *whole } else { simd.partial_load_f32s(x) }
+}
+
+/// The vector into y, as far as y goes.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(simd: S, y: &mut [f32], vector: S::f32s) {
+    if y.len() == S::F32_LANES {
+        S::as_mut_simd_f32s(y).0[0] = vector;
+    } else {
+        simd.partial_store_f32s(y, vector);
+    }
+}
+
 /// e^x within 2 units in the last place, in arithmetic that vectorises. Beyond ±87 it stays at e^±87.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {

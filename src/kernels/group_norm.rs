@@ -263,9 +263,9 @@ impl WithSimd for ChannelMoments<'_> {
             store(simd, &mut values[1][..cut.len()], sums);
             store(simd, &mut values[2][..cut.len()], squares);
             let count = pixels as f64;
-            for c in 0..cut.len() {
-                let [near, sum, squares] = [values[0][c], values[1][c], values[2][c]];
-                let (near, sum, squares) = (f64::from(near), f64::from(sum), f64::from(squares));
+            let [near, sums, squares] = &values;
+            for ((near, sum), squares) in near.iter().zip(sums).zip(squares).take(cut.len()) {
+                let (near, sum, squares) = (f64::from(*near), f64::from(*sum), f64::from(*squares));
                 let (mean, squares) = (near + sum / count, squares - sum * sum / count);
                 moments.push(Moments { count, mean, squares });
             }

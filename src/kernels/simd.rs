@@ -166,6 +166,7 @@ impl Product<'_> {
 /// All values of the rows and all vectors of w, its rows `w.1` apart, must be readable.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
+#[expect(clippy::needless_range_loop, reason = "only plain loops over the sums are unrolled early enough")]
 unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     mut x: [*const f32; R],
@@ -197,7 +198,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         }
         x = x.map(|x| x.wrapping_add(runs.1));
     }
-    // Not a loop over `sums` by reference: they would be kept in memory.
+    // By index: a loop over references would keep the sums in memory.
     for r in 0..R {
         for v in 0..V {
             if let Some(y) = y.get_mut(r * cols + v * S::F32_LANES..) {

@@ -1,9 +1,10 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::epilogue::Activation;
-use super::simd::wide;
+use super::simd::{load, store, wide};
 use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 params! {
@@ -165,7 +166,7 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
 }
 
 /// Floats of x that a thread takes at a time, few enough to stay in its caches between passes.
-const BLOCK: usize = 8_192;
+const BLOCK: usize = 4_096;
 
 /// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
@@ -179,17 +180,14 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let cut = |i: usize| {
         let (picture, first) = (i / blocks * pixels, i % blocks * block);
         let (start, end) = (picture + first, picture + pixels.min(first + block));
-        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b], end - start)
+        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b])
     };
     let of_blocks: Vec<Vec<Moments>> = (0..y.len() / (pixels * channels) * blocks)
         .into_par_iter()
         .map(|i| {
-            let (a, b, pixels) = cut(i);
-            let mut moments = Vec::with_capacity(channels);
-            wide(#[inline(always)] || {
-                channel_moments(a, in_a, pixels, &mut moments);
-                channel_moments(b, in_b, pixels, &mut moments);
-            });
+            let (a, b) = cut(i);
+            let mut moments = Arch::new().dispatch(ChannelMoments { x: a, channels: in_a });
+            moments.extend(Arch::new().dispatch(ChannelMoments { x: b, channels: in_b }));
             moments.chunks_exact(channels / groups).map(|group| Moments::together(group.iter())).collect()
         })
         .collect();
@@ -203,12 +201,11 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         })
         .collect();
     let apply = |i: usize, y: &mut [f32]| {
-        let (a, b, _) = cut(i);
-        wide(#[inline(always)] || {
-            affine[i / blocks].apply(a, in_a, 0, y);
-            affine[i / blocks].apply(b, in_b, in_a, y);
-            act.apply_all(y);
-        });
+        let (a, b) = cut(i);
+        let affine = &affine[i / blocks];
+        Arch::new().dispatch(Map { affine, x: a, channels: in_a, first: 0, y });
+        Arch::new().dispatch(Map { affine, x: b, channels: in_b, first: in_a, y });
+        wide(#[inline(always)] || act.apply_all(y));
     };
     y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
         y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| apply(n * blocks + i, y));
@@ -233,61 +230,52 @@ impl Moments {
     }
 }
 
-/// Channels that are summed up together, in registers.
-const LANES: usize = 16;
-
-/// Appends the moments of each channel of x `[pixels, channels]`.
-#[inline(always)]
-fn channel_moments(x: &[f32], channels: usize, pixels: usize, moments: &mut Vec<Moments>) {
-    let mut first = 0;
-    while first + LANES <= channels {
-        column_moments::<LANES>(x, channels, first, pixels, moments);
-        first += LANES;
-    }
-    for first in first..channels {
-        column_moments::<1>(x, channels, first, pixels, moments);
-    }
-}
-
-/// The moments of `N` channels from `first` on: the mean in f32, then the distances from it and their squares, which
-/// also correct it.
-#[inline(always)]
-fn column_moments<const N: usize>(
-    x: &[f32],
+/// Finds the moments of each channel of x `[pixels, channels]`.
+struct ChannelMoments<'a> {
+    x: &'a [f32],
     channels: usize,
-    first: usize,
-    pixels: usize,
-    moments: &mut Vec<Moments>,
-) {
-    let count = pixels as f32;
-    let mut near = [0.0_f32; N];
-    for row in x.chunks_exact(channels) {
-        let row = &row[first..first + N];
-        for c in 0..N {
-            near[c] += row[c];
+}
+
+impl WithSimd for ChannelMoments<'_> {
+    type Output = Vec<Moments>;
+
+    /// The mean in f32, then the distances from it and their squares, which also correct it.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<Moments> {
+        let mut moments = Vec::with_capacity(self.channels);
+        // A vector of channels at a time, with the sums in registers.
+        for first in (0..self.channels).step_by(S::F32_LANES) {
+            let cut = first..self.channels.min(first + S::F32_LANES);
+            let pixels = self.x.len() / self.channels;
+            let mut near = simd.splat_f32s(0.0);
+            for row in self.x.chunks_exact(self.channels) {
+                near = simd.add_f32s(near, load(simd, &row[cut.clone()]));
+            }
+            near = simd.mul_f32s(near, simd.splat_f32s(1.0 / pixels as f32));
+            let (mut sums, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+            for row in self.x.chunks_exact(self.channels) {
+                let distance = simd.sub_f32s(load(simd, &row[cut.clone()]), near);
+                sums = simd.add_f32s(sums, distance);
+                squares = simd.mul_add_e_f32s(distance, distance, squares);
+            }
+            let mut values = [[0.0; LANES]; 3];
+            store(simd, &mut values[0][..cut.len()], near);
+            store(simd, &mut values[1][..cut.len()], sums);
+            store(simd, &mut values[2][..cut.len()], squares);
+            let count = pixels as f64;
+            let [near, sums, squares] = &values;
+            for ((near, sum), squares) in near.iter().zip(sums).zip(squares).take(cut.len()) {
+                let (near, sum, squares) = (f64::from(*near), f64::from(*sum), f64::from(*squares));
+                let (mean, squares) = (near + sum / count, squares - sum * sum / count);
+                moments.push(Moments { count, mean, squares });
+            }
         }
-    }
-    for near in &mut near {
-        *near /= count;
-    }
-    let (mut sums, mut squares) = ([0.0_f32; N], [0.0_f32; N]);
-    for row in x.chunks_exact(channels) {
-        let row = &row[first..first + N];
-        for c in 0..N {
-            let distance = row[c] - near[c];
-            sums[c] += distance;
-            squares[c] += distance * distance;
-        }
-    }
-    for c in 0..N {
-        let (sum, count) = (f64::from(sums[c]), pixels as f64);
-        moments.push(Moments {
-            count,
-            mean: f64::from(near[c]) + sum / count,
-            squares: f64::from(squares[c]) - sum * sum / count,
-        });
+        moments
     }
 }
+
+/// Floats of the widest vectors.
+const LANES: usize = 16;
 
 /// (x - mean) · gain + offset by channel.
 struct Affine {
@@ -317,28 +305,34 @@ impl Affine {
         }
         affine
     }
+}
 
-    /// Writes the channels of x `[pixels, channels]` into y from channel `first` on.
+/// Writes the channels of x `[pixels, channels]`, mapped, into y from channel `first` on.
+struct Map<'a> {
+    affine: &'a Affine,
+    x: &'a [f32],
+    channels: usize,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Map<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn apply(&self, x: &[f32], channels: usize, first: usize, y: &mut [f32]) {
-        if channels == 0 {
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (width, lanes) = (self.affine.mean.len(), S::F32_LANES);
+        let to = self.first..self.first + self.channels;
+        let affine = self.affine;
+        let [mean, gain, offset] = [&affine.mean[to.clone()], &affine.gain[to.clone()], &affine.offset[to.clone()]];
+        if self.channels == 0 {
             return;
         }
-        let cut = first..first + channels;
-        let (mean, mean_rest) = self.mean[cut.clone()].as_chunks::<LANES>();
-        let (gain, gain_rest) = self.gain[cut.clone()].as_chunks::<LANES>();
-        let (offset, offset_rest) = self.offset[cut.clone()].as_chunks::<LANES>();
-        for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(self.mean.len())) {
-            let (x, x_rest) = x.as_chunks::<LANES>();
-            let (y, y_rest) = y[cut.clone()].as_chunks_mut::<LANES>();
-            for ((((y, x), mean), gain), offset) in y.iter_mut().zip(x).zip(mean).zip(gain).zip(offset) {
-                for c in 0..LANES {
-                    y[c] = (x[c] - mean[c]) * gain[c] + offset[c];
-                }
-            }
-            let rest = y_rest.iter_mut().zip(x_rest).zip(mean_rest).zip(gain_rest).zip(offset_rest);
-            for ((((y, x), mean), gain), offset) in rest {
-                *y = (x - mean) * gain + offset;
+        for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact_mut(width)) {
+            let affine = mean.chunks(lanes).zip(gain.chunks(lanes)).zip(offset.chunks(lanes));
+            for ((x, y), ((mean, gain), offset)) in x.chunks(lanes).zip(y[to.clone()].chunks_mut(lanes)).zip(affine) {
+                let distance = simd.sub_f32s(load(simd, x), load(simd, mean));
+                store(simd, y, simd.mul_add_e_f32s(distance, load(simd, gain), load(simd, offset)));
             }
         }
     }

@@ -11,6 +11,23 @@ pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
 }
 
+/// x as a vector; what it lacks is 0.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(simd: S, x: &[f32]) -> S::f32s {
+    // The partial load is a function of its own, slow beside the plain one.
+    if let ([whole], []) = S::as_simd_f32s(x) { *whole } else { simd.partial_load_f32s(x) }
+}
+
+/// The vector into y, as far as y goes.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(simd: S, y: &mut [f32], vector: S::f32s) {
+    if y.len() == S::F32_LANES {
+        S::as_mut_simd_f32s(y).0[0] = vector;
+    } else {
+        simd.partial_store_f32s(y, vector);
+    }
+}
+
 /// e^x within 2 units in the last place, in arithmetic that vectorises. Beyond ±87 it stays at e^±87.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -149,6 +166,7 @@ impl Product<'_> {
 /// All values of the rows and all vectors of w, its rows `w.1` apart, must be readable.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
+#[expect(clippy::needless_range_loop, reason = "only plain loops over the sums are unrolled early enough")]
 unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     mut x: [*const f32; R],
@@ -180,7 +198,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         }
         x = x.map(|x| x.wrapping_add(runs.1));
     }
-    // Not a loop over `sums` by reference: they would be kept in memory.
+    // By index: a loop over references would keep the sums in memory.
     for r in 0..R {
         for v in 0..V {
             if let Some(y) = y.get_mut(r * cols + v * S::F32_LANES..) {

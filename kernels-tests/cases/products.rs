@@ -34,6 +34,8 @@ fn matmul_cases() -> Vec<Case> {
         (77, 130, 48),
         (2, 1027, 3),
         (154, 96, 200),
+        (70, 36, 68),
+        (129, 260, 12),
     ];
     for (rows, inner, cols) in sizes {
         for bias in [false, true] {
@@ -45,7 +47,7 @@ fn matmul_cases() -> Vec<Case> {
             }));
         }
     }
-    for [batches, rows, inner, cols] in [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2]] {
+    for [batches, rows, inner, cols] in [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2], [3, 67, 20, 72]] {
         cases.push(case("matmul", format!("{batches}_of_{rows}x{inner}x{cols}"), |m| {
             let (x, w) = (m.elem(&[batches, rows, inner]), m.weight(&[batches, inner, cols]));
             batched_matmul(&mut m.g, "matmul", &x, &w)
@@ -98,6 +100,7 @@ fn record_conv(m: &mut Maker, s: &Conv) -> Tensor {
 fn conv_cases() -> Vec<Case> {
     let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1, repeat: 1 };
     let twice = Window { up: 2, ..Window::same(3) };
+    let twice_again = Window { repeat: 2, ..twice };
     let again = Window { repeat: 3, ..Window::same(3) };
     let rows = [
         ("3_channels", Conv { input: [3, 0], out: 8, ..plain() }),
@@ -142,6 +145,11 @@ fn conv_cases() -> Vec<Case> {
         ("large_skip", Conv { height: 17, width: 14, input: [11, 8], out: 21, ..plain() }),
         ("large_up_2", Conv { height: 9, width: 7, input: [9, 3], out: 12, window: twice, ..plain() }),
         ("repeated", Conv { height: 10, width: 12, input: [8, 5], out: 9, window: again, ..plain() }),
+        ("quads", Conv { height: 11, width: 9, input: [12, 0], out: 68, bias: false, ..plain() }),
+        ("quads_skip", Conv { height: 7, width: 11, input: [8, 20], out: 36, ..plain() }),
+        ("quads_stride_2", Conv { height: 10, width: 13, input: [4, 8], out: 12, window: asymmetric, ..plain() }),
+        ("quads_up_2_repeated", Conv { height: 5, input: [4, 0], out: 4, window: twice_again, ..plain() }),
+        ("quads_1x1", Conv { input: [16, 0], out: 132, kernel: [1, 1], window: Window::same(1), ..plain() }),
         ("skip_up_2", Conv { input: [2, 3], out: 70, window: twice, batch: 3, ..plain() }),
     ];
     rows.into_iter().map(|(name, s)| case("conv2d", name, |m| record_conv(m, &s))).collect()

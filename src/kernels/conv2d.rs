@@ -2,7 +2,10 @@
 
 use super::epilogue::Epilogue;
 use super::matmul::gemm_rows;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
+use super::{
+    ACTIVATION, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
+    subgroup_grid, tile_grid, wide_grid,
+};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -49,6 +52,12 @@ params! {
     scale: f32,
 }
 
+/// Whether pixels of both inputs and of y, and rows of w, are whole quads.
+pub(crate) fn in_quads(params: &[u8]) -> bool {
+    let p = Params::read(params);
+    [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4))
+}
+
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "conv2d",
@@ -72,6 +81,18 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, 1)
+            },
+        },
+        Shader {
+            name: "conv2d_tile",
+            wgsl: include_str!("../../shaders/conv2d_tile.wgsl"),
+            shared: &[INDEX, TILE64, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 64)
             },
         },
     ],

@@ -1,7 +1,10 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
+use super::{
+    ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid,
+    tile_grid, wide_grid,
+};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -24,6 +27,12 @@ params! {
     operand_rows: u32,
     /// Factor at the end.
     scale: f32,
+}
+
+/// Whether rows of x, w and y are whole quads.
+fn in_quads(params: &[u8]) -> bool {
+    let p = Params::read(params);
+    [p.inner, p.cols].iter().all(|n| n.is_multiple_of(4))
 }
 
 /// The kernel.
@@ -49,6 +58,18 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, p.batches)
+            },
+        },
+        Shader {
+            name: "matmul_tile",
+            wgsl: include_str!("../../shaders/matmul_tile.wgsl"),
+            shared: &[INDEX, TILE64, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.batches, 64)
             },
         },
     ],

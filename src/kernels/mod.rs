@@ -210,6 +210,11 @@ pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32) -> [u32; 3] {
     fold_grid(batches as usize * rows.div_ceil(12) as usize * cols.div_ceil(16) as usize)
 }
 
+/// The grid of `batches` products of `rows` by `cols`, in tiles of `tall` by 64.
+pub(crate) fn wide_grid(rows: u32, cols: u32, batches: u32, tall: u32) -> [u32; 3] {
+    fold_grid(batches as usize * rows.div_ceil(tall) as usize * cols.div_ceil(64) as usize)
+}
+
 /// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
 macro_rules! params {
     (@ty u32) => { $crate::kernels::FieldType::U32 };
@@ -257,6 +262,12 @@ pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
 pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
 /// `shaders/shared/subgroup.wgsl`: 12 × 16 of a product by a subgroup of 8.
 pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
+/// `shaders/shared/tile64.wgsl`: 64 × 64 of a product through workgroup memory.
+pub(crate) const TILE64: &str = include_str!("../../shaders/shared/tile64.wgsl");
+/// `shaders/shared/gather.wgsl`: a convolution's input as the left side of a product.
+pub(crate) const GATHER: &str = include_str!("../../shaders/shared/gather.wgsl");
+/// `shaders/shared/store_quad.wgsl`: bias, epilogue and store of four columns.
+pub(crate) const STORE_QUAD: &str = include_str!("../../shaders/shared/store_quad.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.

@@ -7,8 +7,8 @@
 //   operand  [rows / operand_rows, cols]  Elem
 //   y        [N, OH, OW, cols] Elem
 // The input may be read as if enlarged `up` times by nearest neighbour; padding reads zero.
-// One workgroup computes 64 pixels x 64 channels (shared/tile64.wgsl), each slab gathered from the input as it lies
-// (shared/gather.wgsl).
+// One workgroup computes 64 pixels x 64 channels (shared/tile64.wgsl), or 128 x 64 in cooperative matrices
+// (shared/cooperative.wgsl), each slab gathered from the input as it lies (shared/gather.wgsl).
 struct Params {
     height: u32, width: u32, in_a: u32, in_b: u32,
     out_height: u32, out_width: u32, cols: u32, rows: u32,
@@ -25,44 +25,33 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> operand: array<vec4<Elem>>;  // [rows / operand_rows, cols]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<Elem>>;        // [N, OH, OW, cols]
 
-var<private> pixels: array<vec3<u32>, 2>;  // first taps of the two pixels that this invocation stages
-var<private> column: u32;                  // first quad of this workgroup's columns
-var<private> inner: u32;                   // taps x channels
+var<private> row: u32;                         // first of this workgroup's tile
+var<private> column: u32;                      // its first quad of columns
+var<private> pixels: array<vec3<u32>, PARTS>;  // first taps of the pixels that this invocation stages
+
+fn place(group: u32) -> vec2<u32> {
+    let across = (p.cols + 63u) / 64u;
+    row = group / across * TALL;
+    column = group % across * 16u;
+    return vec2<u32>(0u, select(inner(), 0u, group / across * TALL >= p.rows));
+}
 
 // Pixels and columns past the edge read the last ones and are not stored.
-fn left_quad(part: u32, quad: u32) -> vec4f {
-    return vec4f(gather(pixels[part], quad));
+fn take_row(part: u32, at: u32) {
+    pixels[part] = first_tap(min(row + at, p.rows - 1u));
 }
 
-fn right_quad(k: u32, quad: u32) -> vec4f {
+fn left_quad(part: u32, quad: u32) -> vec4<Elem> {
+    return gather(pixels[part], quad);
+}
+
+fn right_quad(k: u32, quad: u32) -> vec4<Weight> {
     let quads = p.cols / 4u;
-    return vec4f(w[min(k, inner - 1u) * quads + min(column + quad, quads - 1u)]);
+    return w[min(k, inner() - 1u) * quads + min(column + quad, quads - 1u)];
 }
 
-fn store_sums(lane: u32, row: u32) {
-    for (var i = 0u; i < 4u; i++) {
-        if row + i * 8u < p.rows {
-            store_quad(row + i * 8u, column + lane % 16u, slab[lane + i * 128u]);
-        }
+fn store_at(at: u32, quad: u32, sum: vec4f) {
+    if row + at < p.rows && column + quad < p.cols / 4u {
+        store_quad(row + at, column + quad, sum);
     }
-}
-
-@compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-    let across = (p.cols + 63u) / 64u;
-    let tile = linear_group(group, grid);
-    let row = tile / across * 64u;
-    if row >= p.rows {
-        return;
-    }
-    column = tile % across * 16u;
-    inner = p.kernel_height * p.kernel_width * (p.in_a + p.in_b);
-    pixels[0] = first_tap(min(row + lane / 4u, p.rows - 1u));
-    pixels[1] = first_tap(min(row + lane / 4u + 32u, p.rows - 1u));
-    multiply(lane, 0u, inner);
-    put_sums(lane, sums[0], sums[1], sums[2], sums[3]);
-    store_sums(lane, row + lane / 16u);
-    put_sums(lane, sums[4], sums[5], sums[6], sums[7]);
-    store_sums(lane, row + lane / 16u + 32u);
 }

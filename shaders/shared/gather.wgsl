@@ -1,6 +1,11 @@
 // gather: the input [a | b] of a convolution as the left side of a product: a row is an output pixel, the inner
 // dimension taps x channels. Needs the file's a and b as quads: in_a and in_b are multiples of 4.
 
+// Elements of the inner dimension.
+fn inner() -> u32 {
+    return p.kernel_height * p.kernel_width * (p.in_a + p.in_b);
+}
+
 // Where output pixel `row` reads its first tap: row and column of the enlarged input (wrapped below zero in the
 // padding), picture.
 fn first_tap(row: u32) -> vec3<u32> {

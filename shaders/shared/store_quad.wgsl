@@ -1,12 +1,9 @@
 // store_quad: bias and epilogue of four neighbouring columns of a product, and their store. Needs shared/epilogue.wgsl
 // and the file's bias, operand and y as quads: cols is a multiple of 4.
 
-// `row` of y and `quad` of its columns; not stored past the last column.
+// At `row` of y and `quad` of its columns.
 fn store_quad(row: u32, quad: u32, sum: vec4f) {
     let quads = p.cols / 4u;
-    if quad >= quads {
-        return;
-    }
     var v = sum;
     if p.has_bias != 0u {
         v = v + bias[quad];

@@ -3,7 +3,7 @@
 use super::epilogue::Epilogue;
 use super::matmul::gemm_rows;
 use super::{
-    ACTIVATION, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
     subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -53,7 +53,7 @@ params! {
 }
 
 /// Whether pixels of both inputs and of y, and rows of w, are whole quads.
-pub(crate) fn in_quads(params: &[u8]) -> bool {
+fn in_quads(params: &[u8]) -> bool {
     let p = Params::read(params);
     [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4))
 }
@@ -93,6 +93,18 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, 1, 64)
+            },
+        },
+        Shader {
+            name: "conv2d_tile_cooperative",
+            wgsl: include_str!("../../shaders/conv2d_tile.wgsl"),
+            shared: &[INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs::COOPERATIVE,
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 128)
             },
         },
     ],
@@ -196,7 +208,7 @@ pub fn conv2d(
 
 impl Params {
     /// Index of the input pixel that output pixel `row` reads at tap (`ky`, `kx`), or none in the padding.
-    fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
+    pub(super) fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
         let (out_width, out_height) = (self.out_width as usize, self.out_height as usize);
         let (image, at) = (row / (out_height * out_width), row % (out_height * out_width));
         let y = (at / out_width * self.stride as usize + ky).checked_sub(self.pad_top as usize)?;

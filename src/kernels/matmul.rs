@@ -2,8 +2,8 @@
 
 use super::epilogue::Epilogue;
 use super::{
-    ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid,
-    tile_grid, wide_grid,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
+    subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -70,6 +70,33 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.batches, 64)
+            },
+        },
+        Shader {
+            name: "matmul_tile_cooperative",
+            wgsl: include_str!("../../shaders/matmul_tile.wgsl"),
+            shared: &[INDEX, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs::COOPERATIVE,
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.batches, 128)
+            },
+        },
+        Shader {
+            name: "matmul_thin",
+            wgsl: include_str!("../../shaders/matmul_thin.wgsl"),
+            shared: &[ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: |params| {
+                let p = Params::read(params);
+                p.batches == 1 && p.rows <= 8 && p.cols.is_multiple_of(4)
+            },
+            grid: |params, _| {
+                let p = Params::read(params);
+                [p.cols.div_ceil(32), p.rows.div_ceil(4), 1]
             },
         },
     ],

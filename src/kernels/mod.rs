@@ -143,6 +143,8 @@ pub struct Needs {
 impl Needs {
     /// Runs everywhere.
     pub const NOTHING: Needs = Needs { subgroup: None, cooperative: false, hardware: false };
+    /// Cooperative matrices of subgroups of 32.
+    pub const COOPERATIVE: Needs = Needs { subgroup: Some(32), cooperative: true, hardware: true };
 }
 
 impl Shader {
@@ -252,8 +254,8 @@ macro_rules! kernels {
 pub mod epilogue;
 
 kernels! {
-    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, quantile, resample, step,
-    timestep_embedding, winograd_input, winograd_output,
+    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
+    resample, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -264,6 +266,8 @@ pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
 pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
 /// `shaders/shared/tile64.wgsl`: 64 × 64 of a product through workgroup memory.
 pub(crate) const TILE64: &str = include_str!("../../shaders/shared/tile64.wgsl");
+/// `shaders/shared/cooperative.wgsl`: 128 × 64 of a product in cooperative matrices.
+pub(crate) const COOPERATIVE: &str = include_str!("../../shaders/shared/cooperative.wgsl");
 /// `shaders/shared/gather.wgsl`: a convolution's input as the left side of a product.
 pub(crate) const GATHER: &str = include_str!("../../shaders/shared/gather.wgsl");
 /// `shaders/shared/store_quad.wgsl`: bias, epilogue and store of four columns.

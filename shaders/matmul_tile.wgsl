@@ -26,10 +26,11 @@ var<private> left_rows: array<u32, PARTS>;  // first quads of the rows of x that
 fn place(group: u32) -> vec2<u32> {
     let across = (p.cols + 63u) / 64u;
     let tiles = across * ((p.rows + TALL - 1u) / TALL);
-    batch = group / tiles;
-    row = group % tiles / across * TALL;
+    let idle = group / tiles >= p.batches;
+    batch = min(group / tiles, p.batches - 1u);
+    row = select(group % tiles / across * TALL, p.rows, idle);
     column = group % tiles % across * 16u;
-    return vec2<u32>(0u, select(p.inner, 0u, group / tiles >= p.batches));
+    return vec2<u32>(0u, select(p.inner, 0u, idle));
 }
 
 // Rows and columns past the edge read the last ones and are not stored.

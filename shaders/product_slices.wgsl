@@ -28,11 +28,12 @@ var<private> pixels: array<vec3<u32>, PARTS>;  // first taps of the pixels that 
 fn place(group: u32) -> vec2<u32> {
     let across = (p.cols + 63u) / 64u;
     let tiles = across * ((p.rows + TALL - 1u) / TALL);
+    let idle = group / tiles >= p.slices;
     slice = group / tiles;
-    row = group % tiles / across * TALL;
+    row = select(group % tiles / across * TALL, p.rows, idle);
     column = group % tiles % across * 16u;
     let first = group / tiles * p.depth;
-    return vec2<u32>(first, select(min(first + p.depth, inner()), 0u, group / tiles >= p.slices));
+    return vec2<u32>(first, select(min(first + p.depth, inner()), first, idle));
 }
 
 // Pixels and columns past the edge read the last ones and are not stored.

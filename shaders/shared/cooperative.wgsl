@@ -22,9 +22,6 @@ var<workgroup> stage: array<f32, 1024>;       // [4, 16, 16]: a matrix of sums f
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
     let range = place(linear_group(group, grid));
-    if range.x >= range.y {
-        return;
-    }
     for (var part = 0u; part < PARTS; part++) {
         take_row(part, lane / 4u + part * 32u);
     }

@@ -2,7 +2,8 @@
 // workgroup memory; an invocation sums 8 rows (lane / 16 + 8 i) x 4 columns (from 4 (lane % 16)) in registers. Each
 // element of the left side is read cols / 64 times, each of the right one rows / 64 times.
 // The file says what is multiplied, in tiles of TALL rows, by quads (four neighbouring elements):
-//   place(group)            takes the group's tile; first and end of the inner dimension, multiples of 16 or its end
+//   place(group)            takes the group's tile; first (a multiple of 16) and end of its part of the inner dimension,
+//                           an empty one for groups beyond the last
 //   take_row(part, row)     will ask for quads of this row of the tile as `part`
 //   left_quad(part, quad)   of that row, counted along the inner dimension; zero past its end
 //   right_quad(k, quad)     of row k of the right side, counted from the tile's first column; finite past the end
@@ -19,9 +20,6 @@ var<workgroup> slab: array<vec4f, 576>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
     let range = place(linear_group(group, grid));
-    if range.x >= range.y {
-        return;
-    }
     take_row(0u, lane / 4u);
     take_row(1u, lane / 4u + 32u);
     let put_left = lane / 4u * 5u + lane % 4u;

@@ -194,7 +194,12 @@ fn to_spirv(
         capabilities.push(Float16);
     }
     if shader.needs.subgroup.is_some() {
-        capabilities.extend([GroupNonUniform, GroupNonUniformBallot, GroupNonUniformShuffle, GroupNonUniformArithmetic]);
+        capabilities.extend([
+            GroupNonUniform,
+            GroupNonUniformBallot,
+            GroupNonUniformShuffle,
+            GroupNonUniformArithmetic,
+        ]);
     }
     if shader.needs.cooperative {
         capabilities.extend([CooperativeMatrixKHR, VulkanMemoryModel]);

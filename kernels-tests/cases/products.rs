@@ -53,7 +53,9 @@ fn matmul_cases() -> Vec<Case> {
             }));
         }
     }
-    for [batches, rows, inner, cols] in [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2], [3, 67, 20, 72]] {
+    for [batches, rows, inner, cols] in
+        [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2], [3, 67, 20, 72]]
+    {
         cases.push(case("matmul", format!("{batches}_of_{rows}x{inner}x{cols}"), |m| {
             let (x, w) = (m.elem(&[batches, rows, inner]), m.weight(&[batches, inner, cols]));
             batched_matmul(&mut m.g, "matmul", &x, &w)
@@ -153,7 +155,10 @@ fn conv_cases() -> Vec<Case> {
         ("repeated", Conv { height: 10, width: 12, input: [8, 5], out: 9, window: again, ..plain() }),
         ("quads", Conv { height: 11, width: 9, input: [12, 0], out: 68, bias: false, ..plain() }),
         ("quads_skip", Conv { height: 7, width: 11, input: [8, 20], out: 36, ..plain() }),
-        ("quads_stride_2", Conv { height: 10, width: 13, input: [4, 8], out: 12, window: asymmetric, ..plain() }),
+        (
+            "quads_stride_2",
+            Conv { height: 10, width: 13, input: [4, 8], out: 12, window: asymmetric, ..plain() },
+        ),
         ("quads_up_2_repeated", Conv { height: 5, input: [4, 0], out: 4, window: twice_again, ..plain() }),
         ("quads_1x1", Conv { input: [16, 0], out: 132, kernel: [1, 1], window: Window::same(1), ..plain() }),
         ("deep_skip", Conv { height: 8, width: 8, input: [88, 36], out: 20, batch: 1, ..plain() }),

@@ -192,3 +192,41 @@ fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum as f32);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conv(side: u32, pictures: u32, channels: u32) -> Option<Params> {
+        Params::of_conv2d(&conv2d::Params {
+            height: side,
+            width: side,
+            in_a: channels,
+            out_height: side,
+            out_width: side,
+            cols: channels,
+            rows: pictures * side * side,
+            kernel_height: 3,
+            kernel_width: 3,
+            stride: 1,
+            up: 1,
+            pad_top: 1,
+            pad_left: 1,
+            pictures,
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn deep_small_maps_are_cut_into_slices() {
+        for (side, pictures, channels, slices) in [(8, 2, 1280, 12), (16, 2, 1280, 3), (8, 1, 768, 13), (4, 1, 124, 2)] {
+            let p = conv(side, pictures, channels).expect("slices");
+            assert_eq!(p.slices, slices);
+            assert!(p.depth.is_multiple_of(16) && p.depth >= MIN_DEPTH);
+            assert!((p.slices - 1) * p.depth < 9 * channels && 9 * channels <= p.slices * p.depth);
+        }
+        assert_eq!(conv(64, 2, 320), None, "enough tiles");
+        assert_eq!(conv(8, 2, 64), None, "not deep");
+        assert_eq!(conv(8, 2, 1281), None, "no quads");
+    }
+}

@@ -128,7 +128,9 @@ impl Gpu {
         }
         if slices_fit(node).is_some() {
             let shaders = product_slices::KERNEL.shaders.iter().enumerate();
-            all.extend(shaders.filter(|(_, s)| self.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)));
+            all.extend(
+                shaders.filter(|(_, s)| self.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)),
+            );
         }
         all
     }
@@ -155,7 +157,8 @@ impl Gpu {
             // There is no real workgroup memory: such shaders are slow there, and slow to compile.
             candidates.retain(|v| v.shader(node).is_none_or(|s| !s.needs.hardware));
         }
-        let guess = candidates.iter().rfind(|v| !v.is_experimental(node)).copied().unwrap_or(Variant::Shader(0));
+        let guess =
+            candidates.iter().rfind(|v| !v.is_experimental(node)).copied().unwrap_or(Variant::Shader(0));
         if candidates.len() < 2 || variants == Variants::Rule {
             return Ok(guess);
         }

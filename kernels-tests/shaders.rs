@@ -160,9 +160,7 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
         // HLSL has no such matrices: DX12 takes another shader.
         return Ok(());
     }
-    let models: &[_] = if shader.needs.subgroup.is_some() {
-        &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
-    } else if is_half(precision) {
+    let models: &[_] = if shader.needs.subgroup.is_some() || is_half(precision) {
         &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
     } else {
         &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0]

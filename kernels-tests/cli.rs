@@ -16,6 +16,8 @@ mod pictures;
 mod plans;
 #[path = "cli/requests.rs"]
 mod requests;
+#[path = "cli/stages.rs"]
+mod stages;
 #[path = "cli/tensors.rs"]
 mod tensors;
 

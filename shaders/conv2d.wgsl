@@ -65,7 +65,7 @@ fn store(row: u32, col: u32, sum: f32) {
     }
     var other = 0.0;
     if p.operand_op != OPERAND_NONE {
-        other = f32(operand[row / p.operand_rows * p.cols + col]);
+        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
     }
     y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
 }

@@ -6,7 +6,7 @@
 //   operand  [rows / operand_rows, cols]  Elem
 //   y        [N, OH, OW, cols] Elem
 // The input may be read as if enlarged `up` times by nearest neighbour; padding reads zero.
-// One workgroup is a subgroup and computes 12 pixels x 16 channels (shared/subgroup.wgsl).
+// One workgroup is a subgroup and computes ROWS pixels x 16 channels (shared/subgroup.wgsl).
 struct Params {
     height: u32, width: u32, in_a: u32, in_b: u32,
     out_height: u32, out_width: u32, cols: u32, rows: u32,
@@ -79,9 +79,8 @@ fn load_rows(c: u32, lane: u32) {
     }
 }
 
-// Row k of w at this lane's columns.
-fn load_w(k: u32, cols: vec2<u32>) -> vec2<f32> {
-    let i = vec2<u32>(k * p.cols) + cols;
+// A row of w at this lane's columns.
+fn load_w(i: vec2<u32>) -> vec2<f32> {
     return vec2<f32>(f32(w[i.x]), f32(w[i.y]));
 }
 
@@ -95,7 +94,7 @@ fn store(row: u32, col: u32, sum: f32) {
     }
     var other = 0.0;
     if p.operand_op != OPERAND_NONE {
-        other = f32(operand[row / p.operand_rows * p.cols + col]);
+        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
     }
     y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
 }
@@ -112,17 +111,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let col = tile % tiles_across * 16u + lane;
     let cols = min(vec2<u32>(col, col + 8u), vec2<u32>(p.cols - 1u));
     let channels = p.in_a + p.in_b;
+    let next = vec2<u32>(p.cols);
     clear_sums();
     place_rows(row);
     for (var t = 0u; t < p.kernel_height * p.kernel_width; t = t + 1u) {
         place_tap(t / p.kernel_width, t % p.kernel_width);
+        var i = vec2<u32>(t * channels * p.cols) + cols;
+        // Beyond the last channel, where the input gives zeros, its row is read again.
+        let last = i + vec2<u32>((channels - 1u) * p.cols);
         for (var c = 0u; c < channels; c = c + 8u) {
             load_rows(c, lane);
-            // Beyond the last channel, where the input gives zeros, any row will do.
-            let k = t * channels + min(vec4<u32>(c) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(channels - 1u));
-            let l = t * channels + min(vec4<u32>(c) + vec4<u32>(4u, 5u, 6u, 7u), vec4<u32>(channels - 1u));
-            add0(load_w(k.x, cols)); add1(load_w(k.y, cols)); add2(load_w(k.z, cols)); add3(load_w(k.w, cols));
-            add4(load_w(l.x, cols)); add5(load_w(l.y, cols)); add6(load_w(l.z, cols)); add7(load_w(l.w, cols));
+            add0(load_w(i)); i = min(i + next, last);
+            add1(load_w(i)); i = min(i + next, last);
+            add2(load_w(i)); i = min(i + next, last);
+            add3(load_w(i)); i = min(i + next, last);
+            add4(load_w(i)); i = min(i + next, last);
+            add5(load_w(i)); i = min(i + next, last);
+            add6(load_w(i)); i = min(i + next, last);
+            add7(load_w(i)); i = min(i + next, last);
         }
     }
     for (var r = 0u; r < ROWS; r++) {

@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var other = 0.0;
     if p.operand_op != OPERAND_NONE {
         let row = i / p.cols;
-        other = f32(operand[row / p.operand_rows * p.cols + (i - row * p.cols)]);
+        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + (i - row * p.cols)]);
     }
     y[i] = Elem(epilogue(f32(x[i]), p.act, p.operand_op, other, p.scale));
 }

@@ -4,8 +4,8 @@
 //   bias     [cols]                  f32
 //   operand  [batches rows / operand_rows, cols]  Elem
 //   y        [batches, rows, cols]   Elem
-// One workgroup is a subgroup and computes 12 rows x 16 columns (shared/subgroup.wgsl). Each element of x is read
-// cols / 16 times, each of w rows / 12 times.
+// One workgroup is a subgroup and computes ROWS rows x 16 columns (shared/subgroup.wgsl). Each element of x is read
+// cols / 16 times, each of w rows / ROWS times.
 struct Params {
     batches: u32, rows: u32, inner: u32, cols: u32, has_bias: u32,
     act: u32, operand_op: u32, operand_rows: u32, scale: f32,
@@ -18,9 +18,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> operand: array<Elem>;  // [batches rows / operand_rows, cols]
 @group(0) @binding(5) var<storage, read_write> y: array<Elem>;        // [batches, rows, cols]
 
-// Row k of w at this lane's columns; beyond the last row, where x gives zeros, any row will do.
-fn load_w(first: u32, k: u32, cols: vec2<u32>) -> vec2<f32> {
-    let i = vec2<u32>(first + min(k, p.inner - 1u) * p.cols) + cols;
+// A row of w at this lane's columns.
+fn load_w(i: vec2<u32>) -> vec2<f32> {
     return vec2<f32>(f32(w[i.x]), f32(w[i.y]));
 }
 
@@ -34,7 +33,7 @@ fn store(row: u32, col: u32, sum: f32) {
     }
     var other = 0.0;
     if p.operand_op != OPERAND_NONE {
-        other = f32(operand[row / p.operand_rows * p.cols + col]);
+        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
     }
     y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
 }
@@ -53,24 +52,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let row = at / tiles_across * ROWS;
     let col = at % tiles_across * 16u + lane;
     let cols = min(vec2<u32>(col, col + 8u), vec2<u32>(p.cols - 1u));
-    let first_x = batch * p.rows * p.inner;
-    let first_w = batch * p.inner * p.cols;
+    // Rows past the edge read the last one and are not stored.
+    var x_row: array<u32, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        x_row[r] = (batch * p.rows + min(row + r, p.rows - 1u)) * p.inner;
+    }
     clear_sums();
+    let next = vec2<u32>(p.cols);
+    let first = vec2<u32>(batch * p.inner * p.cols) + cols;
+    // Beyond the last row of w, where x gives zeros, it is read again.
+    let last = first + vec2<u32>((p.inner - 1u) * p.cols);
+    var i = first;
     for (var k = 0u; k < p.inner; k = k + 8u) {
         let inside = k + lane < p.inner;
-        let column = first_x + min(k + lane, p.inner - 1u);
-        // Rows past the edge read the last one and are not stored.
+        let column = min(k + lane, p.inner - 1u);
         for (var r = 0u; r < ROWS; r++) {
-            rows8[r] = select(0.0, f32(x[column + min(row + r, p.rows - 1u) * p.inner]), inside);
+            rows8[r] = select(0.0, f32(x[x_row[r] + column]), inside);
         }
-        add0(load_w(first_w, k, cols));
-        add1(load_w(first_w, k + 1u, cols));
-        add2(load_w(first_w, k + 2u, cols));
-        add3(load_w(first_w, k + 3u, cols));
-        add4(load_w(first_w, k + 4u, cols));
-        add5(load_w(first_w, k + 5u, cols));
-        add6(load_w(first_w, k + 6u, cols));
-        add7(load_w(first_w, k + 7u, cols));
+        add0(load_w(i)); i = min(i + next, last);
+        add1(load_w(i)); i = min(i + next, last);
+        add2(load_w(i)); i = min(i + next, last);
+        add3(load_w(i)); i = min(i + next, last);
+        add4(load_w(i)); i = min(i + next, last);
+        add5(load_w(i)); i = min(i + next, last);
+        add6(load_w(i)); i = min(i + next, last);
+        add7(load_w(i)); i = min(i + next, last);
+    }
+    let plain = p.has_bias == 0u && p.act == 0u && p.operand_op == OPERAND_NONE && p.scale == 1.0;
+    if plain && row + ROWS <= p.rows && p.cols % 16u == 0u {
+        // A whole tile without anything to do after the sums, as in Winograd's planes.
+        var o = (batch * p.rows + row) * p.cols + col;
+        for (var r = 0u; r < ROWS; r++) {
+            y[o] = Elem(sums[r].x);
+            y[o + 8u] = Elem(sums[r].y);
+            o = o + p.cols;
+        }
+        return;
     }
     for (var r = 0u; r < ROWS; r++) {
         if row + r < p.rows {

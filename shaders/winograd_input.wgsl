@@ -24,6 +24,13 @@ fn transform(x: array<f32, 6>) -> array<f32, 6> {
     return array<f32, 6>(4.0 * x[0] - 5.0 * x[2] + x[4], s + t, s - t, u + w, u - w, 4.0 * x[1] - 5.0 * x[3] + x[5]);
 }
 
+fn load(pixel: u32, c: u32) -> f32 {
+    if p.in_b == 0u || c < p.in_a {
+        return f32(a[pixel * p.in_a + c]);
+    }
+    return f32(b[pixel * p.in_b + c - p.in_a]);
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
@@ -39,31 +46,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     // The corner of the window, one pixel up and left of the tile: unsigned, it wraps far past the other edge.
     let top = down % p.tiles_down * 4u - 1u;
     let left = (tile - down * p.tiles_across) * 4u - 1u;
+    // Per row and column of the window: its place in the input, and 0 in the padding.
+    var row: array<u32, 6>;
+    var column: array<u32, 6>;
+    var in_row: array<f32, 6>;
+    var in_column: array<f32, 6>;
+    for (var j = 0u; j < 6u; j++) {
+        var iy = top + j;
+        var ix = left + j;
+        in_row[j] = select(0.0, 1.0, iy < p.height * p.up);
+        in_column[j] = select(0.0, 1.0, ix < p.width * p.up);
+        iy = select(0u, iy, iy < p.height * p.up);
+        ix = select(0u, ix, ix < p.width * p.up);
+        if p.up != 1u {
+            iy = iy / p.up;
+            ix = ix / p.up;
+        }
+        row[j] = (image * p.height + iy) * p.width;
+        column[j] = ix;
+    }
     var d: array<array<f32, 6>, 6>;
     for (var y = 0u; y < 6u; y++) {
         for (var x = 0u; x < 6u; x++) {
-            var iy = top + y;
-            var ix = left + x;
-            let out = iy >= p.height * p.up || ix >= p.width * p.up;
-            if p.up != 1u {
-                iy = iy / p.up;
-                ix = ix / p.up;
-            }
-            let pixel = select((image * p.height + iy) * p.width + ix, 0u, out);
-            var value = 0.0;
-            if c < p.in_a {
-                value = f32(a[pixel * p.in_a + c]);
-            } else {
-                value = f32(b[pixel * p.in_b + c - p.in_a]);
-            }
-            d[y][x] = select(value, 0.0, out);
+            d[y][x] = load(row[y] + column[x], c) * (in_row[y] * in_column[x]);
         }
         d[y] = transform(d[y]);
     }
     for (var x = 0u; x < 6u; x++) {
-        let column = transform(array<f32, 6>(d[0][x], d[1][x], d[2][x], d[3][x], d[4][x], d[5][x]));
+        let turned = transform(array<f32, 6>(d[0][x], d[1][x], d[2][x], d[3][x], d[4][x], d[5][x]));
         for (var y = 0u; y < 6u; y++) {
-            v[(y * 6u + x) * p.tiles * channels + i] = Elem(column[y]);
+            v[(y * 6u + x) * p.tiles * channels + i] = Elem(turned[y]);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The engine: load a model, turn prompts into pictures. The whole path is on this page.
 
 use crate::bisect::{Parting, bisect};
-use crate::device::{Device, DeviceChoice, ProgramOptions, Weights};
+use crate::device::{Choices, Device, DeviceChoice, ProgramOptions, Weights};
 use crate::diffusion::{NoiseStream, Step};
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, RunCost, Target};
@@ -10,7 +10,7 @@ use crate::kernels::Precision;
 use crate::layout::{Defaults, Model, StageFiles};
 use crate::picture::Picture;
 pub use crate::request::GenerateConfig;
-use crate::request::{StageSide, check_request, stage_count, stage_sizes, stage_steps};
+use crate::request::{StageSide, check_request, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::systems::ddpm::{self, Ddpm};
 use crate::systems::denoise::{Noise, OnStep, SeededNoise, Shape};
 use crate::systems::imagen::{
@@ -53,6 +53,9 @@ impl Progress<'_> {
         self.estimate.as_mut().map(|read| read())
     }
 }
+
+/// Called with the index of a finished stage and its pictures.
+pub type OnStage<'a> = Box<dyn FnMut(usize, &[Picture]) + 'a>;
 
 /// Called several times a step; returning false cancels the run.
 pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
@@ -137,6 +140,7 @@ impl Engine {
             System::Ddpm(ddpm, defaults) => {
                 stage_count(cfg, 1)?;
                 let (width, height) = stage_sizes(&[ddpm_side(ddpm)], cfg.size)?[0];
+                first_stage(cfg, &[(width, height)])?;
                 let list = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
                 let mut on_step = progress(cfg.on_progress.as_mut(), 0, 1, (width, height));
                 ddpm.sample(&self.device, &options, &list, cfg.count, (height, width), noise, &mut on_step)
@@ -148,16 +152,21 @@ impl Engine {
                     stage_steps(&stage.scheduler, defaults, cfg, i)?;
                     stage.check_noise_level(i, defaults.noise_level)?;
                 }
+                first_stage(cfg, &sizes)?;
                 let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
                 let states = text.encode(&self.device, &prompts, cfg.clean_caption)?;
                 if states.truncated {
                     log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
                 }
-                let mut picture: Vec<f32> = Vec::new();
-                for i in 0..count {
+                let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
+                for i in first_stage(cfg, &sizes)?..count {
                     let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
                     let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
                     picture = run_stage(&self.device, &options, &mut stages[i], &run, cfg, noise)?;
+                    let (width, height) = sizes[i];
+                    if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| i + 1 < count) {
+                        on_stage(i, &Picture::split(&picture, height, width, 3));
+                    }
                 }
                 let (width, height) = sizes[count - 1];
                 Ok(Picture::split(&picture, height, width, 3))
@@ -195,6 +204,23 @@ impl Engine {
             }
         };
         Ok(RunCost::new(networks, on.limits.clone()))
+    }
+
+    /// Measures which kernels are fastest for these settings on the engine's GPU, and keeps that on disk, so that no run
+    /// needs to. `again` forgets earlier measurements. On the CPU device there is nothing to measure.
+    ///
+    /// Errors: settings that make no sense; a device that fails.
+    pub fn tune(&mut self, mut cfg: GenerateConfig<'_>, again: bool) -> Result<Choices> {
+        let Device::Gpu(gpu) = self.device.clone() else { return Ok(Choices::default()) };
+        if again {
+            gpu.forget_tuning();
+        }
+        let before = gpu.choices();
+        // A run of one step makes every program that a longer one needs.
+        cfg = cfg.steps(vec![1; self.stages()]);
+        self.generate("a", cfg)?;
+        let after = gpu.choices();
+        Ok(after.since(before))
     }
 
     /// Runs every U-Net once on the engine's device and on `other`, on seeded noise, and says for each where they part

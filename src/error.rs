@@ -43,9 +43,7 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
     /// The device stopped answering while it worked.
-    #[error(
-        "the device was lost while running {running}: {reason}. Finished stages are kept; try again, or use `--device cpu`"
-    )]
+    #[error("the device was lost while running {running}: {reason}. Try again, or use `--device cpu`")]
     DeviceLost {
         /// The stage and node that were running.
         running: String,

@@ -5,7 +5,7 @@ use ancestral::diffusion::{Clip, Sampler};
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
 use ancestral::picture::check_output;
-use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Progress};
+use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Picture, Progress};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,10 +28,39 @@ enum Command {
     Generate(Box<Generate>),
     /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
     Plan(Box<PlanArgs>),
+    /// Measure which kernels are fastest for a run, ahead of it; kept on disk for this adapter and driver
+    Tune(Box<Tune>),
     /// Compare a model's networks on two devices, node by node
     Bisect(Bisect),
     /// List the devices a model can run on
     Devices,
+}
+
+/// A run measures what it does not know by itself; this does it ahead, with one step of each stage. Small kernels are
+/// chosen by rule. A variant is taken only if its result is right on this adapter.
+#[derive(Args)]
+struct Tune {
+    /// Model folder; repeat it for super-resolution stages in folders of their own [default: the bundled model]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// gpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Pictures drawn at once
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Width and height of the final picture, e.g. 256x256
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// Stop after this many stages
+    #[arg(long, value_name = "N")]
+    stages: Option<usize>,
+    /// Which files of the model to read, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Measure anew what was measured before
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Args)]
@@ -69,6 +98,9 @@ struct Generate {
     /// Stop after this many stages
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
+    /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
+    #[arg(long, value_name = "PNG")]
+    from: Vec<PathBuf>,
     /// Sampler of every stage [default: the model's]
     #[arg(long, value_enum)]
     sampler: Option<SamplerName>,
@@ -207,6 +239,7 @@ fn main() -> ExitCode {
     });
     let result = match cli.command {
         Command::Generate(args) => generate(*args),
+        Command::Tune(args) => tune(*args),
         Command::Plan(args) => match plan(&args) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
@@ -233,6 +266,7 @@ fn load(model: &[PathBuf], options: &LoadOptions) -> Result<Engine, Error> {
 
 fn generate(args: Generate) -> Result<(), Error> {
     let started = Instant::now();
+    let mut finished: Option<(usize, Vec<Picture>)> = None;
     // A count that makes no sense is refused by the engine, after these few.
     for path in outputs(&args.output, args.count.min(1_000)) {
         check_output(&path)?;
@@ -277,7 +311,10 @@ fn generate(args: Generate) -> Result<(), Error> {
     }
     let mut bars = Bars::new(args.quiet);
     cfg = cfg.on_progress(move |progress| bars.show(&progress));
-    let pictures = engine.generate(args.prompt.as_deref().unwrap_or(""), cfg)?;
+    let from = args.from.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>()?;
+    cfg = cfg.from_pictures(from).on_stage(|stage, pictures| finished = Some((stage, pictures.to_vec())));
+    let drawn = engine.generate(args.prompt.as_deref().unwrap_or(""), cfg);
+    let pictures = drawn.inspect_err(|_| keep_stage(finished, &args.output))?;
     for (picture, path) in pictures.iter().zip(outputs(&args.output, pictures.len())) {
         picture.save(&path)?;
         say(path.display());
@@ -288,10 +325,53 @@ fn generate(args: Generate) -> Result<(), Error> {
     Ok(())
 }
 
+/// Saves what an earlier stage finished where a later one failed, and says how to go on.
+fn keep_stage(finished: Option<(usize, Vec<Picture>)>, output: &Path) {
+    let Some((stage, pictures)) = finished else { return };
+    let path = suffixed(output, format!("-stage{}", stage + 1));
+    let paths = outputs(&path, pictures.len());
+    let saved = pictures.iter().zip(&paths).all(|(picture, path)| picture.save(path).is_ok());
+    if saved {
+        let from = paths.iter().map(|p| format!(" --from {}", p.display())).collect::<String>();
+        note(format_args!("stage {} was finished and is kept; go on from it with{from}", stage + 1));
+    }
+}
+
+fn tune(args: Tune) -> Result<(), Error> {
+    let options =
+        LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
+    let mut engine = load(&args.model, &options)?;
+    let Device::Gpu(gpu) = engine.device().clone() else {
+        return Err(Error::Device(
+            "the CPU device has nothing to measure; name a GPU: ancestral tune --device llvmpipe".into(),
+        ));
+    };
+    note(format_args!("device: {}", gpu.name()));
+    let mut cfg = GenerateConfig::new().count(args.count);
+    if let Some((width, height)) = args.size {
+        cfg = cfg.size(width, height);
+    }
+    if let Some(stages) = args.stages {
+        cfg = cfg.stages(stages);
+    }
+    let choices = engine.tune(cfg, args.again)?;
+    say(format_args!("{} sizes measured, {} known", choices.measured, choices.known));
+    match gpu.tuning_file() {
+        Some(path) => say(path.display()),
+        None => note("not kept: there is no cache folder; name one with ANCESTRAL_CACHE_DIR"),
+    }
+    Ok(())
+}
+
 /// `picture.png` → `picture-3.png`.
 fn numbered(path: &Path, i: usize) -> PathBuf {
+    suffixed(path, format!("-{i}"))
+}
+
+/// The path with `suffix` before its extension.
+fn suffixed(path: &Path, suffix: String) -> PathBuf {
     let mut name = path.file_stem().unwrap_or_default().to_os_string();
-    name.push(format!("-{i}"));
+    name.push(suffix);
     if let Some(extension) = path.extension() {
         name.push(".");
         name.push(extension);

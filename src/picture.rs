@@ -23,6 +23,20 @@ impl Picture {
         values.chunks_exact(item).map(|v| Picture { width, height, channels, values: v.to_vec() }).collect()
     }
 
+    /// Reads a colour picture from a PNG; bytes 0 to 255 become -1 to 1, transparency is dropped.
+    ///
+    /// Errors: no such file, or not a PNG that can be read.
+    pub fn open(path: &Path) -> Result<Picture> {
+        let read = image::ImageReader::open(path).map_err(|e| Error::file(path, e))?;
+        let read = read.with_guessed_format().map_err(|e| Error::file(path, e))?;
+        let picture =
+            read.decode().map_err(|e| Error::file(path, format!("cannot be read as a PNG: {e}")))?;
+        let picture = picture.into_rgb8();
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let values = picture.into_raw().into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
+        Ok(Picture { width, height, channels: 3, values })
+    }
+
     /// Bytes as the diffusers pipelines make them: (x/2 + 1/2) · 255, halves to even.
     pub fn to_bytes(&self) -> Vec<u8> {
         let byte = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;

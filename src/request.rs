@@ -1,9 +1,10 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
 use crate::diffusion::{Clip, Sampler, SchedulerConfig, Step, steps};
-use crate::engine::{OnProgress, Progress};
+use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
 use crate::layout::Defaults;
+use crate::picture::Picture;
 
 /// Most pixels along a side: what the largest published cascades make, with room to spare.
 const MAX_SIDE: usize = 8_192;
@@ -32,7 +33,9 @@ pub struct GenerateConfig<'a> {
     pub(crate) sampler: Option<Sampler>,
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
+    pub(crate) from: Vec<Picture>,
     pub(crate) on_progress: Option<OnProgress<'a>>,
+    pub(crate) on_stage: Option<OnStage<'a>>,
 }
 
 impl<'a> GenerateConfig<'a> {
@@ -101,6 +104,20 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
+    /// Go on from finished pictures of an earlier stage, one for each picture to draw: their size says which stage made
+    /// them, and those after it enlarge them.
+    pub fn from_pictures(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
+        self.from = pictures.into();
+        self
+    }
+
+    /// Called with the pictures of each stage but the last as it is finished, so that nothing is lost where a later one
+    /// fails; [`GenerateConfig::from_pictures`] goes on from them.
+    pub fn on_stage(mut self, on_stage: impl FnMut(usize, &[Picture]) + 'a) -> Self {
+        self.on_stage = Some(Box::new(on_stage));
+        self
+    }
+
     /// Called several times a step; returning false cancels.
     pub fn on_progress(mut self, on_progress: impl FnMut(Progress<'_>) -> bool + 'a) -> Self {
         self.on_progress = Some(Box::new(on_progress));
@@ -125,6 +142,31 @@ pub(crate) fn stage_steps(
         return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
     }
     steps(&scheduler, &sampler, count)
+}
+
+/// The first stage that runs: 0, or the one after that whose size the given pictures have.
+pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[(usize, usize)]) -> Result<usize> {
+    let Some(picture) = cfg.from.first() else { return Ok(0) };
+    let sizes_before_last = &sizes[..sizes.len() - 1];
+    let named = sizes_before_last.iter().map(|(w, h)| format!("{w}x{h}")).collect::<Vec<_>>().join(" or ");
+    if sizes_before_last.is_empty() {
+        return Err(Error::Request("there is no stage that enlarges a picture: leave `--from` out".into()));
+    }
+    if cfg.from.len() != cfg.count {
+        let (given, count) = (cfg.from.len(), cfg.count);
+        return Err(Error::Request(format!(
+            "{given} pictures to go on from for {count} to draw: give one for each"
+        )));
+    }
+    let size = (picture.width, picture.height);
+    let alike = cfg.from.iter().all(|p| (p.width, p.height, p.channels) == (size.0, size.1, 3));
+    match sizes_before_last.iter().position(|s| *s == size) {
+        Some(stage) if alike => Ok(stage + 1),
+        _ => Err(Error::Request(format!(
+            "a picture of {}x{} pixels to go on from: the stages before the last make {named}, in colour",
+            size.0, size.1
+        ))),
+    }
 }
 
 /// How many of the model's stages run.

@@ -14,3 +14,11 @@ fn epilogue(sum: f32, act: u32, operand_op: u32, operand: f32, scale: f32) -> f3
     }
     return y * scale;
 }
+
+// The operand's row for a row of y. A division costs software adapters more than the rest of the epilogue.
+fn operand_row(row: u32, operand_rows: u32) -> u32 {
+    if operand_rows == 1u {
+        return row;
+    }
+    return row / operand_rows;
+}

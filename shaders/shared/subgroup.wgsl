@@ -1,8 +1,6 @@
-// subgroup: 12 rows x 16 columns of a product by a subgroup of 8, in registers: lane l holds columns l and l + 8.
+// subgroup: ROWS rows x 16 columns of a product by a subgroup of 8, in registers: lane l holds columns l and l + 8.
 // Eight elements of a row of x come in one load, one a lane, and are handed round by broadcasts: on a software
-// adapter a load costs ten times what a broadcast does. Loops over ROWS are unrolled, so the arrays are registers.
-
-const ROWS: u32 = 12u;
+// adapter a load costs ten times what a broadcast does. Loops over ROWS are unrolled, so the arrays are registers. Needs rows12.wgsl or rows16.wgsl.
 
 var<private> rows8: array<f32, ROWS>;       // of each row of x, the element k + lane
 var<private> sums: array<vec2<f32>, ROWS>;

@@ -1,145 +1,155 @@
-//! The CPU device: every node through its kernel's `cpu` function, buffers reused as they fall free.
+//! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
 use super::{Copy, Monitor, Weights, weight_tensors};
 use crate::error::{Error, Result};
+use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long nodes are computed before the monitor is asked again.
+const MONITOR_EVERY: Duration = Duration::from_millis(10);
 
 /// A tensor's values.
 enum Values {
     Absent,
+    /// A weight.
     Shared(Arc<Vec<f32>>),
+    /// An input or a constant.
     Owned(Vec<f32>),
+    /// An activation, by its place in the arena.
+    Planned(Range<usize>),
 }
 
-impl Values {
-    fn get(&self) -> &[f32] {
-        match self {
-            Values::Absent => &[],
-            Values::Shared(v) => v,
-            Values::Owned(v) => v,
-        }
-    }
-}
+/// A cache line, which activations begin on.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([f32; 16]);
 
 pub(super) struct CpuProgram {
     values: Vec<Values>,
-    /// Per node: the tensors nobody reads after it.
-    dead_after: Vec<Vec<TensorId>>,
-    peak: u64,
+    arena: Vec<Line>,
+    /// Bytes of the activations, and the least any plan could take.
+    memory: (u64, u64),
 }
 
 impl CpuProgram {
     pub(super) fn new(graph: &Graph, weights: &Weights, kept: &[TensorId]) -> Result<Self> {
-        let mut last = vec![None; graph.tensors.len()];
-        for (at, node) in graph.nodes.iter().enumerate() {
-            last[node.output.0] = Some(at);
-            for input in &node.inputs {
-                if matches!(graph.info(*input).source, Source::Node) {
-                    last[input.0] = Some(at);
-                }
-            }
-        }
-        for id in graph.outputs.iter().map(|(_, id)| id).chain(kept) {
-            last[id.0] = None;
-        }
-        let mut dead_after = vec![Vec::new(); graph.nodes.len()];
-        for (i, at) in last.iter().enumerate() {
-            if let Some(at) = at {
-                dead_after[*at].push(TensorId(i));
-            }
-        }
-        let peak = simulate_peak(graph, &dead_after);
-        check_memory(peak + weights.bytes_to_read(graph))?;
+        let limits = Limits { align: size_of::<Line>() as u64, max_buffer: isize::MAX as u64 };
+        let plan = Plan::new(graph, limits, |id| graph.info(id).len() as u64 * 4, kept);
+        let plan = plan.map_err(|id| {
+            Error::Device(format!("a tensor of shape {:?} is larger than any memory", graph.info(id).shape))
+        })?;
+        check_memory(plan.bytes() + weights.bytes_to_read(graph))?;
         let mut values: Vec<Values> = graph
             .tensors
             .iter()
-            .map(|t| match &t.source {
-                Source::Constant(v) => Values::Owned(v.clone()),
-                Source::Input(_) => Values::Owned(vec![0.0; t.len()]),
+            .zip(&plan.places)
+            .map(|(t, place)| match (&t.source, place) {
+                (Source::Constant(v), _) => Values::Owned(v.clone()),
+                (Source::Input(_), _) => Values::Owned(vec![0.0; t.len()]),
+                (_, Some(place)) => {
+                    let start = place.offset as usize / size_of::<f32>();
+                    Values::Planned(start..start + t.len())
+                }
                 _ => Values::Absent,
             })
             .collect();
         for (id, name, repack, _) in weight_tensors(graph) {
             values[id.0] = Values::Shared(weights.cpu(name, repack)?);
         }
-        Ok(CpuProgram { values, dead_after, peak })
+        let lines = plan.bytes() as usize / size_of::<Line>();
+        Ok(CpuProgram {
+            values,
+            // What no kernel wrote shows.
+            arena: vec![Line([f32::NAN; 16]); lines],
+            memory: (plan.bytes(), plan.lower_bound),
+        })
     }
 
-    pub(super) fn peak_bytes(&self) -> u64 {
-        self.peak
+    pub(super) fn memory(&self) -> (u64, u64) {
+        self.memory
     }
 
     pub(super) fn write(&mut self, id: TensorId, values: &[f32]) {
         self.values[id.0] = Values::Owned(values.to_vec());
     }
 
+    fn get(&self, id: TensorId) -> &[f32] {
+        match &self.values[id.0] {
+            Values::Absent => &[],
+            Values::Shared(v) => v,
+            Values::Owned(v) => v,
+            Values::Planned(place) => &bytemuck::cast_slice(&self.arena)[place.clone()],
+        }
+    }
+
     pub(super) fn read(&self, id: TensorId) -> Vec<f32> {
-        self.values[id.0].get().to_vec()
+        self.get(id).to_vec()
     }
 
     pub(super) fn copy(&mut self, from: TensorId, to: TensorId) {
-        let len = self.values[to.0].get().len();
-        self.values[to.0] = Values::Owned(self.values[from.0].get()[..len].to_vec());
-    }
-
-    /// Seconds of each node.
-    pub(super) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
-        let mut marks = Vec::with_capacity(graph.nodes.len() + 1);
-        self.run(graph, &mut |_| {
-            marks.push(Instant::now());
-            true
-        })?;
-        marks.push(Instant::now());
-        Ok(marks.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
+        let len = self.get(to).len();
+        self.values[to.0] = Values::Owned(self.get(from)[..len].to_vec());
     }
 
     pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {
         for c in copies {
             if let Values::Owned(to) = &mut self.values[c.to.0] {
-                let from = &source.values[c.from.0].get()[c.first..][..c.len];
-                to[c.at..][..c.len].copy_from_slice(from);
+                to[c.at..][..c.len].copy_from_slice(&source.get(c.from)[c.first..][..c.len]);
             }
         }
+    }
+
+    /// Seconds of each node.
+    pub(super) fn profile(&mut self, graph: &Graph) -> Vec<f64> {
+        let time = |at: usize| {
+            let start = Instant::now();
+            self.compute(graph, at);
+            start.elapsed().as_secs_f64()
+        };
+        rayon::scope(|_| (0..graph.nodes.len()).map(time).collect())
     }
 
     pub(super) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
-        let total = graph.nodes.len().max(1);
-        let mut free: Vec<Vec<f32>> = Vec::new();
-        for (at, node) in graph.nodes.iter().enumerate() {
+        let total = graph.nodes.len();
+        let mut at = 0;
+        while at < total {
             if !monitor(at as f32 / total as f32) {
                 return Err(Error::Cancelled);
             }
-            let len = graph.info(node.output).len();
-            // The smallest free buffer that is large enough, without growing one.
-            let fit =
-                (0..free.len()).filter(|&i| free[i].capacity() >= len).min_by_key(|&i| free[i].capacity());
-            let mut out = fit.map_or_else(Vec::new, |i| free.swap_remove(i));
-            out.clear();
-            out.resize(len, 0.0);
-            let inputs: Vec<&[f32]> = node.inputs.iter().map(|id| self.values[id.0].get()).collect();
-            (node.kernel.cpu)(&node.params, &inputs, &mut out);
-            self.values[node.output.0] = Values::Owned(out);
-            for id in &self.dead_after[at] {
-                if let Values::Owned(buffer) = std::mem::replace(&mut self.values[id.0], Values::Absent) {
-                    free.push(buffer);
-                }
-            }
+            // On a thread of the pool: its parallel loops begin and end without waking anyone up.
+            at = rayon::scope(|_| {
+                let start = Instant::now();
+                (at..total).find(|&at| {
+                    self.compute(graph, at);
+                    start.elapsed() > MONITOR_EVERY
+                })
+            })
+            .map_or(total, |last| last + 1);
         }
         Ok(())
     }
-}
 
-/// Bytes of the largest set of activations alive at once.
-fn simulate_peak(graph: &Graph, dead_after: &[Vec<TensorId>]) -> u64 {
-    let (mut alive, mut peak) = (0, 0);
-    for (node, dead) in graph.nodes.iter().zip(dead_after) {
-        alive += graph.info(node.output).len() as u64 * 4;
-        peak = peak.max(alive);
-        alive -= dead.iter().map(|id| graph.info(*id).len() as u64 * 4).sum::<u64>();
+    /// Computes a node.
+    fn compute(&mut self, graph: &Graph, at: usize) {
+        let node = &graph.nodes[at];
+        let Values::Planned(output) = &self.values[node.output.0] else { return };
+        // What lives while the output is written lies before or behind it.
+        let (before, rest) = bytemuck::cast_slice_mut(&mut self.arena).split_at_mut(output.start);
+        let (y, behind) = rest.split_at_mut(output.len());
+        let (before, behind) = (&*before, &*behind);
+        let value = |id: &TensorId| match &self.values[id.0] {
+            Values::Absent => &[],
+            Values::Shared(v) => &v[..],
+            Values::Owned(v) => &v[..],
+            Values::Planned(place) if place.end <= output.start => &before[place.clone()],
+            Values::Planned(place) => &behind[place.start - output.end..place.end - output.end],
+        };
+        let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
+        (node.kernel.cpu)(&node.params, &inputs, y);
     }
-    peak
 }
 
 /// Refuses what the machine has no memory for: the system would end the process, or others, without a word.

@@ -345,7 +345,7 @@ impl Program {
     /// Bytes of activations, and the least any plan could take.
     pub fn memory(&self) -> (u64, u64) {
         match &self.backend {
-            Backend::Cpu(p) => (p.peak_bytes(), p.peak_bytes()),
+            Backend::Cpu(p) => p.memory(),
             Backend::Gpu(p) => p.memory(),
         }
     }
@@ -390,7 +390,7 @@ impl Program {
     /// of a millisecond to each.
     pub fn profile(&mut self) -> Result<Vec<NodeTime>> {
         let times = match &mut self.backend {
-            Backend::Cpu(p) => p.profile(&self.graph)?,
+            Backend::Cpu(p) => p.profile(&self.graph),
             Backend::Gpu(p) => p.profile(&self.graph)?,
         };
         let named = |(node, seconds): (&Node, f64)| {

@@ -35,13 +35,19 @@ pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
         _ => false,
     };
     let tiles = p.rows / (p.out_height * p.out_width) * p.out_height.div_ceil(4) * p.out_width.div_ceil(4);
-    let weights = PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize;
+    let weights = winograd_bytes(node);
     same && plain
         && known
         && tiles >= MIN_TILES
         && p.in_a + p.in_b >= 8
         && p.cols >= 8
         && weights <= MAX_FILTERS
+}
+
+/// Bytes of a convolution's transformed filters.
+pub fn winograd_bytes(node: &Node) -> usize {
+    let p = conv2d::Params::read(&node.params);
+    PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize
 }
 
 /// Appends a convolution as input transform, 36 products and output transform with the epilogue. The node must

@@ -1,10 +1,10 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use super::epilogue::Epilogue;
-use super::matmul::gemm_rows;
+use super::simd::{Panels, Rows};
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
-    subgroup_grid, tile_grid, wide_grid,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE_QUAD, SUBGROUP, Shader, TILE,
+    TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -74,13 +74,13 @@ pub static KERNEL: Kernel = Kernel {
         Shader {
             name: "conv2d_subgroup",
             wgsl: include_str!("../../shaders/conv2d_subgroup.wgsl"),
-            shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE],
             constants: &[],
             needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
-                subgroup_grid(p.rows, p.cols, 1)
+                subgroup_grid(p.rows, p.cols, 1, 12)
             },
         },
         Shader {
@@ -219,6 +219,30 @@ impl Params {
     }
 }
 
+impl Params {
+    /// Copies line `y` of the enlarged and padded input, from its left edge on.
+    fn gather(&self, inputs: &[&[f32]], image: usize, y: usize, line: &mut [f32]) {
+        let (in_a, in_b, up) = (self.in_a as usize, self.in_b as usize, self.up as usize);
+        let (height, width, channels) = (self.height as usize, self.width as usize, in_a + in_b);
+        let y = y.checked_sub(self.pad_top as usize).filter(|y| *y < height * up);
+        let Some(y) = y else { return line.fill(0.0) };
+        let first = (image % self.pictures as usize * height + y / up) * width;
+        let (a, b) = (&inputs[0][first * in_a..][..width * in_a], &inputs[1][first * in_b..][..width * in_b]);
+        let (left, rest) = line.split_at_mut((self.pad_left as usize * channels).min(line.len()));
+        let (middle, right) = rest.split_at_mut((width * up * channels).min(rest.len()));
+        left.fill(0.0);
+        right.fill(0.0);
+        if up == 1 && in_b == 0 {
+            return middle.copy_from_slice(&a[..middle.len()]);
+        }
+        for (x, pixel) in middle.chunks_exact_mut(channels).enumerate() {
+            let x = x / up;
+            pixel[..in_a].copy_from_slice(&a[x * in_a..][..in_a]);
+            pixel[in_a..].copy_from_slice(&b[x * in_b..][..in_b]);
+        }
+    }
+}
+
 fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let epilogue = Epilogue::read(params);
@@ -240,31 +264,42 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     }
 }
 
-/// Blocks of output pixels, each: gather its patches (a block only, never the whole im2col), multiply, finish.
+/// Largest strip of input in floats: half a core's second cache at least.
+const STRIP: usize = 64 << 10;
+
+/// Blocks of output rows, each: copy the rows it reads into a strip with the padding around them, where what a pixel
+/// reads of a row is contiguous, multiply, finish.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let epilogue = Epilogue::read(params);
-    let (w, bias, operand) = (inputs[2], inputs[3], inputs[4]);
-    let (in_a, in_b, cols) = (p.in_a as usize, p.in_b as usize, p.cols as usize);
-    let taps = (p.kernel_height * p.kernel_width) as usize;
-    let inner = taps * (in_a + in_b);
-    let bias = (p.has_bias != 0).then_some(bias);
-    // About 1 MiB of patches a block; at least two blocks a thread where there are enough pixels.
-    let block = (262_144 / inner).clamp(16, 512).min((p.rows as usize).div_ceil(2 * rayon::current_num_threads())).max(1);
-    y.par_chunks_mut(block * cols).enumerate().for_each_init(Vec::new, |patches: &mut Vec<f32>, (i, y)| {
-        let rows = y.len() / cols;
-        patches.clear();
-        patches.resize(rows * inner, 0.0);
-        for (r, patch) in patches.chunks_exact_mut(inner).enumerate() {
-            for (tap, patch) in patch.chunks_exact_mut(in_a + in_b).enumerate() {
-                let (ky, kx) = (tap / p.kernel_width as usize, tap % p.kernel_width as usize);
-                if let Some(pixel) = p.pixel(i * block + r, ky, kx) {
-                    patch[..in_a].copy_from_slice(&inputs[0][pixel * in_a..][..in_a]);
-                    patch[in_a..].copy_from_slice(&inputs[1][pixel * in_b..][..in_b]);
-                }
+    let (operand, cols) = (inputs[4], p.cols as usize);
+    let channels = (p.in_a + p.in_b) as usize;
+    let bias = (p.has_bias != 0).then_some(inputs[3]);
+    let (stride, taps_down, taps_across) = (p.stride as usize, p.kernel_height as usize, p.kernel_width as usize);
+    let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
+    let pictures = p.rows as usize / (out_height * out_width);
+    let line = ((out_width - 1) * stride + taps_across) * channels;
+    let threads = rayon::current_num_threads();
+    let fair = (pictures * out_height).div_ceil(if p.rows as usize > 512 * threads { 4 * threads } else { threads });
+    let block = ((STRIP / line).saturating_sub(taps_down) / stride + 1).min(fair).min(out_height);
+    let inner = taps_down * taps_across * channels;
+    let panels = Panels::new(inputs[2], inner, cols, block * out_width);
+    y.par_chunks_mut(out_height * out_width * cols).enumerate().for_each(|(image, y)| {
+        y.par_chunks_mut(block * out_width * cols).enumerate().for_each_init(Vec::new, |strip: &mut Vec<f32>, (i, y)| {
+            let lines = y.len() / (out_width * cols);
+            strip.resize(((lines - 1) * stride + taps_down) * line, 0.0);
+            for (r, strip) in strip.chunks_exact_mut(line).enumerate() {
+                p.gather(inputs, image, i * block * stride + r, strip);
             }
-        }
-        gemm_rows(y, patches, w, inner, cols);
-        epilogue.apply(y, i * block, cols, bias, operand);
+            let rows = Rows {
+                values: strip,
+                across: (out_width, stride * channels),
+                down: stride * line,
+                runs: (taps_down, line),
+                run: taps_across * channels,
+            };
+            panels.product(&rows, y);
+            epilogue.apply(y, (image * out_height + i * block) * out_width, cols, bias, operand);
+        });
     });
 }

@@ -1,5 +1,6 @@
 //! What follows a sum before it is stored: activation, operand, scale (`shaders/shared/epilogue.wgsl`).
 
+use super::simd::{exp, wide};
 use bytemuck::{Pod, Zeroable};
 
 /// Activation functions, numbered as in `shaders/shared/activation.wgsl`.
@@ -56,9 +57,9 @@ impl Activation {
     }
 
     /// In f32, for the CPU device.
-    #[inline]
+    #[inline(always)]
     pub fn apply(self, x: f32) -> f32 {
-        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        let sigmoid = |x: f32| 1.0 / (1.0 + exp(-x));
         match self {
             Activation::Identity => x,
             Activation::Silu => x * sigmoid(x),
@@ -66,6 +67,26 @@ impl Activation {
             Activation::GeluTanh => x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x)),
             Activation::QuickGelu => x * sigmoid(1.702 * x),
             Activation::Relu => x.max(0.0),
+        }
+    }
+
+    /// [`apply`](Self::apply) in place.
+    #[inline(always)]
+    pub(crate) fn apply_all(self, values: &mut [f32]) {
+        #[inline(always)]
+        fn each(values: &mut [f32], act: Activation) {
+            for v in values {
+                *v = act.apply(*v);
+            }
+        }
+        // A loop of its own for each function.
+        match self {
+            Activation::Identity => {}
+            Activation::Silu => each(values, Activation::Silu),
+            Activation::Gelu => each(values, Activation::Gelu),
+            Activation::GeluTanh => each(values, Activation::GeluTanh),
+            Activation::QuickGelu => each(values, Activation::QuickGelu),
+            Activation::Relu => each(values, Activation::Relu),
         }
     }
 }
@@ -96,24 +117,20 @@ fn erf(x: f64) -> f64 {
 const ERF_IS_ONE: f32 = 3.92;
 
 /// The rational function of `shaders/shared/activation.wgsl`.
-#[inline]
+#[inline(always)]
 fn erf_f32(x: f32) -> f32 {
-    if x.abs() >= ERF_IS_ONE {
-        return x.signum();
-    }
     let s = x * x;
-    let p = [
-        -2.726_142_3e-10_f32,
-        2.770_681_4e-8,
-        -2.101_024e-6,
-        -5.692_506_4e-5,
-        -7.349_906e-4,
-        -2.954_6e-3,
-        -1.609_603_3e-2,
-    ];
-    let q = [-1.456_607_2e-5_f32, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
-    let horner = |c: &[f32]| c[1..].iter().fold(c[0], |acc, c| acc * s + c);
-    x * horner(&p) / horner(&q)
+    let p = s * -2.726_142_3e-10 + 2.770_681_4e-8;
+    let p = p * s - 2.101_024e-6;
+    let p = p * s - 5.692_506_4e-5;
+    let p = p * s - 7.349_906e-4;
+    let p = p * s - 2.954_6e-3;
+    let p = p * s - 1.609_603_3e-2;
+    let q = s * -1.456_607_2e-5 - 2.133_740_6e-4;
+    let q = q * s - 1.682_827e-3;
+    let q = q * s - 7.373_329e-3;
+    let q = q * s - 1.426_473_9e-2;
+    if x.abs() >= ERF_IS_ONE { 1.0_f32.copysign(x) } else { x * p / q }
 }
 
 /// How the operand joins.
@@ -182,24 +199,54 @@ impl Epilogue {
         bias: Option<&[f32]>,
         operand: &[f32],
     ) {
-        let act = Activation::from_number(self.act);
-        for (r, row) in y.chunks_exact_mut(cols).enumerate() {
-            if let Some(bias) = bias {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-            if act != Activation::Identity {
-                row.iter_mut().for_each(|y| *y = act.apply(*y));
-            }
-            let start = (first + r) / self.operand_rows as usize * cols;
-            match self.operand_op {
-                1 => row.iter_mut().zip(&operand[start..]).for_each(|(y, o)| *y += o),
-                2 => row.iter_mut().zip(&operand[start..]).for_each(|(y, o)| *y *= o),
-                _ => {}
-            }
-            if self.scale != 1.0 {
-                row.iter_mut().for_each(|y| *y *= self.scale);
+        // Some rows at a time, all of it while they are in the first cache.
+        let rows = (2048 / cols).max(1);
+        for (i, y) in y.chunks_mut(rows * cols).enumerate() {
+            wide(
+                #[inline(always)]
+                || self.apply_rows(y, first + i * rows, cols, bias, operand),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn apply_rows(&self, y: &mut [f32], first: usize, cols: usize, bias: Option<&[f32]>, operand: &[f32]) {
+        if let Some(bias) = bias {
+            for row in y.chunks_exact_mut(cols) {
+                add(row, bias);
             }
         }
+        Activation::from_number(self.act).apply_all(y);
+        // Where each row has an operand of its own, all of them as one.
+        let shared = self.operand_rows as usize;
+        let length = if shared == 1 { y.len() } else { cols };
+        if self.operand_op != OperandOp::None as u32 {
+            for (r, y) in y.chunks_exact_mut(length).enumerate() {
+                let operand = &operand[(first + r) / shared * cols..];
+                if self.operand_op == OperandOp::Add as u32 { add(y, operand) } else { multiply(y, operand) }
+            }
+        }
+        if self.scale != 1.0 {
+            for y in y {
+                *y *= self.scale;
+            }
+        }
+    }
+}
+
+/// y + x, as far as y goes.
+#[inline(always)]
+fn add(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
+}
+
+/// y · x, as far as y goes.
+#[inline(always)]
+fn multiply(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y *= x;
     }
 }
 

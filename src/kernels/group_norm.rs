@@ -1,8 +1,10 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::epilogue::Activation;
+use super::simd::{load, store, wide};
 use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 params! {
@@ -136,13 +138,6 @@ impl Pair<'_> {
         let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
         if c < in_a { self.a[pixel * in_a + c] } else { self.b[pixel * in_b + c - in_a] }
     }
-
-    /// Copies one pixel's channels.
-    fn gather(&self, pixel: usize, row: &mut [f32]) {
-        let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
-        row[..in_a].copy_from_slice(&self.a[pixel * in_a..][..in_a]);
-        row[in_a..].copy_from_slice(&self.b[pixel * in_b..][..in_b]);
-    }
 }
 
 fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
@@ -170,78 +165,175 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     }
 }
 
-/// Per picture: sums by channel over blocks of pixels in parallel, then one affine map per channel.
+/// Floats of x that a thread takes at a time, few enough to stay in its caches between passes.
+const BLOCK: usize = 4_096;
+
+/// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let x = Pair { p, a: inputs[0], b: inputs[1] };
-    let (channels, pixels) = (x.channels(), p.pixels as usize);
+    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
+    let (channels, groups) = (in_a + in_b, p.groups as usize);
     let act = Activation::from_number(p.act);
-    let block = (8_192 / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
-    for (n, y) in y.chunks_exact_mut(pixels * channels).enumerate() {
-        // Copies x into y on the way, so that the later passes read one tensor.
-        let means = group_means(&p, y, block, |row, sums, pixel| {
-            x.gather(n * pixels + pixel, row);
-            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
-        });
-        let means: Vec<f32> = means.iter().map(|m| *m as f32).collect();
-        let variances = group_means(&p, y, block, |row, sums, _| {
-            for ((s, v), m) in sums.iter_mut().zip(row).zip(&means) {
-                let d = *v - m;
-                *s += f64::from(d * d);
-            }
-        });
-        let affine = affine(&p, &variances, inputs, n);
-        y.par_chunks_mut(block * channels).for_each(|y| {
-            for row in y.chunks_exact_mut(channels) {
-                for ((v, (gain, offset)), mean) in row.iter_mut().zip(&affine).zip(&means) {
-                    *v = act.apply((*v - mean) * gain + offset);
-                }
-            }
-        });
+    let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
+    // Blocks of the same picture follow each other.
+    let blocks = pixels.div_ceil(block);
+    let cut = |i: usize| {
+        let (picture, first) = (i / blocks * pixels, i % blocks * block);
+        let (start, end) = (picture + first, picture + pixels.min(first + block));
+        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b])
+    };
+    let of_blocks: Vec<Vec<Moments>> = (0..y.len() / (pixels * channels) * blocks)
+        .into_par_iter()
+        .map(|i| {
+            let (a, b) = cut(i);
+            let mut moments = Arch::new().dispatch(ChannelMoments { x: a, channels: in_a });
+            moments.extend(Arch::new().dispatch(ChannelMoments { x: b, channels: in_b }));
+            moments.chunks_exact(channels / groups).map(|group| Moments::together(group.iter())).collect()
+        })
+        .collect();
+    // In the order of the blocks, so that the same numbers come out whichever thread was first.
+    let affine: Vec<Affine> = of_blocks
+        .chunks_exact(blocks)
+        .enumerate()
+        .map(|(n, of_blocks)| {
+            let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
+            Affine::new(&p, &(0..groups).map(group).collect::<Vec<_>>(), inputs, n)
+        })
+        .collect();
+    let apply = |i: usize, y: &mut [f32]| {
+        let (a, b) = cut(i);
+        let affine = &affine[i / blocks];
+        Arch::new().dispatch(Map { affine, x: a, channels: in_a, first: 0, y });
+        Arch::new().dispatch(Map { affine, x: b, channels: in_b, first: in_a, y });
+        wide(#[inline(always)] || act.apply_all(y));
+    };
+    y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
+        y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| apply(n * blocks + i, y));
+    });
+}
+
+/// Count, mean, and sum of the squared distances from it.
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    /// Of all the numbers that `parts` describe.
+    fn together<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
+        let count: f64 = parts.clone().map(|m| m.count).sum();
+        let mean = parts.clone().map(|m| m.count * m.mean).sum::<f64>() / count;
+        let squares = parts.map(|m| m.squares + m.count * (m.mean - mean).powi(2)).sum();
+        Moments { count, mean, squares }
     }
 }
 
-/// What `add` sums by channel over all pixels, averaged over each group and given to each of its channels. Blocks are
-/// summed up in their order, so that the same numbers come out whichever thread was first.
-fn group_means(
-    p: &Params,
-    y: &mut [f32],
-    block: usize,
-    add: impl Fn(&mut [f32], &mut [f64], usize) + Sync,
-) -> Vec<f64> {
-    let channels = (p.in_a + p.in_b) as usize;
-    let width = channels / p.groups as usize;
-    let blocks: Vec<Vec<f64>> = y
-        .par_chunks_mut(block * channels)
-        .enumerate()
-        .map(|(i, y)| {
-            let mut sums = vec![0.0; channels];
-            for (r, row) in y.chunks_exact_mut(channels).enumerate() {
-                add(row, &mut sums, i * block + r);
-            }
-            sums
-        })
-        .collect();
-    let group_mean = |c: usize| {
-        let group = c / width * width..(c / width + 1) * width;
-        let sum: f64 = blocks.iter().map(|sums| sums[group.clone()].iter().sum::<f64>()).sum();
-        sum / (p.pixels as usize * width) as f64
-    };
-    (0..channels).map(group_mean).collect()
+/// Finds the moments of each channel of x `[pixels, channels]`.
+struct ChannelMoments<'a> {
+    x: &'a [f32],
+    channels: usize,
 }
 
-/// Factor and offset of each channel of x less its mean.
-fn affine(p: &Params, variances: &[f64], inputs: &[&[f32]], n: usize) -> Vec<(f32, f32)> {
-    let channels = variances.len();
-    let channel = |c: usize| {
-        let mut gain = f64::from(inputs[2][c]) / (variances[c] + f64::from(p.eps)).sqrt();
-        let mut offset = f64::from(inputs[3][c]);
-        if p.has_emb != 0 {
-            let emb = &inputs[4][n * 2 * channels..][..2 * channels];
-            gain *= 1.0 + f64::from(emb[c]);
-            offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+impl WithSimd for ChannelMoments<'_> {
+    type Output = Vec<Moments>;
+
+    /// The mean in f32, then the distances from it and their squares, which also correct it.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<Moments> {
+        let mut moments = Vec::with_capacity(self.channels);
+        // A vector of channels at a time, with the sums in registers.
+        for first in (0..self.channels).step_by(S::F32_LANES) {
+            let cut = first..self.channels.min(first + S::F32_LANES);
+            let pixels = self.x.len() / self.channels;
+            let mut near = simd.splat_f32s(0.0);
+            for row in self.x.chunks_exact(self.channels) {
+                near = simd.add_f32s(near, load(simd, &row[cut.clone()]));
+            }
+            near = simd.mul_f32s(near, simd.splat_f32s(1.0 / pixels as f32));
+            let (mut sums, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+            for row in self.x.chunks_exact(self.channels) {
+                let distance = simd.sub_f32s(load(simd, &row[cut.clone()]), near);
+                sums = simd.add_f32s(sums, distance);
+                squares = simd.mul_add_e_f32s(distance, distance, squares);
+            }
+            let mut values = [[0.0; LANES]; 3];
+            store(simd, &mut values[0][..cut.len()], near);
+            store(simd, &mut values[1][..cut.len()], sums);
+            store(simd, &mut values[2][..cut.len()], squares);
+            let count = pixels as f64;
+            let [near, sums, squares] = &values;
+            for ((near, sum), squares) in near.iter().zip(sums).zip(squares).take(cut.len()) {
+                let (near, sum, squares) = (f64::from(*near), f64::from(*sum), f64::from(*squares));
+                let (mean, squares) = (near + sum / count, squares - sum * sum / count);
+                moments.push(Moments { count, mean, squares });
+            }
         }
-        (gain as f32, offset as f32)
-    };
-    (0..channels).map(channel).collect()
+        moments
+    }
+}
+
+/// Floats of the widest vectors.
+const LANES: usize = 16;
+
+/// (x - mean) · gain + offset by channel.
+struct Affine {
+    mean: Vec<f32>,
+    gain: Vec<f32>,
+    offset: Vec<f32>,
+}
+
+impl Affine {
+    fn new(p: &Params, groups: &[Moments], inputs: &[&[f32]], n: usize) -> Self {
+        let channels = (p.in_a + p.in_b) as usize;
+        let mut affine = Affine { mean: Vec::new(), gain: Vec::new(), offset: Vec::new() };
+        for c in 0..channels {
+            let group = &groups[c / (channels / groups.len())];
+            let mut gain = f64::from(inputs[2][c]) / (group.squares / group.count + f64::from(p.eps)).sqrt();
+            let mut offset = f64::from(inputs[3][c]);
+            if p.has_emb != 0 {
+                let emb = &inputs[4][n * 2 * channels..][..2 * channels];
+                gain *= 1.0 + f64::from(emb[c]);
+                offset = offset * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+            }
+            let mean = group.mean as f32;
+            affine.mean.push(mean);
+            affine.gain.push(gain as f32);
+            // With what the mean lost in f32.
+            affine.offset.push((offset - (group.mean - f64::from(mean)) * gain) as f32);
+        }
+        affine
+    }
+}
+
+/// Writes the channels of x `[pixels, channels]`, mapped, into y from channel `first` on.
+struct Map<'a> {
+    affine: &'a Affine,
+    x: &'a [f32],
+    channels: usize,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Map<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (width, lanes) = (self.affine.mean.len(), S::F32_LANES);
+        let to = self.first..self.first + self.channels;
+        let affine = self.affine;
+        let [mean, gain, offset] = [&affine.mean[to.clone()], &affine.gain[to.clone()], &affine.offset[to.clone()]];
+        if self.channels == 0 {
+            return;
+        }
+        for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact_mut(width)) {
+            let affine = mean.chunks(lanes).zip(gain.chunks(lanes)).zip(offset.chunks(lanes));
+            for ((x, y), ((mean, gain), offset)) in x.chunks(lanes).zip(y[to.clone()].chunks_mut(lanes)).zip(affine) {
+                let distance = simd.sub_f32s(load(simd, x), load(simd, mean));
+                store(simd, y, simd.mul_add_e_f32s(distance, load(simd, gain), load(simd, offset)));
+            }
+        }
+    }
 }

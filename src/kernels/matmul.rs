@@ -2,8 +2,8 @@
 
 use super::epilogue::Epilogue;
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64,
-    subgroup_grid, tile_grid, wide_grid,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE_QUAD, SUBGROUP, Shader, TILE,
+    TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -49,15 +49,27 @@ pub static KERNEL: Kernel = Kernel {
             },
         ),
         Shader {
-            name: "matmul_subgroup",
+            name: "matmul_subgroup16",
             wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
-            shared: &[INDEX, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS16, SUBGROUP, ACTIVATION, EPILOGUE],
             constants: &[],
             needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
-                subgroup_grid(p.rows, p.cols, p.batches)
+                subgroup_grid(p.rows, p.cols, p.batches, 16)
+            },
+        },
+        Shader {
+            name: "matmul_subgroup",
+            wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
+            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE],
+            constants: &[],
+            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            fits: |_| true,
+            grid: |params, _| {
+                let p = Params::read(params);
+                subgroup_grid(p.rows, p.cols, p.batches, 12)
             },
         },
         Shader {

@@ -86,7 +86,7 @@ pub struct Kernel {
 /// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
 pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
-/// Computes a kernel on the CPU: uniform, inputs, output.
+/// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
 pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
 
 impl std::fmt::Debug for Kernel {
@@ -207,9 +207,9 @@ pub(crate) fn tile_grid(rows: usize, cols: usize, batches: usize) -> [u32; 3] {
     fold_grid(batches * cols.div_ceil(8 * across) * rows.div_ceil(4 * down))
 }
 
-/// The grid of `batches` products of `rows` by `cols`, in the tiles of `shared/subgroup.wgsl`.
-pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32) -> [u32; 3] {
-    fold_grid(batches as usize * rows.div_ceil(12) as usize * cols.div_ceil(16) as usize)
+/// The grid of `batches` products of `rows` by `cols`, in the tiles of `tile` rows of `shared/subgroup.wgsl`.
+pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32, tile: u32) -> [u32; 3] {
+    fold_grid(batches as usize * rows.div_ceil(tile) as usize * cols.div_ceil(16) as usize)
 }
 
 /// The grid of `batches` products of `rows` by `cols`, in tiles of `tall` by 64.
@@ -252,6 +252,7 @@ macro_rules! kernels {
 }
 
 pub mod epilogue;
+pub(crate) mod simd;
 
 kernels! {
     attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
@@ -262,7 +263,11 @@ kernels! {
 pub(crate) const INDEX: &str = include_str!("../../shaders/shared/index.wgsl");
 /// `shaders/shared/tile.wgsl`: which part of a product an invocation computes.
 pub(crate) const TILE: &str = include_str!("../../shaders/shared/tile.wgsl");
-/// `shaders/shared/subgroup.wgsl`: 12 × 16 of a product by a subgroup of 8.
+/// `shaders/shared/rows12.wgsl`: 12 rows in the tiles of [`SUBGROUP`].
+pub(crate) const ROWS12: &str = include_str!("../../shaders/shared/rows12.wgsl");
+/// `shaders/shared/rows16.wgsl`: 16 rows in the tiles of [`SUBGROUP`].
+pub(crate) const ROWS16: &str = include_str!("../../shaders/shared/rows16.wgsl");
+/// `shaders/shared/subgroup.wgsl`: a tile of a product by a subgroup of 8.
 pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
 /// `shaders/shared/tile64.wgsl`: 64 × 64 of a product through workgroup memory.
 pub(crate) const TILE64: &str = include_str!("../../shaders/shared/tile64.wgsl");

@@ -1,5 +1,6 @@
 //! Pictures at another size: nearest, bilinear, bicubic (Keys 1981), average pooling.
 
+use super::simd::wide;
 use super::{Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -133,16 +134,12 @@ fn taps(p: &Params, o: usize, size: usize, out_size: usize) -> Vec<(usize, f64)>
 }
 
 fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
-    rows(&Params::read(params), inputs[0], 0, y);
-}
-
-/// Output lines from line `first` of all pictures on.
-fn rows(p: &Params, x: &[f32], first: usize, y: &mut [f32]) {
+    let (p, x) = (&Params::read(params), inputs[0]);
     let (channels, height, width) = (p.channels as usize, p.height as usize, p.width as usize);
     let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
     let columns: Vec<_> = (0..out_width).map(|o| taps(p, o, width, out_width)).collect();
     for (line, y) in y.chunks_exact_mut(out_width * channels).enumerate() {
-        let (n, oy) = ((first + line) / out_height, (first + line) % out_height);
+        let (n, oy) = (line / out_height, line % out_height);
         let lines = taps(p, oy, height, out_height);
         for (column, y) in columns.iter().zip(y.chunks_exact_mut(channels)) {
             for (c, y) in y.iter_mut().enumerate() {
@@ -158,9 +155,51 @@ fn rows(p: &Params, x: &[f32], first: usize, y: &mut [f32]) {
     }
 }
 
+/// Lines of y, each: the lines of x blended into one, then its pixels.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let line = (p.out_width * p.channels) as usize;
-    let lines = (8_192 / line).max(1);
-    y.par_chunks_mut(lines * line).enumerate().for_each(|(i, y)| rows(&p, inputs[0], i * lines, y));
+    let (channels, height, width) = (p.channels as usize, p.height as usize, p.width as usize);
+    let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
+    let weights = |taps: Vec<(usize, f64)>| taps.into_iter().map(|(i, weight)| (i, weight as f32)).collect();
+    let columns: Vec<Vec<(usize, f32)>> = (0..out_width).map(|o| weights(taps(&p, o, width, out_width))).collect();
+    let lines = (16_384 / (out_width * channels)).max(1);
+    let line = |blend: &mut Vec<f32>, at: usize, y: &mut [f32]| {
+        let (n, oy) = (at / out_height, at % out_height);
+        let x = |iy: usize| &inputs[0][(n * height + iy) * width * channels..][..width * channels];
+        let rows: Vec<(usize, f32)> = weights(taps(&p, oy, height, out_height));
+        wide(#[inline(always)] || {
+            let blended = if let [(iy, 1.0)] = rows[..] {
+                x(iy)
+            } else {
+                blend.clear();
+                blend.resize(width * channels, 0.0);
+                for (iy, weight) in &rows {
+                    add_scaled(blend, x(*iy), *weight);
+                }
+                blend
+            };
+            for (column, y) in columns.iter().zip(y.chunks_exact_mut(channels)) {
+                if let [(ix, 1.0)] = column[..] {
+                    y.copy_from_slice(&blended[ix * channels..][..channels]);
+                } else {
+                    y.fill(0.0);
+                    for (ix, weight) in column {
+                        add_scaled(y, &blended[ix * channels..], *weight);
+                    }
+                }
+            }
+        });
+    };
+    let size = out_width * channels;
+    y.par_chunks_mut(lines * size).enumerate().for_each_init(Vec::new, |blend, (i, y)| {
+        y.chunks_exact_mut(size).enumerate().for_each(|(l, y)| line(blend, i * lines + l, y));
+    });
+}
+
+/// y + x · weight, as far as y goes.
+#[inline(always)]
+fn add_scaled(y: &mut [f32], x: &[f32], weight: f32) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x * weight;
+    }
 }

@@ -197,7 +197,7 @@ impl Config {
         }
     }
 
-    /// x `[N, H, W, in]`, t `[N]`, context `[N, L, T]`, noise level `[N]` (super-resolution) → `[N, H, W, out]`.
+    /// x `[N', H, W, in]`, t `[N]`, context `[N, L, T]`, noise level `[N]` (super-resolution) → `[N, H, W, out]`.
     pub fn forward(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Tensor {
         let emb = self.embedding(g, inputs); // [N, E], activated
         let context = match self.encoder_hid_dim {
@@ -209,10 +209,10 @@ impl Config {
         let mut h = conv(
             g,
             "conv_in",
-            (inputs.x, None),
+            (inputs.x, inputs.low_res),
             first,
             self.conv_in_kernel,
-            Window::same(self.conv_in_kernel),
+            Window { repeat: inputs.t.dim(0) / inputs.x.dim(0), ..Window::same(self.conv_in_kernel) },
         );
         g.tap("conv_in", &h);
 
@@ -363,8 +363,10 @@ impl Config {
 /// What the network takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// The sample, with a low-resolution picture beside it in super-resolution `[N, H, W, in]`.
+    /// The sample `[N', H, W, in]`; item n of the batch reads sample n % N'.
     pub x: &'a Tensor,
+    /// Super-resolution: the picture to enlarge, whose channels follow the sample's, if it is not in `x` already.
+    pub low_res: Option<&'a Tensor>,
     /// Timesteps `[N]`.
     pub t: &'a Tensor,
     /// Text states `[N, L, T]`.

@@ -6,7 +6,6 @@ use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Storage};
-use crate::kernels::concat::concat;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
 use crate::weights::{Checkpoint, ddpm_attention_name, read_json};
@@ -95,10 +94,7 @@ impl Ddpm {
 /// The network as a denoiser records it.
 pub fn network(unet: &Config) -> Box<Network> {
     let unet = unet.clone();
-    Box::new(move |g, _, x, t| {
-        let x = concat(g, "input", x, None, x.dim(0));
-        unet.forward(g, &x, t)
-    })
+    Box::new(move |g, _, x, t| unet.forward(g, x, t))
 }
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at

@@ -7,7 +7,6 @@ use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Storage};
 use crate::kernels::Precision;
-use crate::kernels::concat::concat;
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::resample::{Resample, resample};
 use crate::models::{t5, unet};
@@ -277,9 +276,9 @@ pub fn network(unet: &unet::Config) -> Box<Network> {
                 g.input("noise_level", &[batch], Storage::F32),
             )
         });
-        let x = concat(g, "input", x, low_res.as_ref().map(|(picture, _)| picture), batch);
         let noise_level = low_res.as_ref().map(|(_, level)| level);
-        unet.forward(g, &unet::Inputs { x: &x, t, context: &context, noise_level })
+        let low_res = low_res.as_ref().map(|(picture, _)| picture);
+        unet.forward(g, &unet::Inputs { x, low_res, t, context: &context, noise_level })
     })
 }
 
@@ -292,7 +291,8 @@ pub fn network_graph(config: &unet::Config) -> Graph {
     let t = g.input("t", &[1], Storage::F32);
     let context = g.input("context", &[1, 2, config.context_channels()], Storage::Elem);
     let noise_level = config.class_embed_type.as_ref().map(|_| g.input("noise_level", &[1], Storage::F32));
-    let inputs = unet::Inputs { x: &x, t: &t, context: &context, noise_level: noise_level.as_ref() };
+    let inputs =
+        unet::Inputs { x: &x, low_res: None, t: &t, context: &context, noise_level: noise_level.as_ref() };
     let out = config.forward(&mut g, &inputs);
     g.output("out", &out);
     g

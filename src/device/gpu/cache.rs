@@ -88,26 +88,28 @@ impl Cache {
         }
     }
 
+    /// The file's choices, or why they are not taken.
+    fn read_choices(&self, path: &Path) -> Result<BTreeMap<String, String>, String> {
+        let Ok(text) = std::fs::read_to_string(path) else { return Ok(BTreeMap::new()) };
+        match serde_json::from_str::<TuningFile>(&text) {
+            Ok(file) if file.identity == self.identity => Ok(file.choices),
+            Ok(_) => Err("is of another version".into()),
+            Err(error) => Err(format!("is not a tuning file ({error})")),
+        }
+    }
+
     fn load_choices(&self) -> BTreeMap<String, String> {
         let Some(path) = self.tuning_path() else { return BTreeMap::new() };
-        let Ok(text) = std::fs::read_to_string(&path) else { return BTreeMap::new() };
-        match serde_json::from_str::<TuningFile>(&text) {
-            Ok(file) if file.identity == self.identity => file.choices,
-            Ok(_) => {
-                log::info!("{} is of another version: tuning anew", path.display());
-                BTreeMap::new()
-            }
-            Err(error) => {
-                log::warn!("{} is not a tuning file ({error}): tuning anew", path.display());
-                BTreeMap::new()
-            }
-        }
+        self.read_choices(&path).unwrap_or_else(|why| {
+            log::warn!("{} {why}: tuning anew", path.display());
+            BTreeMap::new()
+        })
     }
 
     /// Writes the choices, with those another process wrote meanwhile.
     pub(super) fn save_choices(&self) {
         let Some(path) = self.tuning_path() else { return };
-        let mut choices = self.load_choices();
+        let mut choices = self.read_choices(&path).unwrap_or_default();
         choices.extend(self.lock().clone().unwrap_or_default());
         let file = TuningFile { identity: self.identity.clone(), choices };
         if let Ok(text) = serde_json::to_string_pretty(&file) {

@@ -6,13 +6,16 @@ use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{Variants, Weights};
 use crate::error::{Error, Result};
-use crate::graph::lower::{slices, slices_fit, winograd, winograd_fits};
-use crate::graph::{Graph, Node, Source};
-use crate::kernels::{Needs, Precision, Shader, product_slices};
+use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits};
+use crate::graph::{Graph, Node, Source, Storage, Tensor};
+use crate::kernels::concat::concat;
+use crate::kernels::{Needs, Precision, Shader, conv2d, product_slices};
 use std::time::{Duration, Instant};
 
 /// Below this many operations a node is not worth a measurement.
 const WORTH_MEASURING: f64 = 3e7;
+/// Filters transformed for Winograd, of one graph, take at most this many bytes: they are four times the plain ones.
+const MAX_TRANSFORMED: usize = 1 << 30;
 /// Runs of a variant are timed until this much time is spent.
 const SPENT: Duration = Duration::from_millis(60);
 
@@ -49,13 +52,23 @@ impl Variant {
     }
 }
 
-/// What has been chosen for a graph, for `ancestral tune` and the benchmarks.
+/// How many nodes were chosen by measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
     /// Nodes chosen by an earlier measurement.
     pub known: usize,
     /// Sizes measured now.
     pub measured: usize,
+    /// Bytes of filters transformed for Winograd.
+    transformed: usize,
+}
+
+impl Choices {
+    /// What was chosen after `before`.
+    pub(crate) fn since(self, before: Choices) -> Choices {
+        let (known, measured) = (self.known - before.known, self.measured - before.measured);
+        Choices { known, measured, transformed: self.transformed - before.transformed }
+    }
 }
 
 impl Gpu {
@@ -65,7 +78,7 @@ impl Gpu {
         graph: &mut Graph,
         precision: Precision,
         variants: Variants,
-    ) -> Result<Choices> {
+    ) -> Result<()> {
         let mut choices = Choices::default();
         for node in std::mem::take(&mut graph.nodes) {
             self.place(graph, node, precision, variants, &mut choices)?;
@@ -73,7 +86,8 @@ impl Gpu {
         if choices.measured > 0 {
             self.cache().save_choices();
         }
-        Ok(choices)
+        self.count(choices);
+        Ok(())
     }
 
     /// Appends a node as its variant computes it.
@@ -85,6 +99,7 @@ impl Gpu {
         variants: Variants,
         choices: &mut Choices,
     ) -> Result<()> {
+        let node = if precision.elem_f16 { half_inputs(graph, node) } else { node };
         let variant = self.variant(graph, &node, precision, variants, choices)?;
         self.append(graph, node, variant, precision, variants, choices)
     }
@@ -101,6 +116,7 @@ impl Gpu {
         match variant {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
             Variant::Winograd => {
+                choices.transformed += winograd_bytes(&node);
                 let rest = std::mem::take(&mut graph.nodes);
                 winograd(graph, &node);
                 let parts = std::mem::replace(&mut graph.nodes, rest);
@@ -150,6 +166,11 @@ impl Gpu {
         choices: &mut Choices,
     ) -> Result<Variant> {
         let mut candidates = self.candidates(graph, node, precision);
+        if candidates.contains(&Variant::Winograd)
+            && choices.transformed + winograd_bytes(node) > MAX_TRANSFORMED
+        {
+            candidates.retain(|v| *v != Variant::Winograd);
+        }
         if let Variants::Only(name) = variants {
             return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
         }
@@ -241,18 +262,35 @@ impl Gpu {
             program.run(&g, &mut |_| true)?;
             Ok(start.elapsed().as_secs_f64())
         };
+        // The first run finds everything cold: it only tells whether a second is worth its time.
         let first = run()?;
-        let mut times = vec![first];
+        let mut times = Vec::new();
         let start = Instant::now();
         if best.is_none_or(|best| first < 3.0 * best) {
-            while times.len() < 4 || (start.elapsed() < SPENT && times.len() < 20) {
+            while times.len() < 2 || (start.elapsed() < SPENT && times.len() < 20) {
                 times.push(run()?);
             }
         }
         times.sort_by(f64::total_cmp);
         let nmse = nmse(&trial.expected, &program.read(&g, g.outputs[0].1)?);
-        Ok(Timed { seconds: times[times.len() / 4], nmse })
+        Ok(Timed { seconds: times.get(times.len() / 4).copied().unwrap_or(first), nmse })
     }
+}
+
+/// A convolution of the sample, which stays f32 between the steps, reads it as it is; where activations are f16, a node
+/// converts it first.
+fn half_inputs(graph: &mut Graph, mut node: Node) -> Node {
+    if node.kernel.name != conv2d::KERNEL.name {
+        return node;
+    }
+    for input in &mut node.inputs[..2] {
+        let info = graph.info(*input);
+        if info.storage == Storage::F32 && !matches!(info.source, Source::Constant(_)) {
+            let x = Tensor { id: *input, shape: info.shape.clone() };
+            *input = concat(graph, &format!("{} (to f16)", node.label), &x, None, x.dim(0)).id;
+        }
+    }
+    node
 }
 
 struct Timed {

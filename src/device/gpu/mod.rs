@@ -28,6 +28,7 @@ struct Inner {
     /// The driver's own memory of compiled pipelines, where the backend has one.
     pipeline_cache: Option<wgpu::PipelineCache>,
     cache: Cache,
+    choices: Mutex<Choices>,
     /// 16 × 16 cooperative matrices of f16 with f32 sums.
     cooperative: bool,
     /// The first error nobody asked for, and the reason the device was lost.
@@ -160,7 +161,7 @@ impl Gpu {
             // back to an empty cache.
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
-        let pipelines = Mutex::default();
+        let (pipelines, choices) = (Mutex::default(), Mutex::default());
         Gpu {
             inner: Arc::new(Inner {
                 info,
@@ -169,6 +170,7 @@ impl Gpu {
                 pipelines,
                 pipeline_cache,
                 cache,
+                choices,
                 cooperative,
                 faults,
             }),
@@ -215,6 +217,17 @@ impl Gpu {
     /// Where measured choices are kept, if anywhere.
     pub fn tuning_file(&self) -> Option<std::path::PathBuf> {
         self.cache().tuning_path()
+    }
+
+    /// How many nodes were chosen by measurement so far.
+    pub fn choices(&self) -> Choices {
+        *self.inner.choices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, more: Choices) {
+        let mut choices = self.inner.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        choices.known += more.known;
+        choices.measured += more.measured;
     }
 
     /// Forgets the measured choices: the next program measures anew.

@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// A submission should take about this long, so that no watchdog fires and a cancel is heard.
 const SUBMISSION: Duration = Duration::from_millis(100);
 
+/// What tensors' buffers are used for.
+const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
 pub(in crate::device) struct GpuProgram {
     gpu: Gpu,
     precision: Precision,
@@ -65,30 +69,53 @@ impl Gpu {
                 return Err(too_large(TensorId(i), "a tensor"));
             }
         }
-        let mut shaders: Vec<&'static Shader> = graph.nodes.iter().map(Node::shader).collect();
-        shaders.sort_by_key(|s| s.name);
-        shaders.dedup_by_key(|s| s.name);
-        self.compile(&shaders, precision)?;
-        let storage =
-            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let arenas: Vec<wgpu::Buffer> =
-            plan.arenas.iter().map(|&size| self.buffer("activations", size, storage)).collect();
+            plan.arenas.iter().map(|&size| self.buffer("activations", size, STORAGE)).collect();
         let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
         for (i, tensor) in graph.tensors.iter().enumerate() {
             match &tensor.source {
                 Source::Constant(values) => {
-                    let buffer = self.buffer("constant", bytes(TensorId(i)), storage);
+                    let buffer = self.buffer("constant", bytes(TensorId(i)), STORAGE);
                     self.write_values(&buffer, 0, values, false);
                     buffers[i] = Some(buffer);
                 }
-                Source::Input(name) => buffers[i] = Some(self.buffer(name, bytes(TensorId(i)), storage)),
+                Source::Input(name) => buffers[i] = Some(self.buffer(name, bytes(TensorId(i)), STORAGE)),
                 _ => {}
             }
         }
+        // The driver compiles on its own threads while weights are read and uploaded here.
+        let upload = || self.upload(graph, weights, precision, &mut buffers);
+        let (compiled, uploaded) = rayon::join(|| self.compile_for(graph, precision), upload);
+        compiled?;
+        uploaded?;
+        self.wait("the upload of weights", None)?;
+        let mut program =
+            GpuProgram { gpu: self.clone(), precision, plan, arenas, buffers, nodes: Vec::new(), pace: 2e9 };
+        program.record(graph)?;
+        self.check("the recording of the graph")?;
+        Ok(program)
+    }
+
+    /// Compiles the shaders of a graph.
+    fn compile_for(&self, graph: &Graph, precision: Precision) -> Result<()> {
+        let mut shaders: Vec<&'static Shader> = graph.nodes.iter().map(Node::shader).collect();
+        shaders.sort_by_key(|s| s.name);
+        shaders.dedup_by_key(|s| s.name);
+        self.compile(&shaders, precision)
+    }
+
+    /// Puts the graph's weights into buffers, a bounded piece at a time; what an earlier program uploaded is shared.
+    fn upload(
+        &self,
+        graph: &Graph,
+        weights: &Weights,
+        precision: Precision,
+        buffers: &mut [Option<wgpu::Buffer>],
+    ) -> Result<()> {
         for (id, name, repack, _) in weight_tensors(graph) {
             let half = is_half(graph, id, precision);
             buffers[id.0] = Some(weights.gpu(name, repack, half, || {
-                let buffer = self.buffer(name, bytes(id), storage);
+                let buffer = self.buffer(name, tensor_bytes(graph, id, precision), STORAGE);
                 weights.checkpoint(name)?.stream(name, repack, &mut |first, values| {
                     self.write_values(&buffer, first, values, half);
                     Ok(())
@@ -98,12 +125,7 @@ impl Gpu {
                 Ok(buffer)
             })?);
         }
-        self.wait("the upload of weights", None)?;
-        let mut program =
-            GpuProgram { gpu: self.clone(), precision, plan, arenas, buffers, nodes: Vec::new(), pace: 2e9 };
-        program.record(graph)?;
-        self.check("the recording of the graph")?;
-        Ok(program)
+        Ok(())
     }
 
     fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {

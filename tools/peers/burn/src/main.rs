@@ -92,12 +92,17 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    fn float<const D: usize>(&self, data: TensorData) -> Tensor<D> {
+        let tensor: Tensor<D> = Tensor::from_data(data, &self.session.device);
+        tensor.cast(self.session.dtype)
+    }
+
     fn tensor<const D: usize>(&self, name: &str) -> Result<Tensor<D>> {
         let view = self.file.tensor(name)?;
         let values: Vec<f32> =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let data = TensorData::new(values, view.shape().to_vec());
-        Ok(Tensor::from_data(data, &self.session.device).cast(self.session.dtype))
+        Ok(self.float(data))
     }
 
     fn conv(&self, prefix: &str) -> Result<Conv> {
@@ -121,7 +126,7 @@ impl Inputs<'_> {
         let y = x.reshape([n, length, channels / HEAD_DIM, HEAD_DIM]).swap_dims(1, 2);
         let dims = y.dims();
         let data = TensorData::new(y.into_data().convert::<f32>().to_vec::<f32>().map_err(|e| format!("{e:?}"))?, dims);
-        Ok(Tensor::from_data(data, &self.session.device).cast(self.session.dtype))
+        Ok(self.float(data))
     }
 
     fn work(&self, kind: &str) -> Result<Work> {
@@ -137,7 +142,7 @@ impl Inputs<'_> {
                 let turned: Vec<f32> =
                     (0..inner).flat_map(|i| (0..out).map(move |o| o * inner + i)).map(at).collect();
                 let data = TensorData::new(turned, [inner, out]);
-                let w = Tensor::from_data(data, &self.session.device).cast(self.session.dtype);
+                let w = self.float(data);
                 Work::Matmul { x: self.tensor("x")?, w }
             }
             "conv3x3" => Work::Conv { x: self.tensor("x")?, conv: self.conv("")? },

@@ -146,6 +146,13 @@ fn tolerance(graph: &Graph, precision: Precision) -> Tolerance {
     if output == Some(Storage::Elem) && precision.elem_f16 { F16 } else { F32 }
 }
 
+/// What stands in a node's place, by the variant's name.
+const LOWERED: &[(&str, &[&str])] = &[
+    ("winograd", &["winograd_input", "matmul", "winograd_output"]),
+    ("product_slices", &["product_slices", "sum_slices"]),
+    ("product_slices_cooperative", &["product_slices", "sum_slices"]),
+];
+
 /// The variants of a case's kernel that run on a device.
 fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static str> {
     let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
@@ -154,8 +161,13 @@ fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static 
         Device::Gpu(gpu) => gpu.meets(s.needs, precision),
     };
     let mut names: Vec<&str> = kernel.shaders.iter().filter(able).map(|s| s.name).collect();
-    if case.kernel == "conv2d" && matches!(device, Device::Gpu(_)) && precision == Precision::F32 {
+    let Device::Gpu(_) = device else { return names };
+    if case.kernel == "conv2d" && precision == Precision::F32 {
         names.push("winograd");
+    }
+    if ["conv2d", "matmul"].contains(&case.kernel) {
+        let slices = ALL.iter().find(|k| k.name == "product_slices").expect("a kernel");
+        names.extend(slices.shaders.iter().filter(able).map(|s| s.name));
     }
     names
 }
@@ -190,14 +202,14 @@ fn check(
         run(device, &case.graph, &case.inputs, options)?
     };
     let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
-    let lowered: &[&str] =
-        if winograd { &["winograd_input", "matmul", "winograd_output"] } else { &[case.kernel] };
-    if kernels != lowered && kernels != [case.kernel] {
-        return Err(format!("ran as {kernels:?}, not as one {}", case.kernel));
-    }
-    let taken = if winograd { kernels == lowered } else { ran.nodes[0].shader().name == variant };
-    if !taken {
-        return Ok(None);
+    let lowered = LOWERED.iter().find(|(name, _)| *name == variant).filter(|(name, _)| *name != case.kernel);
+    match lowered {
+        Some((_, parts)) if kernels == *parts => {}
+        _ if kernels != [case.kernel] => {
+            return Err(format!("ran as {kernels:?}, not as one {}", case.kernel));
+        }
+        None if ran.nodes[0].shader().name == variant => {}
+        _ => return Ok(None),
     }
     let expected = reference(&case.graph, &case.inputs, precision);
     compare(&expected, &y, tolerance(&case.graph, precision)).map(Some)

@@ -14,6 +14,7 @@
 //! - [`cases`]: what is tested. A new case is a row in the kernel's function there; a kernel without cases fails.
 //! - [`harness`]: runs cases on the CPU device and the GPU and compares; tolerances stand at its top.
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
+//! - [`cooperative`]: shaders of cooperative matrices, those emulated.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
@@ -22,6 +23,7 @@
 
 mod cases;
 mod controls;
+mod cooperative;
 mod device;
 mod golden;
 mod harness;

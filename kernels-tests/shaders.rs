@@ -305,7 +305,7 @@ fn storages(shader: &'static Shader) -> Vec<Storage> {
                 if let (Some(at), &TypeInner::Array { base, .. }) =
                     (&variable.binding, &module.types[variable.ty].inner)
                 {
-                    let half = matches!(module.types[base].inner, TypeInner::Scalar(s) if s.width == 2);
+                    let half = module.types[base].inner.scalar().is_some_and(|s| s.width == 2);
                     tensors.insert(at.binding, half);
                 }
             }

@@ -5,8 +5,10 @@ use super::{Case, Maker, case};
 use ancestral::graph::{Storage, Tensor};
 use ancestral::kernels::conv2d::{self, Window, conv2d};
 use ancestral::kernels::elementwise::{activate, add, mul, scale};
-use ancestral::kernels::epilogue::Activation;
+use ancestral::kernels::epilogue::{Activation, Epilogue};
 use ancestral::kernels::matmul::{batched_matmul, matmul};
+use ancestral::kernels::product_slices::{self, product_slices};
+use ancestral::kernels::sum_slices::sum_slices;
 use ancestral::kernels::winograd_input::winograd_input;
 use ancestral::kernels::winograd_output::winograd_output;
 
@@ -14,6 +16,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = matmul_cases();
     cases.extend(conv_cases());
     cases.extend(winograd_cases());
+    cases.extend(slices_cases());
     cases.extend(elementwise_cases());
     for kernel in ["matmul", "conv2d"] {
         cases.extend(epilogue_cases(kernel));
@@ -34,6 +37,11 @@ fn matmul_cases() -> Vec<Case> {
         (77, 130, 48),
         (2, 1027, 3),
         (154, 96, 200),
+        (70, 36, 68),
+        (129, 260, 12),
+        (2, 200, 36),
+        (7, 33, 4),
+        (70, 1060, 36),
     ];
     for (rows, inner, cols) in sizes {
         for bias in [false, true] {
@@ -45,7 +53,9 @@ fn matmul_cases() -> Vec<Case> {
             }));
         }
     }
-    for [batches, rows, inner, cols] in [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2]] {
+    for [batches, rows, inner, cols] in
+        [[36, 14, 17, 21], [3, 32, 8, 16], [2, 1, 5, 70], [5, 41, 3, 2], [3, 67, 20, 72]]
+    {
         cases.push(case("matmul", format!("{batches}_of_{rows}x{inner}x{cols}"), |m| {
             let (x, w) = (m.elem(&[batches, rows, inner]), m.weight(&[batches, inner, cols]));
             batched_matmul(&mut m.g, "matmul", &x, &w)
@@ -98,6 +108,7 @@ fn record_conv(m: &mut Maker, s: &Conv) -> Tensor {
 fn conv_cases() -> Vec<Case> {
     let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1, repeat: 1 };
     let twice = Window { up: 2, ..Window::same(3) };
+    let twice_again = Window { repeat: 2, ..twice };
     let again = Window { repeat: 3, ..Window::same(3) };
     let rows = [
         ("3_channels", Conv { input: [3, 0], out: 8, ..plain() }),
@@ -142,6 +153,15 @@ fn conv_cases() -> Vec<Case> {
         ("large_skip", Conv { height: 17, width: 14, input: [11, 8], out: 21, ..plain() }),
         ("large_up_2", Conv { height: 9, width: 7, input: [9, 3], out: 12, window: twice, ..plain() }),
         ("repeated", Conv { height: 10, width: 12, input: [8, 5], out: 9, window: again, ..plain() }),
+        ("quads", Conv { height: 11, width: 9, input: [12, 0], out: 68, bias: false, ..plain() }),
+        ("quads_skip", Conv { height: 7, width: 11, input: [8, 20], out: 36, ..plain() }),
+        (
+            "quads_stride_2",
+            Conv { height: 10, width: 13, input: [4, 8], out: 12, window: asymmetric, ..plain() },
+        ),
+        ("quads_up_2_repeated", Conv { height: 5, input: [4, 0], out: 4, window: twice_again, ..plain() }),
+        ("quads_1x1", Conv { input: [16, 0], out: 132, kernel: [1, 1], window: Window::same(1), ..plain() }),
+        ("deep_skip", Conv { height: 8, width: 8, input: [88, 36], out: 20, batch: 1, ..plain() }),
         ("skip_up_2", Conv { input: [2, 3], out: 70, window: twice, batch: 3, ..plain() }),
     ];
     rows.into_iter().map(|(name, s)| case("conv2d", name, |m| record_conv(m, &s))).collect()
@@ -192,6 +212,55 @@ fn winograd_cases() -> Vec<Case> {
             [first, last]
         })
         .collect()
+}
+
+/// The two passes of a product in slices, with a last slice of every length.
+fn slices_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, rows, [in_a, in_b], kernel, cols, depth) in [
+        ("1x1", [5, 13], [52, 0], 1, 68, 16),
+        ("3x3_skip", [6, 5], [8, 4], 3, 12, 48),
+        ("uneven", [9, 8], [4, 8], 3, 4, 80),
+    ] {
+        let [height, width] = rows;
+        let inner = kernel * kernel * (in_a + in_b);
+        let p = product_slices::Params {
+            height,
+            width,
+            in_a,
+            in_b,
+            out_height: height,
+            out_width: width,
+            cols,
+            rows: 2 * height * width,
+            kernel_height: kernel,
+            kernel_width: kernel,
+            stride: 1,
+            up: 1,
+            pad_top: kernel / 2,
+            pad_left: kernel / 2,
+            pictures: 2,
+            slices: inner.div_ceil(depth),
+            depth,
+        };
+        cases.push(case("product_slices", name, |m| {
+            let shape = |channels: u32| [2, height, width, channels].map(|n| n as usize);
+            let a = m.elem(&shape(in_a));
+            let b = if in_b > 0 { m.elem(&shape(in_b)) } else { m.g.empty() };
+            let w = m.weight(&[kernel, kernel, in_a + in_b, cols].map(|n| n as usize));
+            product_slices(&mut m.g, "slices", [&a, &b, &w], &p)
+        }));
+    }
+    for (name, shape, bias) in [("two", [2, 7, 12], true), ("many", [19, 33, 4], false)] {
+        cases.push(case("sum_slices", name, |m| {
+            let x = m.f32(&shape);
+            let bias = bias.then(|| m.f32(&shape[2..]));
+            let operand = m.elem(&[1, shape[2]]);
+            let epilogue = Epilogue { act: 1, operand_op: 1, operand_rows: shape[1] as u32, scale: 0.5 };
+            sum_slices(&mut m.g, "sum", &x, (bias.as_ref(), &operand), &epilogue, &shape[1..])
+        }));
+    }
+    cases
 }
 
 fn elementwise_cases() -> Vec<Case> {

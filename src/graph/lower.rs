@@ -1,7 +1,10 @@
 //! Other ways to compute a node: several nodes in its place, chosen where they measure faster.
 
 use super::{Graph, Node, Repack, Source, Storage, Tensor, TensorId};
-use crate::kernels::matmul::batched_matmul;
+use crate::kernels::epilogue::Epilogue;
+use crate::kernels::matmul::{self, batched_matmul};
+use crate::kernels::product_slices::{self, product_slices};
+use crate::kernels::sum_slices::sum_slices;
 use crate::kernels::winograd_input::{PLANES, filters, winograd_input};
 use crate::kernels::winograd_output::winograd_output;
 use crate::kernels::{Precision, conv2d};
@@ -64,6 +67,44 @@ pub fn winograd(graph: &mut Graph, node: &Node) {
     let v = winograd_input(graph, &format!("{} (windows)", node.label), (&a, &b), &p);
     let m = batched_matmul(graph, &format!("{} (planes)", node.label), &v, &u);
     winograd_output(graph, &node.label, &m, (&bias, &operand), &p);
+    if let Some(last) = graph.nodes.last_mut() {
+        last.output = node.output;
+    }
+}
+
+/// The first pass of a product or convolution in slices of its inner dimension, where they help it: its output is small
+/// and its inner dimension deep.
+pub fn slices_fit(node: &Node) -> Option<product_slices::Params> {
+    if node.kernel.name == conv2d::KERNEL.name {
+        product_slices::Params::of_conv2d(&conv2d::Params::read(&node.params))
+    } else if node.kernel.name == matmul::KERNEL.name {
+        product_slices::Params::of_matmul(&matmul::Params::read(&node.params))
+    } else {
+        None
+    }
+}
+
+/// Appends a product or convolution as the sums of slices, by this shader of `product_slices`, and their sum with the
+/// epilogue. `p` is what [`slices_fit`] gave.
+pub fn slices(graph: &mut Graph, node: &Node, p: &product_slices::Params, shader: usize) {
+    let mut inputs: Vec<Tensor> = node.inputs.iter().map(|id| graph.tensor(*id)).collect();
+    if node.kernel.name == matmul::KERNEL.name {
+        inputs.insert(1, graph.empty());
+    }
+    let [a, b, w, bias, operand] = &inputs[..] else {
+        panic!("{}: {} inputs of a product", node.label, inputs.len());
+    };
+    let x = product_slices(graph, &format!("{} (slices)", node.label), [a, b, w], p);
+    if let Some(first) = graph.nodes.last_mut() {
+        first.shader = shader;
+    }
+    let has_bias = match node.kernel.name {
+        name if name == matmul::KERNEL.name => matmul::Params::read(&node.params).has_bias,
+        _ => conv2d::Params::read(&node.params).has_bias,
+    };
+    let shape = graph.info(node.output).shape.clone();
+    let bias = (has_bias != 0).then_some(bias);
+    sum_slices(graph, &node.label, &x, (bias, operand), &Epilogue::read(&node.params), &shape);
     if let Some(last) = graph.nodes.last_mut() {
         last.output = node.output;
     }

@@ -3,7 +3,8 @@
 use super::epilogue::Epilogue;
 use super::simd::{Panels, Rows};
 use super::{
-    ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE_QUAD, SUBGROUP, Shader, TILE,
+    TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -51,6 +52,12 @@ params! {
     scale: f32,
 }
 
+/// Whether pixels of both inputs and of y, and rows of w, are whole quads.
+fn in_quads(params: &[u8]) -> bool {
+    let p = Params::read(params);
+    [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4))
+}
+
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "conv2d",
@@ -74,6 +81,30 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, 1, 12)
+            },
+        },
+        Shader {
+            name: "conv2d_tile",
+            wgsl: include_str!("../../shaders/conv2d_tile.wgsl"),
+            shared: &[INDEX, TILE64, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 64)
+            },
+        },
+        Shader {
+            name: "conv2d_tile_cooperative",
+            wgsl: include_str!("../../shaders/conv2d_tile.wgsl"),
+            shared: &[INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs::COOPERATIVE,
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 128)
             },
         },
     ],
@@ -177,7 +208,7 @@ pub fn conv2d(
 
 impl Params {
     /// Index of the input pixel that output pixel `row` reads at tap (`ky`, `kx`), or none in the padding.
-    fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
+    pub(super) fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
         let (out_width, out_height) = (self.out_width as usize, self.out_height as usize);
         let (image, at) = (row / (out_height * out_width), row % (out_height * out_width));
         let y = (at / out_width * self.stride as usize + ky).checked_sub(self.pad_top as usize)?;

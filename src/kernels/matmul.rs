@@ -1,7 +1,10 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, SUBGROUP, Shader, TILE, subgroup_grid, tile_grid};
+use super::{
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE_QUAD, SUBGROUP, Shader, TILE,
+    TILE64, subgroup_grid, tile_grid, wide_grid,
+};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -24,6 +27,12 @@ params! {
     operand_rows: u32,
     /// Factor at the end.
     scale: f32,
+}
+
+/// Whether rows of x, w and y are whole quads.
+fn in_quads(params: &[u8]) -> bool {
+    let p = Params::read(params);
+    [p.inner, p.cols].iter().all(|n| n.is_multiple_of(4))
 }
 
 /// The kernel.
@@ -61,6 +70,45 @@ pub static KERNEL: Kernel = Kernel {
             grid: |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, p.batches, 12)
+            },
+        },
+        Shader {
+            name: "matmul_tile",
+            wgsl: include_str!("../../shaders/matmul_tile.wgsl"),
+            shared: &[INDEX, TILE64, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.batches, 64)
+            },
+        },
+        Shader {
+            name: "matmul_tile_cooperative",
+            wgsl: include_str!("../../shaders/matmul_tile.wgsl"),
+            shared: &[INDEX, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs::COOPERATIVE,
+            fits: in_quads,
+            grid: |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.batches, 128)
+            },
+        },
+        Shader {
+            name: "matmul_thin",
+            wgsl: include_str!("../../shaders/matmul_thin.wgsl"),
+            shared: &[ACTIVATION, EPILOGUE, STORE_QUAD],
+            constants: &[],
+            needs: Needs { hardware: true, ..Needs::NOTHING },
+            fits: |params| {
+                let p = Params::read(params);
+                p.batches == 1 && p.rows <= 8 && p.cols.is_multiple_of(4)
+            },
+            grid: |params, _| {
+                let p = Params::read(params);
+                [p.cols.div_ceil(32), p.rows.div_ceil(4), 1]
             },
         },
     ],

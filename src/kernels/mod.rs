@@ -143,6 +143,8 @@ pub struct Needs {
 impl Needs {
     /// Runs everywhere.
     pub const NOTHING: Needs = Needs { subgroup: None, cooperative: false, hardware: false };
+    /// Cooperative matrices of subgroups of 32.
+    pub const COOPERATIVE: Needs = Needs { subgroup: Some(32), cooperative: true, hardware: true };
 }
 
 impl Shader {
@@ -210,6 +212,11 @@ pub(crate) fn subgroup_grid(rows: u32, cols: u32, batches: u32, tile: u32) -> [u
     fold_grid(batches as usize * rows.div_ceil(tile) as usize * cols.div_ceil(16) as usize)
 }
 
+/// The grid of `batches` products of `rows` by `cols`, in tiles of `tall` by 64.
+pub(crate) fn wide_grid(rows: u32, cols: u32, batches: u32, tall: u32) -> [u32; 3] {
+    fold_grid(batches as usize * rows.div_ceil(tall) as usize * cols.div_ceil(64) as usize)
+}
+
 /// Declares a kernel's uniform: a `repr(C)` struct of u32 and f32 and the table of its members.
 macro_rules! params {
     (@ty u32) => { $crate::kernels::FieldType::U32 };
@@ -248,8 +255,8 @@ pub mod epilogue;
 pub(crate) mod simd;
 
 kernels! {
-    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, quantile, resample, step,
-    timestep_embedding, winograd_input, winograd_output,
+    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
+    resample, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -262,6 +269,14 @@ pub(crate) const ROWS12: &str = include_str!("../../shaders/shared/rows12.wgsl")
 pub(crate) const ROWS16: &str = include_str!("../../shaders/shared/rows16.wgsl");
 /// `shaders/shared/subgroup.wgsl`: a tile of a product by a subgroup of 8.
 pub(crate) const SUBGROUP: &str = include_str!("../../shaders/shared/subgroup.wgsl");
+/// `shaders/shared/tile64.wgsl`: 64 × 64 of a product through workgroup memory.
+pub(crate) const TILE64: &str = include_str!("../../shaders/shared/tile64.wgsl");
+/// `shaders/shared/cooperative.wgsl`: 128 × 64 of a product in cooperative matrices.
+pub(crate) const COOPERATIVE: &str = include_str!("../../shaders/shared/cooperative.wgsl");
+/// `shaders/shared/gather.wgsl`: a convolution's input as the left side of a product.
+pub(crate) const GATHER: &str = include_str!("../../shaders/shared/gather.wgsl");
+/// `shaders/shared/store_quad.wgsl`: bias, epilogue and store of four columns.
+pub(crate) const STORE_QUAD: &str = include_str!("../../shaders/shared/store_quad.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.

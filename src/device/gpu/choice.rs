@@ -5,11 +5,11 @@
 use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{Variants, Weights};
-use crate::error::Result;
-use crate::graph::lower::{winograd, winograd_bytes, winograd_fits};
+use crate::error::{Error, Result};
+use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits};
 use crate::graph::{Graph, Node, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
-use crate::kernels::{Needs, Precision, Shader, conv2d};
+use crate::kernels::{Needs, Precision, Shader, conv2d, product_slices};
 use std::time::{Duration, Instant};
 
 /// Below this many operations a node is not worth a measurement.
@@ -24,18 +24,31 @@ const SPENT: Duration = Duration::from_millis(60);
 enum Variant {
     /// The kernel's shader of this index.
     Shader(usize),
-    /// Three nodes in its place.
+    /// Transforms around 36 products.
     Winograd,
+    /// Sums of slices of the inner dimension, by the shader of this index, and their sum.
+    Slices(usize),
 }
 
 const WINOGRAD: &str = "winograd";
 
 impl Variant {
-    fn name(self, node: &Node) -> &'static str {
+    /// The shader that does the work, where it is one.
+    fn shader(self, node: &Node) -> Option<&'static Shader> {
         match self {
-            Variant::Shader(i) => node.kernel.shaders[i].name,
-            Variant::Winograd => WINOGRAD,
+            Variant::Shader(i) => Some(&node.kernel.shaders[i]),
+            Variant::Winograd => None,
+            Variant::Slices(i) => Some(&product_slices::KERNEL.shaders[i]),
         }
+    }
+
+    fn name(self, node: &Node) -> &'static str {
+        self.shader(node).map_or(WINOGRAD, |shader| shader.name)
+    }
+
+    /// What it needs of the adapter is experimental there: not used before its result matched.
+    fn is_experimental(self, node: &Node) -> bool {
+        self.shader(node).is_some_and(|shader| shader.needs.cooperative)
     }
 }
 
@@ -87,7 +100,20 @@ impl Gpu {
         choices: &mut Choices,
     ) -> Result<()> {
         let node = if precision.elem_f16 { half_inputs(graph, node) } else { node };
-        match self.variant(graph, &node, precision, variants, choices)? {
+        let variant = self.variant(graph, &node, precision, variants, choices)?;
+        self.append(graph, node, variant, precision, variants, choices)
+    }
+
+    fn append(
+        &self,
+        graph: &mut Graph,
+        node: Node,
+        variant: Variant,
+        precision: Precision,
+        variants: Variants,
+        choices: &mut Choices,
+    ) -> Result<()> {
+        match variant {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
             Variant::Winograd => {
                 choices.transformed += winograd_bytes(&node);
@@ -96,6 +122,11 @@ impl Gpu {
                 let parts = std::mem::replace(&mut graph.nodes, rest);
                 for part in parts {
                     self.place(graph, part, precision, variants, choices)?;
+                }
+            }
+            Variant::Slices(shader) => {
+                if let Some(p) = slices_fit(&node) {
+                    slices(graph, &node, &p, shader);
                 }
             }
         }
@@ -110,6 +141,12 @@ impl Gpu {
             shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
         if winograd_fits(graph, node, precision) {
             all.push(Variant::Winograd);
+        }
+        if slices_fit(node).is_some() {
+            let shaders = product_slices::KERNEL.shaders.iter().enumerate();
+            all.extend(
+                shaders.filter(|(_, s)| self.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)),
+            );
         }
         all
     }
@@ -139,9 +176,10 @@ impl Gpu {
         }
         if self.is_software() {
             // There is no real workgroup memory: such shaders are slow there, and slow to compile.
-            candidates.retain(|v| !matches!(v, Variant::Shader(i) if node.kernel.shaders[*i].needs.hardware));
+            candidates.retain(|v| v.shader(node).is_none_or(|s| !s.needs.hardware));
         }
-        let guess = candidates.last().copied().unwrap_or(Variant::Shader(0));
+        let guess =
+            candidates.iter().rfind(|v| !v.is_experimental(node)).copied().unwrap_or(Variant::Shader(0));
         if candidates.len() < 2 || variants == Variants::Rule {
             return Ok(guess);
         }
@@ -178,7 +216,14 @@ impl Gpu {
         // The best guess first, so that a slow one is given up after its first run.
         for &variant in candidates.iter().rev() {
             let name = variant.name(node);
-            match self.time(&trial, variant, precision, best.map(|(t, _)| t))? {
+            let timed = match self.time(&trial, variant, precision, best.map(|(t, _)| t)) {
+                Err(error) if variant.is_experimental(node) && !matches!(error, Error::DeviceLost { .. }) => {
+                    log::warn!("{error}: `{name}` is not used");
+                    continue;
+                }
+                timed => timed?,
+            };
+            match timed {
                 Timed { nmse, .. } if nmse.is_nan() || nmse > tolerance => {
                     log::warn!(
                         "{}: `{name}` is wrong by NMSE {nmse:.1e} at {}: not used",
@@ -205,17 +250,7 @@ impl Gpu {
         best: Option<f64>,
     ) -> Result<Timed> {
         let (mut g, node) = trial.graph(variant);
-        let only = Variants::Only(variant.name(&node));
-        let rule = if variant == Variant::Winograd { Variants::Rule } else { only };
-        match variant {
-            Variant::Shader(shader) => g.nodes.push(Node { shader, ..node }),
-            Variant::Winograd => {
-                winograd(&mut g, &node);
-                for node in std::mem::take(&mut g.nodes) {
-                    self.place(&mut g, node, precision, rule, &mut Choices::default())?;
-                }
-            }
-        }
+        self.append(&mut g, node, variant, precision, Variants::Rule, &mut Choices::default())?;
         let mut program = self.program(&g, &Weights::none(), precision, &[])?;
         for (i, values) in trial.inputs.iter().enumerate() {
             if let Some(id) = g.find_input(&i.to_string()) {

@@ -114,7 +114,7 @@ impl Gpu {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("ancestral"),
             required_features: adapter.features() & features,
-            // SAFETY: what is experimental here is cooperative matrices, whose shaders are measured only after
+            // SAFETY: what is experimental here is cooperative matrices, whose shaders are chosen only after
             // their results matched, and never read or write past their tensors.
             experimental_features: if cooperative {
                 unsafe { wgpu::ExperimentalFeatures::enabled() }

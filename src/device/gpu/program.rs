@@ -129,8 +129,8 @@ impl Gpu {
     }
 
     fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        // A multiple of 4, as bindings and copies need.
-        let size = size.max(4).div_ceil(4) * 4;
+        // A multiple of 4, as copies need; a quad of f32 at least, as shaders that read quads bind no less.
+        let size = size.max(16).div_ceil(4) * 4;
         self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size,
@@ -175,7 +175,7 @@ impl GpuProgram {
                 offset: place.offset,
                 size: Some(size),
             },
-            None => wgpu::BufferBinding { buffer: self.buffers[id.0].as_ref()?, offset: 0, size: Some(size) },
+            None => wgpu::BufferBinding { buffer: self.buffers[id.0].as_ref()?, offset: 0, size: None },
         })
     }
 

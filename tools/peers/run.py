@@ -478,6 +478,8 @@ def main():
     parser.add_argument("--keep", type=Path, metavar="FILE",
                         help="a JSON of raw times; works measured before stay in the table, so a long set can be "
                              "measured in pieces; `--works none` prints what is kept")
+    parser.add_argument("--check", action="store_true",
+                        help="first run every shader that the device can run against its reference, there (cargo test)")
     parser.add_argument("--save", metavar="NAME", help="write benches/results/DATE-peers-NAME.md and .png")
     args = parser.parse_args()
     if args.dtype and not set(args.dtype.split(",")) <= {"f32", "f16"}:
@@ -492,6 +494,11 @@ def main():
     device, adapter = choose_device(args, engine)
     if device is None:
         say("no adapter: only the peers on the CPU take part")
+    elif args.check:
+        words = ["cargo", "test", "--release", "--test", "kernels", "--", "cases_on_the_gpu", "golden", "--nocapture"]
+        env = {**os.environ, "ANCESTRAL_TEST_DEVICE": adapter, "ANCESTRAL_REQUIRE_GPU": "1"}
+        if subprocess.run(words, cwd=ROOT, env=env).returncode:
+            raise SystemExit(f"{device} does not compute right: see above")
     context = {
         "date": datetime.date.today().isoformat(), "machine": machine(), "threads": args.threads, "load": load,
         "device": device or "the CPU", "rounds": args.rounds, "budget": args.budget,

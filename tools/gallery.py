@@ -5,15 +5,14 @@
 The first pictures of each kind are taken as they come (seed = place in the list), right or wrong: green frames are
 right in every aspect, red ones are not. Writes docs/gallery.png and docs/first.png.
 """
-import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import check_scenes
 import sample
+from score import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "a red circle to the left of a blue square"
@@ -21,14 +20,6 @@ ROWS = [("seen single objects", "single", 6), ("seen pairs", "pair", 12), ("held
 EXTRA = ["three orange triangles", "a striped red circle", "four pink hearts", "a dotted blue square",
          "a large yellow ring above a small black cross", "a drawing of a cat"]
 SIDE, COLUMNS, TEXT = 150, 6, 46
-
-
-def draw(prompt, seed, folder):
-    path = Path(folder) / f"{seed}-{abs(hash(prompt))}.png"
-    program = ROOT / "target/release/ancestral"
-    subprocess.run([program, "generate", prompt, "--seed", str(seed), "-q", "-o", path], check=True,
-                   stdout=subprocess.DEVNULL)
-    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def wrapped(text, font, width):

@@ -55,22 +55,10 @@ fn add_products(xs: vec4<f32>, u: vec4<f32>, v: vec4<f32>) {
     t.b0 += xs.x * v; t.b1 += xs.y * v; t.b2 += xs.z * v; t.b3 += xs.w * v;
 }
 
-fn store(row: u32, col: u32, sum: f32) {
-    if row >= p.rows || col >= p.cols {
+fn store4(row: u32, col: u32, sum: vec4<f32>) {
+    if row >= p.rows {
         return;
     }
-    var v = sum;
-    if p.has_bias != 0u {
-        v = v + bias[col];
-    }
-    var other = 0.0;
-    if p.operand_op != OPERAND_NONE {
-        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
-    }
-    y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
-}
-
-fn store4(row: u32, col: u32, sum: vec4<f32>) {
     store(row, col, sum.x);
     store(row, col + 1u, sum.y);
     store(row, col + 2u, sum.z);

@@ -84,21 +84,6 @@ fn load_w(i: vec2<u32>) -> vec2<f32> {
     return vec2<f32>(f32(w[i.x]), f32(w[i.y]));
 }
 
-fn store(row: u32, col: u32, sum: f32) {
-    if col >= p.cols {
-        return;
-    }
-    var v = sum;
-    if p.has_bias != 0u {
-        v = v + bias[col];
-    }
-    var other = 0.0;
-    if p.operand_op != OPERAND_NONE {
-        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
-    }
-    y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {

@@ -29,27 +29,15 @@ fn load_w(k: u32, c: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(f32(w[i.x]), f32(w[i.y]), f32(w[i.z]), f32(w[i.w]));
 }
 
-fn store(batch: u32, row_in: u32, col: u32, sum: f32) {
-    if row_in >= p.rows || col >= p.cols {
+fn store4(batch: u32, row_in: u32, col: u32, sum: vec4<f32>) {
+    if row_in >= p.rows {
         return;
     }
     let row = batch * p.rows + row_in;
-    var v = sum;
-    if p.has_bias != 0u {
-        v = v + bias[col];
-    }
-    var other = 0.0;
-    if p.operand_op != OPERAND_NONE {
-        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
-    }
-    y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
-}
-
-fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
-    store(batch, row, col, sum.x);
-    store(batch, row, col + 1u, sum.y);
-    store(batch, row, col + 2u, sum.z);
-    store(batch, row, col + 3u, sum.w);
+    store(row, col, sum.x);
+    store(row, col + 1u, sum.y);
+    store(row, col + 2u, sum.z);
+    store(row, col + 3u, sum.w);
 }
 
 @compute @workgroup_size(64)

@@ -25,18 +25,6 @@ fn transform(x: array<f32, 6>) -> array<f32, 4> {
     return array<f32, 4>(x[0] + s + t, d + 2.0 * e, s + 4.0 * t, d + 8.0 * e + x[5]);
 }
 
-fn store(row: u32, col: u32, sum: f32) {
-    var v = sum;
-    if p.has_bias != 0u {
-        v = v + bias[col];
-    }
-    var other = 0.0;
-    if p.operand_op != OPERAND_NONE {
-        other = f32(operand[operand_row(row, p.operand_rows) * p.cols + col]);
-    }
-    y[row * p.cols + col] = Elem(epilogue(v, p.act, p.operand_op, other, p.scale));
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {

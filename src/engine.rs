@@ -152,14 +152,14 @@ impl Engine {
                     stage_steps(&stage.scheduler, defaults, cfg, i)?;
                     stage.check_noise_level(i, defaults.noise_level)?;
                 }
-                first_stage(cfg, &sizes)?;
+                let first = first_stage(cfg, &sizes)?;
                 let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
                 let states = text.encode(&self.device, &prompts, cfg.clean_caption)?;
                 if states.truncated {
                     log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
                 }
                 let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
-                for i in first_stage(cfg, &sizes)?..count {
+                for i in first..count {
                     let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
                     let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
                     picture = run_stage(&self.device, &options, &mut stages[i], &run, cfg, noise)?;

@@ -295,12 +295,7 @@ fn generate(args: Generate) -> Result<(), Error> {
         .guidance_scale(args.guidance_scale)
         .negative_prompt(args.negative_prompt)
         .clean_caption(args.clean_caption);
-    if let Some((width, height)) = args.size {
-        cfg = cfg.size(width, height);
-    }
-    if let Some(stages) = args.stages {
-        cfg = cfg.stages(stages);
-    }
+    cfg = sized(cfg, args.size, args.stages);
     cfg = match args.sampler {
         Some(SamplerName::Ddpm) => cfg.sampler(Sampler::Ddpm),
         Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: args.eta, rederive_epsilon: false }),
@@ -325,6 +320,21 @@ fn generate(args: Generate) -> Result<(), Error> {
     Ok(())
 }
 
+/// The size and the number of stages asked for, where they were.
+fn sized<'a>(
+    mut cfg: GenerateConfig<'a>,
+    size: Option<(usize, usize)>,
+    stages: Option<usize>,
+) -> GenerateConfig<'a> {
+    if let Some((width, height)) = size {
+        cfg = cfg.size(width, height);
+    }
+    if let Some(stages) = stages {
+        cfg = cfg.stages(stages);
+    }
+    cfg
+}
+
 /// Saves what an earlier stage finished where a later one failed, and says how to go on.
 fn keep_stage(finished: Option<(usize, Vec<Picture>)>, output: &Path) {
     let Some((stage, pictures)) = finished else { return };
@@ -347,13 +357,7 @@ fn tune(args: Tune) -> Result<(), Error> {
         ));
     };
     note(format_args!("device: {}", gpu.name()));
-    let mut cfg = GenerateConfig::new().count(args.count);
-    if let Some((width, height)) = args.size {
-        cfg = cfg.size(width, height);
-    }
-    if let Some(stages) = args.stages {
-        cfg = cfg.stages(stages);
-    }
+    let cfg = sized(GenerateConfig::new().count(args.count), args.size, args.stages);
     let choices = engine.tune(cfg, args.again)?;
     say(format_args!("{} sizes measured, {} known", choices.measured, choices.known));
     match gpu.tuning_file() {
@@ -459,12 +463,7 @@ fn plan(args: &PlanArgs) -> Result<bool, Error> {
         .count(args.count)
         .steps(args.steps.clone())
         .guidance_scale(args.guidance_scale.clone());
-    if let Some((width, height)) = args.size {
-        cfg = cfg.size(width, height);
-    }
-    if let Some(stages) = args.stages {
-        cfg = cfg.stages(stages);
-    }
+    cfg = sized(cfg, args.size, args.stages);
     let cost = match &args.config {
         Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
         None => {

@@ -9,7 +9,7 @@ use ancestral::kernels::epilogue::{Activation, Epilogue};
 use ancestral::kernels::matmul::{batched_matmul, matmul};
 use ancestral::kernels::product_slices::{self, product_slices};
 use ancestral::kernels::sum_slices::sum_slices;
-use ancestral::kernels::winograd_input::winograd_input;
+use ancestral::kernels::winograd_input::{tiles, winograd_input};
 use ancestral::kernels::winograd_output::winograd_output;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -202,9 +202,7 @@ fn winograd_cases() -> Vec<Case> {
                 winograd_input(&mut m.g, "windows", (&a, &b), &of)
             });
             let last = case("winograd_output", name, |m| {
-                let tiles = of.rows / (of.out_height * of.out_width)
-                    * of.out_height.div_ceil(4)
-                    * of.out_width.div_ceil(4);
+                let [.., tiles] = tiles(&of);
                 let planes = m.elem(&[36, tiles as usize, of.cols as usize]);
                 let (bias, operand) = (m.f32(&[of.cols as usize]), m.g.empty());
                 winograd_output(&mut m.g, "tiles", &planes, (&bias, &operand), &of)

@@ -10,7 +10,7 @@ fn store_quad(row: u32, quad: u32, sum: vec4f) {
     }
     var other = vec4f();
     if p.operand_op != OPERAND_NONE {
-        other = vec4f(operand[row / p.operand_rows * quads + quad]);
+        other = vec4f(operand[operand_row(row, p.operand_rows) * quads + quad]);
     }
     y[row * quads + quad] = vec4<Elem>(vec4f(
         epilogue(v.x, p.act, p.operand_op, other.x, p.scale), epilogue(v.y, p.act, p.operand_op, other.y, p.scale),

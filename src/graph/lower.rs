@@ -5,7 +5,7 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
 use crate::kernels::sum_slices::sum_slices;
-use crate::kernels::winograd_input::{PLANES, filters, winograd_input};
+use crate::kernels::winograd_input::{PLANES, filters, tiles, winograd_input};
 use crate::kernels::winograd_output::winograd_output;
 use crate::kernels::{Precision, conv2d};
 
@@ -34,7 +34,7 @@ pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
         Source::Constant(_) => true,
         _ => false,
     };
-    let tiles = p.rows / (p.out_height * p.out_width) * p.out_height.div_ceil(4) * p.out_width.div_ceil(4);
+    let [.., tiles] = tiles(&p);
     let weights = winograd_bytes(node);
     same && plain
         && known

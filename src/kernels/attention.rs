@@ -53,8 +53,6 @@ pub const MAX_HEAD_DIM: usize = 512;
 const ELEMENTS: &str = include_str!("../../shaders/shared/attention.wgsl");
 const BY_TILES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_tile.wgsl")];
 const BY_LANES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_lanes.wgsl")];
-const LANES: Needs = Needs { subgroup: Some(8), ..Needs::NOTHING };
-const HARDWARE: Needs = Needs { hardware: true, ..Needs::NOTHING };
 
 /// The grid of workgroups that compute `queries` of one head and picture each.
 fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
@@ -72,7 +70,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/attention_lanes512.wgsl"),
             shared: BY_LANES,
             constants: &[],
-            needs: LANES,
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid: |p, y| grid(p, y, 64),
         },
@@ -81,7 +79,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/attention_lanes.wgsl"),
             shared: BY_LANES,
             constants: &[],
-            needs: LANES,
+            needs: Needs::SUBGROUP8,
             fits: |p| Params::read(p).head_dim <= 64,
             grid: |p, y| grid(p, y, 64),
         },
@@ -90,7 +88,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/attention_lanes_self.wgsl"),
             shared: BY_LANES,
             constants: &[],
-            needs: LANES,
+            needs: Needs::SUBGROUP8,
             fits: |p| Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0,
             grid: |p, y| grid(p, y, 64),
         },
@@ -99,7 +97,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/attention_tile128.wgsl"),
             shared: BY_TILES,
             constants: &[],
-            needs: HARDWARE,
+            needs: Needs::HARDWARE,
             fits: |p| Params::read(p).head_dim <= 128,
             grid: |p, y| grid(p, y, 32),
         },
@@ -108,7 +106,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/attention_tile64.wgsl"),
             shared: BY_TILES,
             constants: &[],
-            needs: HARDWARE,
+            needs: Needs::HARDWARE,
             fits: |p| Params::read(p).head_dim <= 64,
             grid: |p, y| grid(p, y, 64),
         },

@@ -3,7 +3,7 @@
 use super::epilogue::Epilogue;
 use super::simd::{Panels, Rows};
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE_QUAD, SUBGROUP, Shader, TILE,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -65,7 +65,7 @@ pub static KERNEL: Kernel = Kernel {
         Shader::plain(
             "conv2d",
             include_str!("../../shaders/conv2d.wgsl"),
-            &[INDEX, TILE, ACTIVATION, EPILOGUE],
+            &[INDEX, TILE, ACTIVATION, EPILOGUE, STORE],
             |params, _| {
                 let p = Params::read(params);
                 tile_grid(p.rows as usize, p.cols as usize, 1)
@@ -74,9 +74,9 @@ pub static KERNEL: Kernel = Kernel {
         Shader {
             name: "conv2d_subgroup",
             wgsl: include_str!("../../shaders/conv2d_subgroup.wgsl"),
-            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
             constants: &[],
-            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
@@ -88,7 +88,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/conv2d_tile.wgsl"),
             shared: &[INDEX, TILE64, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
             constants: &[],
-            needs: Needs { hardware: true, ..Needs::NOTHING },
+            needs: Needs::HARDWARE,
             fits: in_quads,
             grid: |params, _| {
                 let p = Params::read(params);

@@ -34,7 +34,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/group_norm.wgsl"),
             shared: &[ACTIVATION, REDUCE_SUBGROUP],
             constants: &[("WG", 8.0)],
-            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid,
         },

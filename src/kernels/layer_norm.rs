@@ -26,7 +26,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/layer_norm.wgsl"),
             shared: &[INDEX, REDUCE_SUBGROUP],
             constants: &[("WG", 8.0)],
-            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid: row_grid,
         },

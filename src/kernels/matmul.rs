@@ -2,7 +2,7 @@
 
 use super::epilogue::Epilogue;
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE_QUAD, SUBGROUP, Shader, TILE,
+    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -42,7 +42,7 @@ pub static KERNEL: Kernel = Kernel {
         Shader::plain(
             "matmul",
             include_str!("../../shaders/matmul.wgsl"),
-            &[INDEX, TILE, ACTIVATION, EPILOGUE],
+            &[INDEX, TILE, ACTIVATION, EPILOGUE, STORE],
             |params, _| {
                 let p = Params::read(params);
                 tile_grid(p.rows as usize, p.cols as usize, p.batches as usize)
@@ -51,9 +51,9 @@ pub static KERNEL: Kernel = Kernel {
         Shader {
             name: "matmul_subgroup16",
             wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
-            shared: &[INDEX, ROWS16, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS16, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
             constants: &[],
-            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
@@ -63,9 +63,9 @@ pub static KERNEL: Kernel = Kernel {
         Shader {
             name: "matmul_subgroup",
             wgsl: include_str!("../../shaders/matmul_subgroup.wgsl"),
-            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE],
+            shared: &[INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
             constants: &[],
-            needs: Needs { subgroup: Some(8), ..Needs::NOTHING },
+            needs: Needs::SUBGROUP8,
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);
@@ -77,7 +77,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/matmul_tile.wgsl"),
             shared: &[INDEX, TILE64, ACTIVATION, EPILOGUE, STORE_QUAD],
             constants: &[],
-            needs: Needs { hardware: true, ..Needs::NOTHING },
+            needs: Needs::HARDWARE,
             fits: in_quads,
             grid: |params, _| {
                 let p = Params::read(params);
@@ -101,7 +101,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/matmul_thin.wgsl"),
             shared: &[ACTIVATION, EPILOGUE, STORE_QUAD],
             constants: &[],
-            needs: Needs { hardware: true, ..Needs::NOTHING },
+            needs: Needs::HARDWARE,
             fits: |params| {
                 let p = Params::read(params);
                 p.batches == 1 && p.rows <= 8 && p.cols.is_multiple_of(4)

@@ -141,6 +141,10 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Subgroups of 8: the vectors of software adapters.
+    pub const SUBGROUP8: Needs = Needs { subgroup: Some(8), ..Needs::NOTHING };
+    /// Real workgroup memory.
+    pub const HARDWARE: Needs = Needs { hardware: true, ..Needs::NOTHING };
     /// Runs everywhere.
     pub const NOTHING: Needs = Needs { subgroup: None, cooperative: false, hardware: false };
     /// Cooperative matrices of subgroups of 32.
@@ -275,6 +279,8 @@ pub(crate) const TILE64: &str = include_str!("../../shaders/shared/tile64.wgsl")
 pub(crate) const COOPERATIVE: &str = include_str!("../../shaders/shared/cooperative.wgsl");
 /// `shaders/shared/gather.wgsl`: a convolution's input as the left side of a product.
 pub(crate) const GATHER: &str = include_str!("../../shaders/shared/gather.wgsl");
+/// `shaders/shared/store.wgsl`: an element of a product, with bias and epilogue, to y.
+pub(crate) const STORE: &str = include_str!("../../shaders/shared/store.wgsl");
 /// `shaders/shared/store_quad.wgsl`: bias, epilogue and store of four columns.
 pub(crate) const STORE_QUAD: &str = include_str!("../../shaders/shared/store_quad.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.

@@ -59,7 +59,7 @@ pub static KERNEL: Kernel = Kernel {
             wgsl: include_str!("../../shaders/product_slices.wgsl"),
             shared: &[INDEX, TILE64, GATHER],
             constants: &[],
-            needs: Needs { hardware: true, ..Needs::NOTHING },
+            needs: Needs::HARDWARE,
             fits: |_| true,
             grid: |params, _| {
                 let p = Params::read(params);

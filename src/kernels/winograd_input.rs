@@ -74,6 +74,12 @@ pub static KERNEL: Kernel = Kernel {
     cost: |_, inputs, output| Cost::streaming(4.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
+/// Tiles down, across, and of all pictures of a convolution's output.
+pub fn tiles(of: &conv2d::Params) -> [u32; 3] {
+    let [down, across] = [of.out_height, of.out_width].map(|side| side.div_ceil(TILE as u32));
+    [down, across, of.rows / (of.out_height * of.out_width) * down * across]
+}
+
 /// The windows of what convolution `of` (3×3, stride 1, padding 1) reads from `a` and `b` → `[36, tiles, channels]`.
 pub fn winograd_input(
     g: &mut Graph,
@@ -81,8 +87,7 @@ pub fn winograd_input(
     (a, b): (&Tensor, &Tensor),
     of: &conv2d::Params,
 ) -> Tensor {
-    let [down, across] = [of.out_height, of.out_width].map(|side| side.div_ceil(TILE as u32));
-    let pictures = of.rows / (of.out_height * of.out_width);
+    let [tiles_down, tiles_across, tiles] = tiles(of);
     let p = Params {
         height: of.height,
         width: of.width,
@@ -90,9 +95,9 @@ pub fn winograd_input(
         in_b: of.in_b,
         up: of.up,
         pictures: of.pictures,
-        tiles_down: down,
-        tiles_across: across,
-        tiles: pictures * down * across,
+        tiles_down,
+        tiles_across,
+        tiles,
     };
     g.push(Call {
         kernel: &KERNEL,

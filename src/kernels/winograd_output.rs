@@ -2,8 +2,8 @@
 //! planes back to tiles of 4×4 pixels, with the convolution's epilogue. See [`super::winograd_input`].
 
 use super::epilogue::Epilogue;
-use super::winograd_input::{PLANES, TILE, WINDOW};
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Shader, conv2d, fold_grid};
+use super::winograd_input::{TILE, WINDOW, tiles};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE, Shader, conv2d, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -45,7 +45,7 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain(
         "winograd_output",
         include_str!("../../shaders/winograd_output.wgsl"),
-        &[INDEX, ACTIVATION, EPILOGUE],
+        &[INDEX, ACTIVATION, EPILOGUE, STORE],
         |params, _| {
             let p = Params::read(params);
             fold_grid((p.tiles as usize * p.cols as usize).div_ceil(64))
@@ -66,14 +66,14 @@ pub fn winograd_output(
     (bias, operand): (&Tensor, &Tensor),
     of: &conv2d::Params,
 ) -> Tensor {
-    let [down, across] = [of.out_height, of.out_width].map(|side| side.div_ceil(TILE as u32));
+    let [tiles_down, tiles_across, tiles] = tiles(of);
     let p = Params {
         out_height: of.out_height,
         out_width: of.out_width,
         cols: of.cols,
-        tiles_down: down,
-        tiles_across: across,
-        tiles: (m.len() / PLANES) as u32 / of.cols,
+        tiles_down,
+        tiles_across,
+        tiles,
         has_bias: of.has_bias,
         act: of.act,
         operand_op: of.operand_op,

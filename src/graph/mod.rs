@@ -305,6 +305,11 @@ impl Graph {
         Tensor { id: tensor.id, shape: shape.to_vec() }
     }
 
+    /// A tensor under the shape it was recorded with.
+    pub fn tensor(&self, id: TensorId) -> Tensor {
+        Tensor { id, shape: self.info(id).shape.clone() }
+    }
+
     /// What the graph knows of a tensor.
     pub fn info(&self, id: TensorId) -> &TensorInfo {
         &self.tensors[id.0]

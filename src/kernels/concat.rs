@@ -25,8 +25,9 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain("concat", include_str!("../../shaders/concat.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
-    reference,
-    cpu: reference,
+    reference: compute,
+    cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
 };
 
@@ -63,7 +64,7 @@ pub fn concat(g: &mut Graph, label: &str, a: &Tensor, b: Option<&Tensor>, batch:
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn compute<T: Copy>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
     let p = Params::read(params);
     let (in_a, in_b, rows) = (p.in_a as usize, p.in_b as usize, p.rows as usize);
     for (row, y) in y.chunks_exact_mut(in_a + in_b).enumerate() {

@@ -30,6 +30,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -100,11 +101,11 @@ fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
     (x.rows() / other.rows()) as u32
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
     for (i, y) in y.iter_mut().enumerate() {
-        *y = epilogue.reference(f64::from(inputs[0][i]), inputs[1], i / cols, i % cols, cols) as f32;
+        *y = epilogue.reference(inputs[0][i], inputs[1], i / cols, i % cols, cols);
     }
 }
 

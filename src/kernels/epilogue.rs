@@ -179,9 +179,16 @@ impl Epilogue {
     }
 
     /// y for a sum at (`row`, `col`), in f64.
-    pub(crate) fn reference(&self, sum: f64, operand: &[f32], row: usize, col: usize, cols: usize) -> f64 {
+    pub(crate) fn reference(
+        &self,
+        sum: f64,
+        operand: &[impl Into<f64> + Copy],
+        row: usize,
+        col: usize,
+        cols: usize,
+    ) -> f64 {
         let y = Activation::from_number(self.act).reference(sum);
-        let other = || f64::from(operand[row / self.operand_rows as usize * cols + col]);
+        let other = || operand[row / self.operand_rows as usize * cols + col].into();
         let y = match self.operand_op {
             1 => y + other(),
             2 => y * other(),

@@ -43,6 +43,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -125,8 +126,8 @@ pub fn group_norm(
 /// The two inputs as one, by pixel and channel.
 struct Pair<'a> {
     p: Params,
-    a: &'a [f32],
-    b: &'a [f32],
+    a: &'a [f64],
+    b: &'a [f64],
 }
 
 impl Pair<'_> {
@@ -134,13 +135,13 @@ impl Pair<'_> {
         (self.p.in_a + self.p.in_b) as usize
     }
 
-    fn at(&self, pixel: usize, c: usize) -> f32 {
+    fn at(&self, pixel: usize, c: usize) -> f64 {
         let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
         if c < in_a { self.a[pixel * in_a + c] } else { self.b[pixel * in_b + c - in_a] }
     }
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let x = Pair { p, a: inputs[0], b: inputs[1] };
     let (channels, pixels) = (x.channels(), p.pixels as usize);
@@ -151,16 +152,16 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
             (0..pixels * width).map(|i| (n * pixels + i / width, group * width + i % width))
         };
         let len = (pixels * width) as f64;
-        let mean = members().map(|(i, c)| f64::from(x.at(i, c))).sum::<f64>() / len;
-        let variance = members().map(|(i, c)| (f64::from(x.at(i, c)) - mean).powi(2)).sum::<f64>() / len;
+        let mean = members().map(|(i, c)| x.at(i, c)).sum::<f64>() / len;
+        let variance = members().map(|(i, c)| (x.at(i, c) - mean).powi(2)).sum::<f64>() / len;
         for (i, c) in members() {
-            let mut v = (f64::from(x.at(i, c)) - mean) / (variance + f64::from(p.eps)).sqrt();
-            v = v * f64::from(inputs[2][c]) + f64::from(inputs[3][c]);
+            let mut v = (x.at(i, c) - mean) / (variance + f64::from(p.eps)).sqrt();
+            v = v * inputs[2][c] + inputs[3][c];
             if p.has_emb != 0 {
                 let emb = &inputs[4][n * 2 * channels..][..2 * channels];
-                v = v * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+                v = v * (1.0 + emb[c]) + emb[channels + c];
             }
-            y[i * channels + c] = act.reference(v) as f32;
+            y[i * channels + c] = act.reference(v);
         }
     }
 }

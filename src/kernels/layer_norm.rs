@@ -35,6 +35,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -65,26 +66,28 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
-    let p = Params::read(params);
+/// The definition; on the CPU device too, where it costs little beside the products around it.
+fn normalise<T: Copy + Into<f64>>(p: &Params, [x, weight, bias]: [&[T]; 3], y: &mut [T], rounded: fn(f64) -> T) {
     let channels = p.channels as usize;
-    for (y, x) in y.chunks_exact_mut(channels).zip(inputs[0].chunks_exact(channels)) {
-        let sum: f64 = x.iter().map(|&v| f64::from(v)).sum();
-        let mean = if p.rms != 0 { 0.0 } else { sum / channels as f64 };
-        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / channels as f64;
-        for c in 0..channels {
-            let v = (f64::from(x[c]) - mean) / (variance + f64::from(p.eps)).sqrt() * f64::from(inputs[1][c]);
-            y[c] = (v + if p.rms != 0 { 0.0 } else { f64::from(inputs[2][c]) }) as f32;
+    for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        let x = || x.iter().map(|&v| v.into());
+        let mean = if p.rms != 0 { 0.0 } else { x().sum::<f64>() / channels as f64 };
+        let variance = x().map(|v| (v - mean).powi(2)).sum::<f64>() / channels as f64;
+        for (c, (y, v)) in y.iter_mut().zip(x()).enumerate() {
+            let v = (v - mean) / (variance + f64::from(p.eps)).sqrt() * weight[c].into();
+            *y = rounded(v + if p.rms != 0 { 0.0 } else { bias[c].into() });
         }
     }
 }
 
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    normalise(&Params::read(params), [inputs[0], inputs[1], inputs[2]], y, |v| v);
+}
+
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let channels = p.channels as usize;
-    let rows = (16_384 / channels).max(1) * channels;
-    // The definition costs little beside the products around it; only spread it over the threads.
+    let rows = (16_384 / p.channels as usize).max(1) * p.channels as usize;
     y.par_chunks_mut(rows).zip(inputs[0].par_chunks(rows)).for_each(|(y, x)| {
-        reference(params, &[x, inputs[1], inputs[2]], y);
+        normalise(&p, [x, inputs[1], inputs[2]], y, |v| v as f32);
     });
 }

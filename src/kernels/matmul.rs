@@ -116,6 +116,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
+    gradient: None,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
@@ -180,7 +181,7 @@ fn push(
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (x, w, bias, operand) = (inputs[0], inputs[1], inputs[2], inputs[3]);
     let (inner, cols) = (p.inner as usize, p.cols as usize);
@@ -188,11 +189,11 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     for (i, y) in y.iter_mut().enumerate() {
         let (row, col) = (i / cols, i % cols);
         let w = &w[row / p.rows as usize * inner * cols..];
-        let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
+        let mut sum = if p.has_bias != 0 { bias[col] } else { 0.0 };
         for k in 0..inner {
-            sum += f64::from(x[row * inner + k]) * f64::from(w[k * cols + col]);
+            sum += x[row * inner + k] * w[k * cols + col];
         }
-        *y = epilogue.reference(sum, operand, row, col, cols) as f32;
+        *y = epilogue.reference(sum, operand, row, col, cols);
     }
 }
 

@@ -5,6 +5,7 @@
 //! `cpu` version the CPU device runs, and the cost. Adding a kernel is `shaders/x.wgsl`, `src/kernels/x.rs`, one
 //! word in `kernels!` below, and its cases in `kernels-tests/`.
 
+use crate::graph::{Graph, Node, Tensor};
 use std::iter::Sum;
 use std::ops::Add;
 
@@ -76,11 +77,45 @@ pub struct Kernel {
     /// Whether `Params` ends with the [`epilogue`] block and the last input is its operand.
     pub epilogue: bool,
     /// The definition: f64 sums, plain loops. What the tests compare every device with.
-    pub reference: Compute,
+    pub reference: Definition,
     /// What the CPU device runs: the same numbers within rounding, fast.
     pub cpu: Compute,
+    /// Records the gradient; none where the kernel has none.
+    pub gradient: Option<Gradient>,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
     pub cost: CostOf,
+}
+
+/// Records what computes the gradients of a node's inputs, in the inputs' order, none for those nobody
+/// [asks](Backward::wants) for. Errors say which input has no gradient ("the filter", "the bias").
+pub type Gradient = fn(&mut Graph, &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str>;
+
+/// A node on the way back: what its kernel's gradient is recorded from.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a> {
+    /// The node, as it was recorded: nothing is fused into it.
+    pub node: &'a Node,
+    /// The gradient of its output, of the output's shape.
+    pub dy: &'a Tensor,
+    /// For each input: its gradient is asked for.
+    pub wants: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// An input as the forward computed it.
+    pub(crate) fn input(&self, g: &Graph, i: usize) -> Tensor {
+        g.tensor(self.node.inputs[i])
+    }
+
+    /// The output as the forward computed it.
+    pub(crate) fn output(&self, g: &Graph) -> Tensor {
+        g.tensor(self.node.output)
+    }
+
+    /// A label for a node of the gradient.
+    pub(crate) fn label(&self) -> String {
+        format!("{} (gradient)", self.node.label)
+    }
 }
 
 /// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
@@ -88,6 +123,19 @@ pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
 /// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
 pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
+
+/// Defines a kernel, in f64 throughout: uniform, inputs, output.
+pub type Definition = fn(&[u8], &[&[f64]], &mut [f64]);
+
+/// The definition of a kernel that is what its `cpu` function computes: values rounded to f32 are part of it, or it only
+/// serves another kernel, whose definition holds.
+fn defined_in_f32(cpu: Compute, params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| x.iter().map(|v| *v as f32).collect()).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; y.len()];
+    cpu(params, &inputs, &mut out);
+    y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
+}
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -34,6 +34,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -161,13 +162,11 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let len = p.len as usize;
     for i in 0..len {
-        let (next, x0) = element::<f64>(&p, inputs, i);
-        y[i] = next as f32;
-        y[len + i] = x0 as f32;
+        (y[i], y[len + i]) = element(&p, inputs, i);
     }
 }
 
@@ -175,12 +174,12 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (next, x0) = y.split_at_mut(p.len as usize);
     next.par_iter_mut().zip(x0).enumerate().with_min_len(4096).for_each(|(i, (next, x0))| {
-        (*next, *x0) = element::<f32>(&p, inputs, i);
+        (*next, *x0) = element(&p, inputs, i);
     });
 }
 
 /// f64 for the definition, f32 for the CPU device.
-trait Real: Copy + From<f32> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
+trait Real: Copy + From<f32> + Into<f64> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
     fn exp(self) -> Self;
     fn sqrt(self) -> Self;
 }
@@ -211,31 +210,32 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
 }
 
 /// Element `i` of the next sample and of the clipped x̂₀.
-fn element<T: Real>(p: &Params, inputs: &[&[f32]], i: usize) -> (T, T) {
+fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
     use coefficient::*;
-    let c = |k: usize| T::from(inputs[3][k]);
+    let c = |k: usize| inputs[3][k];
     let number = T::from;
+    let (clip, variance): (f64, f64) = (c(CLIP).into(), c(VARIANCE).into());
     let shape = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
     let conditional = shape.at(i, p.len as usize);
-    let x = number(inputs[0][i]);
-    let mut out = number(inputs[1][conditional]);
+    let x = inputs[0][i];
+    let mut out = inputs[1][conditional];
     if shape.guided {
-        let unconditional = number(inputs[1][shape.at(i, 0)]);
+        let unconditional = inputs[1][shape.at(i, 0)];
         out = unconditional + c(GUIDANCE) * (out - unconditional);
     }
     let mut x0 = c(X0_X) * x + c(X0_OUT) * out;
-    if inputs[3][CLIP] == 1.0 {
+    if clip == 1.0 {
         x0 = clamp(x0, number(0.0) - c(CLIP_RANGE), c(CLIP_RANGE));
-    } else if inputs[3][CLIP] == 2.0 {
+    } else if clip == 2.0 {
         let one = number(1.0);
-        let threshold = clamp(number(inputs[4][i / p.item as usize]), one, number(f32::MAX));
+        let threshold = clamp(inputs[4][i / p.item as usize], one, number(f32::MAX));
         let threshold = if threshold > c(CLIP_RANGE) { c(CLIP_RANGE) } else { threshold };
         x0 = clamp(x0, number(0.0) - threshold, threshold) / threshold;
     }
     let mut sigma = c(SIGMA);
-    if inputs[3][VARIANCE] != 0.0 {
-        let v = number(inputs[1][conditional + p.channels as usize]);
-        sigma = if inputs[3][VARIANCE] == 1.0 {
+    if variance != 0.0 {
+        let v = inputs[1][conditional + p.channels as usize];
+        sigma = if variance == 1.0 {
             let share = number(0.5) * (v + number(1.0));
             (number(0.5) * (share * c(LOG_MAX) + (number(1.0) - share) * c(LOG_MIN))).exp()
         } else {
@@ -243,6 +243,6 @@ fn element<T: Real>(p: &Params, inputs: &[&[f32]], i: usize) -> (T, T) {
         };
     }
     let eps = c(EPS_X) * x + c(EPS_OUT) * out;
-    let next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * number(inputs[2][i]);
+    let next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * inputs[2][i];
     (next, x0)
 }

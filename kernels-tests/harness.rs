@@ -77,34 +77,36 @@ pub fn compare<E: Into<f64> + Copy, A: Into<f64> + Copy>(
 
 /// The graph's output by the kernels' references, from inputs as `precision` stores them.
 pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f64> {
-    let mut values: HashMap<TensorId, Vec<f64>> = HashMap::new();
+    let given = graph.tensors.iter().filter_map(|t| match &t.source {
+        Source::Input(name) => {
+            let (_, values) = inputs.iter().find(|(n, _)| n == name)?;
+            let values = stored(values.clone(), t.storage, precision);
+            Some((graph.find_input(name).expect("it is one"), values.into_iter().map(f64::from).collect()))
+        }
+        _ => None,
+    });
+    let mut values = evaluate(graph, given.collect());
+    let id = graph.find_output(OUTPUT).expect("a case has an output");
+    values.remove(&id).expect("a node makes the output")
+}
+
+/// Every tensor of the graph by the kernels' references, in f64, from the inputs' values.
+pub fn evaluate(graph: &Graph, inputs: HashMap<TensorId, Vec<f64>>) -> HashMap<TensorId, Vec<f64>> {
+    let mut values = inputs;
     for node in &graph.nodes {
         for id in &node.inputs {
-            values
-                .entry(*id)
-                .or_insert_with(|| given(graph, *id, inputs, precision).into_iter().map(f64::from).collect());
+            values.entry(*id).or_insert_with(|| match &graph.info(*id).source {
+                Source::Constant(values) => values.iter().map(|v| f64::from(*v)).collect(),
+                Source::Input(name) => panic!("input `{name}` has no values"),
+                other => panic!("read before it is made: {other:?}"),
+            });
         }
         let mut y = vec![0.0; graph.info(node.output).len()];
         let read: Vec<&[f64]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
         (node.kernel.reference)(&node.params, &read, &mut y);
         values.insert(node.output, y);
     }
-    let id = graph.find_output(OUTPUT).expect("a case has an output");
-    values.remove(&id).expect("a node makes the output")
-}
-
-/// A constant's or input's values as `precision` stores them.
-fn given(graph: &Graph, id: TensorId, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f32> {
-    let tensor = graph.info(id);
-    match &tensor.source {
-        Source::Constant(values) => values.clone(),
-        Source::Input(name) => {
-            let found = inputs.iter().find(|(n, _)| n == name);
-            let (_, values) = found.unwrap_or_else(|| panic!("input `{name}` has no values"));
-            stored(values.clone(), tensor.storage, precision)
-        }
-        other => panic!("read before it is made: {other:?}"),
-    }
+    values
 }
 
 fn stored(values: Vec<f32>, storage: Storage, precision: Precision) -> Vec<f32> {
@@ -185,7 +187,7 @@ fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static 
 }
 
 /// Makes constants of the weights: some variants need to know them before the run.
-fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
+pub fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
     let (mut graph, mut rest) = (case.graph.clone(), Vec::new());
     for (name, values) in &case.inputs {
         let id = graph.find_input(name).expect("an input of the graph");

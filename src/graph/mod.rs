@@ -3,11 +3,12 @@
 //! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
-//! [`split`] divides it into what is computed once and what each step needs,
+//! [`split`] divides it into what is computed once and what each step needs, [`mod@gradient`] differentiates it,
 //! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
+pub mod gradient;
 pub mod lower;
 pub mod plan;
 pub mod split;

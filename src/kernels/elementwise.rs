@@ -2,7 +2,7 @@
 
 use super::concat::concat;
 use super::epilogue::{Activation, Epilogue, OperandOp};
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
+use super::{ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -30,7 +30,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -57,7 +57,7 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epil
 
 /// The tensor as the shader reads it: what is kept in f32, a learned position for one, is converted first.
 #[track_caller]
-fn as_elem(g: &mut Graph, x: &Tensor) -> Tensor {
+pub(crate) fn as_elem(g: &mut Graph, x: &Tensor) -> Tensor {
     match g.info(x.id).storage {
         Storage::Elem => x.clone(),
         Storage::F32 => {
@@ -99,6 +99,27 @@ fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
     let fits = other.channels() == x.channels() && x.rows().is_multiple_of(other.rows());
     assert!(fits, "operand {:?} does not broadcast over {:?}", other.shape, x.shape);
     (x.rows() / other.rows()) as u32
+}
+
+/// Of y = (x ∘ operand) · scale.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    let p = Params::read(&of.node.params);
+    if p.act != 0 || (of.wants[1] && p.operand_rows != 1) {
+        return Err("its inputs");
+    }
+    let scaled = |g: &mut Graph| if p.scale == 1.0 { of.dy.clone() } else { scale(g, of.dy, p.scale) };
+    let multiplies = p.operand_op == OperandOp::Mul as u32;
+    let side = |g: &mut Graph, other: usize| {
+        let dy = scaled(g);
+        if !multiplies {
+            return dy;
+        }
+        let other = of.input(g, other);
+        mul(g, &dy, &other)
+    };
+    let dx = of.wants[0].then(|| side(g, 1));
+    let d_operand = of.wants[1].then(|| side(g, 0));
+    Ok(vec![dx, d_operand])
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {

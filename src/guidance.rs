@@ -20,7 +20,9 @@
 use crate::device::{Device, Monitor, Program, ProgramOptions, Weights};
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Error, Result};
+use crate::graph::fuse::fuse;
 use crate::graph::gradient::gradient;
+use crate::graph::recompute::recompute;
 use crate::graph::{Graph, Storage, Tensor};
 use std::sync::Arc;
 
@@ -124,14 +126,18 @@ pub struct GraphGuidance {
     weights: Arc<Weights>,
     scalar: Box<Scalar>,
     inputs: Vec<(String, Vec<f32>)>,
+    budget: u64,
     program: Option<([usize; 4], Program)>,
 }
 
+/// Bytes of activations that a guidance may take where the caller does not say: 1 GiB.
+pub const MEMORY_BUDGET: u64 = 1 << 30;
+
 /// The forward of a network's scalar and its gradient with respect to `x`, as [`GraphGuidance`] runs it: inputs `x` and
-/// `t`, outputs `scalar` and `gradient`.
+/// `t`, outputs `scalar` and `gradient`. Where its activations exceed `budget` bytes, some are computed twice instead.
 ///
 /// Errors: see [`gradient`].
-pub fn score_graph(shape: [usize; 4], scalar: &Scalar) -> Result<Graph> {
+pub fn score_graph(shape: [usize; 4], scalar: &Scalar, budget: u64) -> Result<Graph> {
     let mut g = Graph::new();
     let x = g.input("x", &shape, Storage::F32);
     let t = g.input("t", &shape[..1], Storage::F32);
@@ -139,6 +145,12 @@ pub fn score_graph(shape: [usize; 4], scalar: &Scalar) -> Result<Graph> {
     let score = gradient(&mut g, &value, &[&x])?;
     g.output("scalar", &value);
     g.output("gradient", &score[0]);
+    fuse(&mut g);
+    let peak = recompute(&mut g, value.id, budget);
+    if peak > budget {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        log::warn!("guidance takes {} MiB at least, beyond its budget of {}", mib(peak), mib(budget));
+    }
     Ok(g)
 }
 
@@ -146,7 +158,14 @@ impl GraphGuidance {
     /// The score of a network with `weights`; `scalar` may record inputs besides `x` and `t`, whose values are set by
     /// [`GraphGuidance::set`].
     pub fn new(device: &Device, weights: Arc<Weights>, scalar: Box<Scalar>) -> Self {
-        GraphGuidance { device: device.clone(), weights, scalar, inputs: Vec::new(), program: None }
+        let (device, inputs) = (device.clone(), Vec::new());
+        GraphGuidance { device, weights, scalar, inputs, budget: MEMORY_BUDGET, program: None }
+    }
+
+    /// Bytes of activations it may take, [`MEMORY_BUDGET`] if this is not called; less takes more time.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
+        self
     }
 
     /// Sets an input that `scalar` records: a class, an embedding to compare with.
@@ -169,7 +188,7 @@ impl GraphGuidance {
         let (_, program) = self.program.insert(match kept {
             Some(kept) => kept,
             None => {
-                let graph = score_graph(shape, &*self.scalar)?;
+                let graph = score_graph(shape, &*self.scalar, self.budget)?;
                 (shape, self.device.program(graph, &self.weights, &ProgramOptions::default())?)
             }
         });

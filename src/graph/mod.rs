@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod gradient;
 pub mod lower;
 pub mod plan;
+pub mod recompute;
 pub mod split;
 
 use crate::kernels::{Cost, Kernel, Shader};

@@ -12,7 +12,7 @@ use crate::picture::Picture;
 pub use crate::request::GenerateConfig;
 use crate::request::{StageSide, check_request, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::systems::ddpm::{self, Ddpm};
-use crate::systems::denoise::{Noise, OnStep, SeededNoise, Shape};
+use crate::systems::denoise::{Guided, Noise, OnStep, SeededNoise, Shape};
 use crate::systems::imagen::{
     self, Conditioning, LowRes, MAX_TOKENS, Stage, TextEncoder, TextStates, initial_noise,
 };
@@ -143,7 +143,9 @@ impl Engine {
                 first_stage(cfg, &[(width, height)])?;
                 let list = stage_steps(&ddpm.scheduler, defaults, cfg, 0)?;
                 let mut on_step = progress(cfg.on_progress.as_mut(), 0, 1, (width, height));
-                ddpm.sample(&self.device, &options, &list, cfg.count, (height, width), noise, &mut on_step)
+                let mut guided = Guided { scale: 1.0, by_gradients: &mut cfg.guides };
+                let size = (height, width);
+                ddpm.sample(&self.device, &options, &list, cfg.count, size, &mut guided, noise, &mut on_step)
             }
             System::Imagen { text, stages } => {
                 // Everything that can be refused is refused before the first network runs.
@@ -360,7 +362,9 @@ fn run_stage(
     let low_res = low_res.as_deref().map(|values| LowRes { values, noise_level: defaults.noise_level });
     let conditioning = Conditioning { context: &context, low_res };
     let mut on_step = progress(cfg.on_progress.as_mut(), run.index, run.count, run.size);
-    stage.sample(device, options, &steps, guidance_scale, shape, &conditioning, noise, start, &mut on_step)
+    let by_gradients = if run.index == 0 { &mut cfg.guides[..] } else { &mut [] };
+    let mut guided = Guided { scale: guidance_scale, by_gradients };
+    stage.sample(device, options, &steps, &mut guided, shape, &conditioning, noise, start, &mut on_step)
 }
 
 fn progress<'a>(

@@ -1,7 +1,7 @@
 //! DDPM: an unconditional U-Net and its scheduler, from the diffusers folders (files in subfolders, or all at the
 //! root as in the oldest ones).
 
-use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
@@ -79,6 +79,7 @@ impl Ddpm {
         steps: &[Step],
         pictures: usize,
         (height, width): (usize, usize),
+        guidance: &mut Guided<'_, '_>,
         noise: &mut dyn Noise,
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<Picture>> {
@@ -86,7 +87,7 @@ impl Ddpm {
         let shape = self.shape(steps, pictures, (width, height));
         let denoiser = self.denoiser(device, options, shape)?;
         let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
-        let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;
+        let x = denoiser.sample(steps, guidance, noise, start, on_step)?;
         Ok(Picture::split(&x, height, width, channels))
     }
 }

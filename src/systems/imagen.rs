@@ -1,7 +1,7 @@
 //! Imagen (Saharia et al. 2022, arXiv:2205.11487): a frozen T5 encoder, a base stage and super-resolution stages,
 //! from DeepFloyd IF's diffusers folders.
 
-use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
@@ -201,7 +201,7 @@ impl Stage {
         device: &Device,
         options: &ProgramOptions,
         steps: &[Step],
-        guidance_scale: f64,
+        guidance: &mut Guided<'_, '_>,
         shape: Shape,
         conditioning: &Conditioning<'_>,
         noise: &mut dyn Noise,
@@ -214,7 +214,7 @@ impl Stage {
             denoiser.write("low_res", low_res.values);
             denoiser.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
-        let pictures = denoiser.sample(steps, guidance_scale, noise, start, on_step);
+        let pictures = denoiser.sample(steps, guidance, noise, start, on_step);
         self.release_if_large();
         pictures
     }

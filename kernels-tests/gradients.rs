@@ -128,8 +128,7 @@ fn gradients_are_finite_differences() {
                     if error >= entry.0 {
                         *entry = (error, case.name.clone());
                     }
-                    // Written so that NaN fails.
-                    if !(error <= TOLERANCE) {
+                    if error.is_nan() || error > TOLERANCE {
                         failures.push(format!("{}: {error:.2e} of the largest gradient", case.name));
                     }
                 }

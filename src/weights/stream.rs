@@ -6,6 +6,8 @@
 //! file is read once, in order within each row; its taps lie apart in the result and are handed on as one
 //! piece each.
 
+use std::borrow::Cow;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -87,10 +89,9 @@ fn widen(kind: Float, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// One tensor's bytes, and which element of the whole its first one is.
-#[derive(Clone, Copy)]
 struct Segment<'a> {
     first: usize,
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     kind: Float,
 }
 

@@ -3,6 +3,7 @@
 use crate::cases::{Case, OUTPUT, Rng, all};
 use crate::device::on_gpu;
 use crate::harness::{F32, compare, evaluate, know_weights, run};
+use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::graph::gradient::gradient;
 use ancestral::graph::{Graph, Source, Storage, TensorId};
@@ -161,7 +162,8 @@ fn on(device: &Device) {
             if expected.iter().all(|v| v.abs() < NOTHING) {
                 continue;
             }
-            let found = run(device, &made.graph, &made.inputs, ProgramOptions::default())
+            let found = check_storage(&made.graph)
+                .and_then(|()| run(device, &made.graph, &made.inputs, ProgramOptions::default()))
                 .and_then(|(y, _)| compare(expected, &y, F32));
             if let Err(what) = found {
                 failures.push(format!("{}: {what}", case.name));

@@ -11,7 +11,7 @@ use ancestral::kernels::epilogue::Activation;
 use ancestral::kernels::pick::{pick, scatter};
 use ancestral::kernels::softmax::{log_softmax, softmax};
 use ancestral::kernels::softmax_gradient::softmax_gradient;
-use ancestral::kernels::sum_axis::{sum_axis, sum_rows};
+use ancestral::kernels::sum_axis::{mean_rows, spread_axis, sum_axis, sum_rows};
 use ancestral::kernels::transpose::transpose;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -134,10 +134,18 @@ fn sum_cases() -> Vec<Case> {
             let x = m.elem(&[outer, count, inner]);
             sum_axis(&mut m.g, "sum", &x, [outer, count, inner], &[outer, inner])
         }));
+        cases.push(case("sum_axis", format!("spread_{outer}x{count}x{inner}"), |m| {
+            let x = m.elem(&[outer, inner]);
+            spread_axis(&mut m.g, "spread", &x, count, inner, 0.25)
+        }));
     }
     cases.push(case("sum_axis", "rows", |m| {
         let x = m.elem(&[2, 3, 4, 6]);
         sum_rows(&mut m.g, "sum", &x, 12)
+    }));
+    cases.push(case("sum_axis", "mean", |m| {
+        let x = m.elem(&[3, 49, 20]);
+        mean_rows(&mut m.g, "mean", &x, 49)
     }));
     cases.push(case("sum_axis", "folded_grid", |m| {
         let x = m.elem(&[2, 64 * 65_535 + 5]);

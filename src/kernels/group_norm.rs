@@ -33,7 +33,12 @@ params! {
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
     shaders: &[
-        Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, GROUP_WALK, REDUCE], grid),
+        Shader::plain(
+            "group_norm",
+            include_str!("../../shaders/group_norm.wgsl"),
+            &[ACTIVATION, GROUP_WALK, REDUCE],
+            grid,
+        ),
         Shader {
             name: "group_norm_subgroup",
             wgsl: include_str!("../../shaders/group_norm.wgsl"),

@@ -80,11 +80,30 @@ pub enum Repack {
     None,
     /// Linear `[out, in]` to `[in, out]`.
     Transpose,
-    /// Convolution `[out, in, kh, kw]` to `[kh, kw, in, out]`.
-    Conv,
-    /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes `[36, in, out]`
+    /// Convolution `[out, in, kh, kw]` to the filters of a pass.
+    Conv(Pass),
+    /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes of the filters of a pass
     /// ([`filters`](crate::kernels::winograd_input::filters)).
-    Winograd,
+    Winograd(Pass),
+}
+
+/// Which way a convolution goes through a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From input to output: `[kh, kw, in, out]`.
+    Forward,
+    /// From the output's gradient to the input's: `[kh, kw, out, in]`, flipped along both `kh` and `kw`.
+    Backward,
+}
+
+impl Pass {
+    /// The filter of the pass the other way.
+    pub(crate) fn reversed(self) -> Pass {
+        match self {
+            Pass::Forward => Pass::Backward,
+            Pass::Backward => Pass::Forward,
+        }
+    }
 }
 
 /// Between the names of several checkpoint tensors that are one weight here.
@@ -236,7 +255,7 @@ impl Graph {
         let name = names.iter().map(|name| self.path(name)).collect::<Vec<_>>().join(STACKED);
         let here = match (repack, shape) {
             (Repack::Transpose, &[o, i]) => vec![i, names.len() * o],
-            (Repack::Conv, &[o, i, kh, kw]) => vec![kh, kw, i, names.len() * o],
+            (Repack::Conv(Pass::Forward), &[o, i, kh, kw]) => vec![kh, kw, i, names.len() * o],
             (_, [first, rest @ ..]) => [&[names.len() * first], rest].concat(),
             (_, []) => Vec::new(),
         };
@@ -266,7 +285,7 @@ impl Graph {
 
     /// A convolution's `[out, in, k, k]` weight, laid out `[k, k, in, out]`.
     pub fn filter(&mut self, name: &str, out: usize, input: usize, kernel: usize) -> Tensor {
-        self.weight(name, &[out, input, kernel, kernel], Storage::Weight, Repack::Conv)
+        self.weight(name, &[out, input, kernel, kernel], Storage::Weight, Repack::Conv(Pass::Forward))
     }
 
     /// An embedding table `[rows, channels]`, in the file's layout.

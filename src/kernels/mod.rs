@@ -307,8 +307,8 @@ pub mod epilogue;
 pub(crate) mod simd;
 
 kernels! {
-    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
-    resample, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
+    attention, attention_key_gradient, attention_query_gradient, attention_statistics, concat, conv2d, conv2d_gradient, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
+    resample, resample_gradient, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -339,5 +339,7 @@ pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wg
 pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
 /// `shaders/shared/reduce_subgroup.wgsl`: sums over a subgroup that is the workgroup.
 pub(crate) const REDUCE_SUBGROUP: &str = include_str!("../../shaders/shared/reduce_subgroup.wgsl");
+/// `shaders/shared/resample.wgsl`: what an output coordinate of a resized picture reads.
+pub(crate) const RESAMPLE: &str = include_str!("../../shaders/shared/resample.wgsl");
 /// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
 pub(crate) const PREDICT: &str = include_str!("../../shaders/shared/predict.wgsl");

@@ -7,11 +7,13 @@ use crate::error::Result;
 use crate::estimate::{RunCost, Target};
 use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
+pub use crate::layout::Bundled;
 use crate::layout::Model;
 use crate::picture::Picture;
 pub use crate::request::GenerateConfig;
 use crate::request::check_request;
 pub use crate::systems::Condition;
+use crate::systems::adm::Adm;
 use crate::systems::ddpm::Ddpm;
 use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::imagen::Imagen;
@@ -27,6 +29,11 @@ pub struct LoadOptions {
     pub variant: Option<String>,
     /// Storage on a GPU; unset takes what serves the device best.
     pub precision: Option<Precision>,
+    /// Guided diffusion: the classifier's checkpoint; unset takes the one beside the model, if there is one.
+    pub classifier: Option<PathBuf>,
+    /// Guided diffusion: flags of each model, as OpenAI's command lines have them, which go before all that is found
+    /// out: `--attention_resolutions 32,16,8 --num_heads 4`.
+    pub flags: Vec<String>,
 }
 
 /// What one stage is doing.
@@ -65,7 +72,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a model folder: a DeepFloyd IF or DDPM folder of diffusers, or a cascade of such folders.
+    /// Loads a model: a DeepFloyd IF or DDPM folder of diffusers, a cascade of such folders, or a checkpoint of guided
+    /// diffusion (`64x64_diffusion.pt`).
     ///
     /// Errors name the file and what is wrong with it: absent, cut short, of another shape, of an unknown kind.
     pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine> {
@@ -74,19 +82,25 @@ impl Engine {
 
     /// Loads the bundled model, which draws simple scenes: `a red circle to the left of a blue square`.
     pub fn bundled(options: &LoadOptions) -> Result<Engine> {
-        Engine::load(crate::layout::bundled_model()?, options)
+        Engine::bundled_as(Bundled::Imagen, options)
     }
 
-    /// Loads a base stage and super-resolution stages from folders of their own, in this order.
+    /// Loads one of the models that come with the program.
+    pub fn bundled_as(which: Bundled, options: &LoadOptions) -> Result<Engine> {
+        Engine::load(crate::layout::bundled_model(which)?, options)
+    }
+
+    /// Loads a base stage and super-resolution stages from folders or files of their own, in this order.
     pub fn load_cascade(paths: &[impl AsRef<Path>], options: &LoadOptions) -> Result<Engine> {
         let paths: Vec<PathBuf> = paths.iter().map(|p| p.as_ref().to_path_buf()).collect();
-        let model = Model::find(&paths)?;
+        let model = Model::find(&paths, options)?;
         let device = Device::open(&options.device)?;
         let precision = options.precision.unwrap_or_else(|| device.precision());
         let variant = options.variant.as_deref();
         let system: Box<dyn System + Send> = match model {
             Model::Ddpm(folder, defaults) => Box::new((Ddpm::load(&folder)?, defaults)),
             Model::Imagen(files) => Box::new(Imagen::load(&files, variant)?),
+            Model::Adm(files) => Box::new(Adm::load(&files)?),
         };
         Ok(Engine { device, precision, system })
     }

@@ -140,6 +140,13 @@ impl NetworkCost {
         NetworkCost::new("text encoder", sizes, vec![("once", 1, t5::graph(config, prompts, tokens))], &on)
     }
 
+    /// The cost of a guidance by gradients, a forward and its gradient at each of `steps` steps, always in f32.
+    pub(crate) fn of_guidance(name: &str, shape: Shape, steps: usize, graph: Graph, on: &Target) -> Self {
+        let on = Target { precision: Precision::F32, ..on.clone() };
+        let sizes = format!("{}x{}, batch {}, {steps} steps", shape.width, shape.height, shape.pictures);
+        NetworkCost::new(name, sizes, vec![("step", steps, graph)], &on)
+    }
+
     fn new(name: &str, sizes: String, graphs: Vec<(&'static str, usize, Graph)>, on: &Target) -> Self {
         let mut cost = NetworkCost {
             name: name.to_string(),

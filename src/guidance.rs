@@ -75,6 +75,22 @@ pub struct Weighted<'a> {
     pub guidance: Box<dyn Guidance + 'a>,
 }
 
+impl<'a> Weighted<'a> {
+    /// The same for a while.
+    pub(crate) fn borrowed<'b>(&'b mut self) -> Weighted<'b> {
+        Weighted { weight: self.weight, guidance: Box::new(Borrowed(&mut *self.guidance)) }
+    }
+}
+
+/// A guidance that its owner lends.
+pub(crate) struct Borrowed<'b>(pub &'b mut dyn Guidance);
+
+impl Guidance for Borrowed<'_> {
+    fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
+        self.0.direction(at, monitor)
+    }
+}
+
 /// The sum of all directions, as [`kernels::step`](crate::kernels::step) takes it: `[3, N, H, W, C]`, what is added to
 /// the clipped x̂₀, to the next sample, and to the next sample times its variance.
 pub(crate) fn steer(

@@ -250,7 +250,7 @@ fn check_stage(
     let (width, height) = (shape.width, shape.height);
     let pictures: Vec<Picture> = found
         .chunks_exact(item)
-        .map(|v| Picture { width, height, channels: 3, values: v.to_vec() })
+        .map(|v| Picture { width, height, channels: 3, values: v.to_vec(), rounding: Default::default() })
         .collect();
     run.check_pictures("stage", &pictures, None, report);
     Ok(())

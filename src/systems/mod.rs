@@ -1,5 +1,6 @@
 //! The systems: one file each, from what a user asks to pictures.
 
+pub mod adm;
 pub mod ddpm;
 pub mod denoise;
 pub mod imagen;

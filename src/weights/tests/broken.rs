@@ -1,6 +1,7 @@
 //! Broken files: each is refused with a message that names it, the thing and the remedy.
 
 use super::*;
+use crate::graph::{Pass, Repack};
 use crate::weights::read_json;
 
 #[track_caller]
@@ -20,7 +21,7 @@ fn not_the_file_it_promises() {
         &["Git LFS pointer", "git lfs pull"],
     );
     refuses("<!doctype html><html>Sign in</html>", &["web page"]);
-    refuses(b"PK\x03\x04\0\0\0\0\0\0archive/data.pkl", &["PyTorch", "tools/convert.py"]);
+    refuses(b"PK\x03\x04\0\0\0\0\0\0archive/data.pkl", &["PyTorch", "cut off", "Download it again"]);
     refuses(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["PyTorch", "tools/convert.py"]);
 }
 
@@ -99,7 +100,7 @@ fn an_empty_tensor_of_any_shape_is_harmless() {
     let folder = Folder::new();
     let header = format!("{{{}}}", entry("a", "F32", "[0,4294967295,4294967295,1]", 0, 0));
     let checkpoint = Checkpoint::open_file(&folder.write("a.safetensors", raw(&header, b""))).unwrap();
-    for repack in [crate::graph::Repack::None, crate::graph::Repack::Conv] {
+    for repack in [Repack::None, Repack::Conv(Pass::Forward), Repack::Conv(Pass::Backward)] {
         assert!(checkpoint.read("a", repack).unwrap().is_empty());
     }
 }

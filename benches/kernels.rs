@@ -145,7 +145,17 @@ fn light_cases() -> Vec<Case> {
         case("step", "256x256", |g| {
             let (x, out, coefficients) = step_inputs(g);
             let noise = g.input("noise", &[1, 256, 256, 3], Storage::F32);
-            step(g, &x, &StepInputs { out: &out, noise: &noise, coefficients: &coefficients, quantile: None })
+            step(
+                g,
+                &x,
+                &StepInputs {
+                    out: &out,
+                    noise: &noise,
+                    coefficients: &coefficients,
+                    quantile: None,
+                    steer: None,
+                },
+            )
         }),
     ]
 }

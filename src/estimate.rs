@@ -11,7 +11,6 @@
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
 use crate::device::{Device, DeviceLimits};
-use crate::engine::PROMPTS;
 use crate::error::{Error, Result};
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
@@ -20,6 +19,7 @@ use crate::kernels::Precision;
 use crate::models::{t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
 use crate::systems::denoise::{Network, Parts, Shape};
+use crate::systems::imagen::PROMPTS;
 use crate::systems::{ddpm, imagen};
 use crate::weights::read_json;
 use serde::Deserialize;

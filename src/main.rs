@@ -2,6 +2,7 @@
 
 use ancestral::device::{DeviceLimits, list_adapters};
 use ancestral::diffusion::{Clip, Sampler};
+use ancestral::engine::Condition;
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
 use ancestral::picture::check_output;
@@ -274,12 +275,12 @@ fn generate(args: Generate) -> Result<(), Error> {
     let options =
         LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
     let mut engine = load(&args.model, &options)?;
-    if engine.takes_prompt() && args.prompt.is_none() {
+    if engine.condition() == Condition::Prompt && args.prompt.is_none() {
         return Err(Error::Request(
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    if args.prompt.is_some() && !engine.takes_prompt() && !args.quiet {
+    if args.prompt.is_some() && engine.condition() == Condition::Nothing && !args.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }
     if !args.quiet {

@@ -3,6 +3,7 @@
 use crate::diffusion::{Clip, Sampler, SchedulerConfig, Step, steps};
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
+use crate::guidance::{Guidance, Weighted};
 use crate::layout::Defaults;
 use crate::picture::Picture;
 
@@ -34,6 +35,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
     pub(crate) from: Vec<Picture>,
+    pub(crate) guides: Vec<Weighted<'a>>,
     pub(crate) on_progress: Option<OnProgress<'a>>,
     pub(crate) on_stage: Option<OnStage<'a>>,
 }
@@ -108,6 +110,12 @@ impl<'a> GenerateConfig<'a> {
     /// them, and those after it enlarge them.
     pub fn from_pictures(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
         self.from = pictures.into();
+        self
+    }
+
+    /// Steers the first stage by what the caller brings, `weight` times as strongly as it says; several add up.
+    pub fn guide(mut self, weight: f64, guidance: impl Guidance + 'a) -> Self {
+        self.guides.push(Weighted { weight, guidance: Box::new(guidance) });
         self
     }
 

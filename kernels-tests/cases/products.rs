@@ -182,13 +182,28 @@ fn conv_gradient_cases() -> Vec<Case> {
         ("stride_2_1x1", Conv { kernel: [1, 1], window: strided(2, 0), ..plain() }),
         ("stride_3_no_padding", Conv { window: strided(3, 0), ..plain() }),
         ("rows_that_nothing_reads", Conv { height: 10, width: 12, window: strided(4, 0), ..plain() }),
-        ("patches_4x4", Conv { height: 12, width: 16, input: [3, 0], kernel: [4, 4], window: strided(4, 0), ..plain() }),
-        ("padding_wider_than_kernel", Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() }),
-        ("up_3_stride_2", Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1], repeat: 1 }, ..plain() }),
+        (
+            "patches_4x4",
+            Conv { height: 12, width: 16, input: [3, 0], kernel: [4, 4], window: strided(4, 0), ..plain() },
+        ),
+        (
+            "padding_wider_than_kernel",
+            Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() },
+        ),
+        (
+            "up_3_stride_2",
+            Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1], repeat: 1 }, ..plain() },
+        ),
         ("skip", Conv { input: [5, 3], window: strided(2, 1), ..plain() }),
         ("5x3", Conv { kernel: [5, 3], window: strided(2, 2), ..plain() }),
-        ("ragged_tiles", Conv { height: 21, width: 13, input: [67, 0], out: 18, window: strided(2, 1), ..plain() }),
-        ("whole_tiles", Conv { height: 16, width: 16, input: [64, 0], out: 16, window: strided(2, 1), ..plain() }),
+        (
+            "ragged_tiles",
+            Conv { height: 21, width: 13, input: [67, 0], out: 18, window: strided(2, 1), ..plain() },
+        ),
+        (
+            "whole_tiles",
+            Conv { height: 16, width: 16, input: [64, 0], out: 16, window: strided(2, 1), ..plain() },
+        ),
     ];
     let record = |m: &mut Maker, s: &Conv| {
         // The convolution's uniform, from its own record function.

@@ -28,7 +28,7 @@ pub enum Kind {
     IfStage1,
     /// IF's super-resolution stage.
     IfStage2,
-    /// OpenAI's guided diffusion; of it the schedules only.
+    /// OpenAI's guided diffusion.
     Adm,
 }
 

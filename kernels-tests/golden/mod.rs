@@ -10,8 +10,9 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`ddpm`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
+//! - [`adm`], [`ddpm`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
 
+mod adm;
 mod bisect;
 mod case;
 mod controls;
@@ -46,7 +47,7 @@ fn of(kind: Kind) -> Vec<Case> {
         all.into_iter().filter(|(_, found)| *found == Ok(kind)).map(|(case, _)| case).collect();
     if found.is_empty() {
         say(&format!("golden: no case of kind {kind:?}"));
-        assert!(chosen() || kind == Kind::Adm, "{kind:?}: no case in {}", own_goldens().display());
+        assert!(chosen(), "{kind:?}: no case in {}", own_goldens().display());
     }
     found
 }
@@ -56,7 +57,8 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
     match case.kind()? {
         Kind::Ddpm => ddpm::check(case, device, report),
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
-        Kind::Units | Kind::Adm => Err("has no network".into()),
+        Kind::Adm => adm::check(case, device, report),
+        Kind::Units => Err("has no network".into()),
     }
 }
 
@@ -90,9 +92,6 @@ fn golden_files_are_those_of_the_manifests() {
     let mut failures = Vec::new();
     for (case, kind) in cases().unwrap_or_else(|why| panic!("{why}")) {
         match kind {
-            Ok(Kind::Adm) => {
-                say(&format!("golden {}: skipped but for its schedules: not built yet", case.name))
-            }
             Ok(_) => {
                 let read = |(file, _): &(String, String)| case.read(file).err();
                 failures.extend(
@@ -103,6 +102,16 @@ fn golden_files_are_those_of_the_manifests() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn golden_adm_cpu() {
+    check_all(Kind::Adm, &Device::Cpu);
+}
+
+#[test]
+fn golden_adm_gpu() {
+    on_gpu(|device| check_all(Kind::Adm, device));
 }
 
 #[test]

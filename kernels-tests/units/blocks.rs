@@ -6,8 +6,8 @@ use ancestral::kernels::attention::{KeyValue, Options, attention};
 use ancestral::kernels::elementwise::activate;
 use ancestral::kernels::embedding::embedding;
 use ancestral::kernels::epilogue::Activation;
-use ancestral::models::attention::{AddedKv, CrossNorm, SelfAttention};
-use ancestral::models::blocks::{Resize, ResnetOptions, linear_no_bias, resnet_block};
+use ancestral::models::attention::{AddedKv, CrossNorm, Projections, SelfAttention};
+use ancestral::models::blocks::{Resize, ResnetNames, ResnetOptions, linear_no_bias, resnet_block};
 use ancestral::models::embeddings::{text_embedding, timestep_mlp};
 use ancestral::models::t5;
 
@@ -46,6 +46,7 @@ fn resnet(layer: &mut Layer<'_>) -> Checked {
     let act = act(layer)?;
     let emb = if layer.entry.flag("skip_time_act") { temb } else { activate(&mut layer.g, &temb, act) };
     let options = ResnetOptions {
+        names: ResnetNames::DIFFUSERS,
         groups: layer.entry.count("groups")?,
         eps: layer.entry.eps(),
         act,
@@ -65,6 +66,7 @@ fn resnet(layer: &mut Layer<'_>) -> Checked {
 fn self_attention(layer: &mut Layer<'_>) -> Checked {
     let x = layer.picture("x")?;
     let block = SelfAttention {
+        projections: Projections::Separate,
         head_dim: layer.entry.count("dim_head")?,
         groups: Some(layer.entry.count("groups")?),
         eps: layer.entry.eps(),

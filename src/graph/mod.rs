@@ -11,6 +11,8 @@ pub mod fuse;
 pub mod gradient;
 pub mod lower;
 pub mod plan;
+pub mod recompute;
+pub mod rows;
 pub mod split;
 
 use crate::kernels::{Cost, Kernel, Shader};
@@ -78,7 +80,7 @@ pub enum Storage {
 pub enum Repack {
     /// As it is in the file.
     None,
-    /// Linear `[out, in]` to `[in, out]`.
+    /// Linear `[out, in]`, or a convolution of one tap `[out, in, 1]`, to `[in, out]`.
     Transpose,
     /// Convolution `[out, in, kh, kw]` to the filters of a pass.
     Conv(Pass),
@@ -117,7 +119,7 @@ pub enum Source {
     /// A checkpoint's tensor: its name and shape there, and how it is laid out here.
     Weight {
         /// Name in the checkpoint; or the names of several, with [`STACKED`] between them, which are stacked along
-        /// their first dimension.
+        /// their first dimension. Behind a name `[a:b]` takes rows a to b of it ([`rows`]).
         name: String,
         /// Shape in the checkpoint, of each.
         shape: Vec<usize>,
@@ -253,10 +255,12 @@ impl Graph {
 
     fn stacked(&mut self, names: &[&str], shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
         let name = names.iter().map(|name| self.path(name)).collect::<Vec<_>>().join(STACKED);
+        let all = shape.first().copied().unwrap_or(1);
+        let outputs = rows::parts(&name).map(|part| part.rows.map_or(all, |rows| rows.len())).sum();
         let here = match (repack, shape) {
-            (Repack::Transpose, &[o, i]) => vec![i, names.len() * o],
-            (Repack::Conv(Pass::Forward), &[o, i, kh, kw]) => vec![kh, kw, i, names.len() * o],
-            (_, [first, rest @ ..]) => [&[names.len() * first], rest].concat(),
+            (Repack::Transpose, &[_, i, ..]) => vec![i, outputs],
+            (Repack::Conv(Pass::Forward), &[_, i, kh, kw]) => vec![kh, kw, i, outputs],
+            (_, [_, rest @ ..]) => [&[outputs], rest].concat(),
             (_, []) => Vec::new(),
         };
         let source = Source::Weight { name, shape: shape.to_vec(), repack };
@@ -278,7 +282,13 @@ impl Graph {
         self.stacked(names, &[out, input], Storage::Weight, Repack::Transpose)
     }
 
-    /// Several vectors one after another: `[names · len]`.
+    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows](rows) of
+    /// them, side by side: `[in, all rows]`.
+    pub fn pointwise(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
+        self.stacked(names, &[out, input, 1], Storage::Weight, Repack::Transpose)
+    }
+
+    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows](rows).
     pub fn vectors(&mut self, names: &[&str], len: usize) -> Tensor {
         self.stacked(names, &[len], Storage::F32, Repack::None)
     }
@@ -354,13 +364,18 @@ impl Graph {
         self.outputs.iter().find(|(n, _)| n == name).map(|(_, id)| *id)
     }
 
-    /// Every checkpoint tensor the graph reads: name, shape in the file.
+    /// Every checkpoint tensor the graph reads: name, shape in the file. One that is read in several places comes
+    /// several times.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &[usize])> {
         let weights = self.tensors.iter().filter_map(|t| match &t.source {
             Source::Weight { name, shape, .. } => Some((name.as_str(), shape.as_slice())),
             _ => None,
         });
-        weights.flat_map(|(names, shape)| names.split(STACKED).map(move |name| (name, shape)))
+        weights.flat_map(|(names, shape)| {
+            let mut names: Vec<&str> = rows::parts(names).map(|part| part.name).collect();
+            names.dedup();
+            names.into_iter().map(move |name| (name, shape))
+        })
     }
 
     /// Arithmetic and least traffic of one run, summed over the nodes.

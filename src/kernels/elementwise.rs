@@ -1,7 +1,9 @@
 //! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
 
+use super::activation_gradient::activation_gradient;
 use super::concat::concat;
 use super::epilogue::{Activation, Epilogue, OperandOp};
+use super::sum_axis::sum_rows;
 use super::{ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -101,24 +103,37 @@ fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
     (x.rows() / other.rows()) as u32
 }
 
-/// Of y = (x ∘ operand) · scale.
+/// dx = dy · scale · activate'(x), for products times the operand; d operand = dy · scale, for products times
+/// activate(x), summed over the rows that share a row.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
     let p = Params::read(&of.node.params);
-    if p.act != 0 || (of.wants[1] && p.operand_rows != 1) {
-        return Err("its inputs");
-    }
-    let scaled = |g: &mut Graph| if p.scale == 1.0 { of.dy.clone() } else { scale(g, of.dy, p.scale) };
-    let multiplies = p.operand_op == OperandOp::Mul as u32;
-    let side = |g: &mut Graph, other: usize| {
-        let dy = scaled(g);
-        if !multiplies {
-            return dy;
+    let (cols, shared, label) = (p.cols as usize, p.operand_rows as usize, of.label());
+    let rows = of.dy.len() / cols;
+    let (x, dy) = (of.input(g, 0), g.reshape(of.dy, &[rows, cols]));
+    let x = g.reshape(&x, &[rows, cols]);
+    let (act, multiplies) = (Activation::from_number(p.act), p.operand_op == OperandOp::Mul as u32);
+    let scaled = |g: &mut Graph, d: Tensor| if p.scale == 1.0 { d } else { scale(g, &d, p.scale) };
+    let dx = of.wants[0].then(|| {
+        let mut d = match act {
+            Activation::Identity => dy.clone(),
+            _ => activation_gradient(g, &label, &x, &dy, act),
+        };
+        if multiplies {
+            let operand = of.input(g, 1);
+            let operand = g.reshape(&operand, &[rows / shared, cols]);
+            d = mul(g, &d, &operand);
         }
-        let other = of.input(g, other);
-        mul(g, &dy, &other)
-    };
-    let dx = of.wants[0].then(|| side(g, 1));
-    let d_operand = of.wants[1].then(|| side(g, 0));
+        scaled(g, d)
+    });
+    let d_operand = of.wants[1].then(|| {
+        let mut d = dy.clone();
+        if multiplies {
+            let factor = if act == Activation::Identity { x.clone() } else { activate(g, &x, act) };
+            d = mul(g, &factor, &d);
+        }
+        let d = scaled(g, d);
+        if shared == 1 { d } else { sum_rows(g, &label, &d, shared) }
+    });
     Ok(vec![dx, d_operand])
 }
 

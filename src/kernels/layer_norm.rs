@@ -1,7 +1,8 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
-use super::{Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
+use super::layer_norm_gradient::layer_norm_gradient;
+use super::{Backward, Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -35,7 +36,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -53,6 +54,15 @@ pub fn rms_norm(g: &mut Graph, name: &str, x: &Tensor, eps: f32) -> Tensor {
     record(g, name, x, &weight, None, eps)
 }
 
+/// x / √(‖x‖² + floor²) over the innermost dimension of `[.., C]`: rows of length 1, or 0 where x is. `floor` keeps the
+/// division defined; PyTorch's `normalize` takes the larger of ‖x‖ and 1e-12.
+pub fn l2_normalise(g: &mut Graph, label: &str, x: &Tensor, floor: f32) -> Tensor {
+    // √(mean x² + eps) √C is the length.
+    let channels = x.channels() as f32;
+    let weight = g.constant(&[x.channels()], vec![1.0 / channels.sqrt(); x.channels()]);
+    record(g, label, x, &weight, None, floor * floor / channels)
+}
+
 fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Tensor {
     let p = Params { rows: x.rows() as u32, channels: x.channels() as u32, rms: bias.is_none().into(), eps };
     let empty = g.empty();
@@ -64,6 +74,15 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<
         storage: Storage::Elem,
         label,
     })
+}
+
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    of.refuse(&[(1, "the norm's weight"), (2, "the norm's bias")])?;
+    let p = Params::read(&of.node.params);
+    let (x, weight) = (of.input(g, 0), of.input(g, 1));
+    let x = g.reshape(&x, &of.dy.shape);
+    let dx = layer_norm_gradient(g, &of.label(), &x, &weight, of.dy, p.rms != 0, p.eps);
+    Ok(vec![Some(dx), None, None])
 }
 
 /// The definition; on the CPU device too, where it costs little beside the products around it.

@@ -112,6 +112,12 @@ impl Backward<'_> {
         g.tensor(self.node.output)
     }
 
+    /// An error if one of these inputs is asked for: its index and what it is.
+    pub(crate) fn refuse(&self, inputs: &[(usize, &'static str)]) -> Result<(), &'static str> {
+        let asked = inputs.iter().find(|(i, _)| self.wants[*i]);
+        asked.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
     /// A label for a node of the gradient.
     pub(crate) fn label(&self) -> String {
         format!("{} (gradient)", self.node.label)
@@ -307,8 +313,10 @@ pub mod epilogue;
 pub(crate) mod simd;
 
 kernels! {
-    attention, attention_key_gradient, attention_query_gradient, attention_statistics, concat, conv2d, conv2d_gradient, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
-    resample, resample_gradient, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
+    activation_gradient, attention, attention_key_gradient, attention_query_gradient, attention_statistics, batch_norm,
+    concat, conv2d, conv2d_gradient, cut, elementwise, embedding, group_norm, group_norm_gradient, layer_norm,
+    layer_norm_gradient, matmul, pick, product_slices, quantile, resample, resample_gradient, softmax, softmax_gradient,
+    step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -333,11 +341,18 @@ pub(crate) const STORE: &str = include_str!("../../shaders/shared/store.wgsl");
 pub(crate) const STORE_QUAD: &str = include_str!("../../shaders/shared/store_quad.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
+/// `shaders/shared/activation_derivative.wgsl`: their derivatives.
+pub(crate) const ACTIVATION_DERIVATIVE: &str =
+    include_str!("../../shaders/shared/activation_derivative.wgsl");
+/// `shaders/shared/store_at.wgsl`: an element, with epilogue, to y.
+pub(crate) const STORE_AT: &str = include_str!("../../shaders/shared/store_at.wgsl");
+/// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm.
+pub(crate) const GROUP_WALK: &str = include_str!("../../shaders/shared/group_walk.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
 pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wgsl");
-/// `shaders/shared/reduce.wgsl`: sums over a workgroup.
+/// `shaders/shared/reduce.wgsl`: sums and maxima over a workgroup.
 pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
-/// `shaders/shared/reduce_subgroup.wgsl`: sums over a subgroup that is the workgroup.
+/// `shaders/shared/reduce_subgroup.wgsl`: sums and maxima over a subgroup that is the workgroup.
 pub(crate) const REDUCE_SUBGROUP: &str = include_str!("../../shaders/shared/reduce_subgroup.wgsl");
 /// `shaders/shared/resample.wgsl`: what an output coordinate of a resized picture reads.
 pub(crate) const RESAMPLE: &str = include_str!("../../shaders/shared/resample.wgsl");

@@ -20,6 +20,8 @@ params! {
     out_channels: u32,
     /// 1: the output holds an unconditional and a conditional half.
     guided: u32,
+    /// 1: what steers the step is bound.
+    steered: u32,
 }
 
 
@@ -84,7 +86,7 @@ pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; coefficient::COUN
         }
         Variance::Learned => out[VARIANCE] = 2.0,
     }
-    out[NOISE] = if step.draws_noise { 1.0 } else { 0.0 };
+    out[NOISE] = if step.adds_noise { 1.0 } else { 0.0 };
     out.map(|v| v as f32)
 }
 
@@ -135,6 +137,8 @@ pub struct StepInputs<'a> {
     pub coefficients: &'a Tensor,
     /// Quantiles `[B]`, where the sampler thresholds dynamically.
     pub quantile: Option<&'a Tensor>,
+    /// What steers the step `[3, B, H, W, C]`: added to the clipped x̂₀; to the next sample; and to it times σ².
+    pub steer: Option<&'a Tensor>,
 }
 
 /// x `[B, H, W, C]` → `[2, B, H, W, C]`: the next sample, then the clipped x̂₀.
@@ -148,14 +152,25 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
         channels: shape.channels,
         out_channels: shape.out_channels,
         guided: shape.guided.into(),
+        steered: inputs.steer.is_some().into(),
     };
+    if let Some(steer) = inputs.steer {
+        assert_eq!(steer.len(), 3 * x.len(), "step: steer {:?} for {:?}", steer.shape, x.shape);
+    }
     let empty = g.empty();
     let mut out_shape = vec![2];
     out_shape.extend(&x.shape);
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
-        inputs: &[x, inputs.out, inputs.noise, inputs.coefficients, inputs.quantile.unwrap_or(&empty)],
+        inputs: &[
+            x,
+            inputs.out,
+            inputs.noise,
+            inputs.coefficients,
+            inputs.quantile.unwrap_or(&empty),
+            inputs.steer.unwrap_or(&empty),
+        ],
         shape: &out_shape,
         storage: Storage::F32,
         label: "step",
@@ -242,7 +257,14 @@ fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
             clamp(v, number(0.0), number(f32::MAX)).sqrt()
         };
     }
+    let steer = |part: usize| inputs[5][part * p.len as usize + i];
+    if p.steered != 0 {
+        x0 = x0 + steer(0);
+    }
     let eps = c(EPS_X) * x + c(EPS_OUT) * out;
-    let next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * inputs[2][i];
+    let mut next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * inputs[2][i];
+    if p.steered != 0 {
+        next = next + steer(1) + sigma * sigma * steer(2);
+    }
     (next, x0)
 }

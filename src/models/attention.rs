@@ -1,28 +1,30 @@
 //! Attention blocks of the U-Nets: pixels to pixels, and pixels to text and pixels.
 
-use super::blocks::{linear, linears};
+use super::blocks::{linear, linears, pointwise};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::attention::{KeyValue, Options, Rows, attention};
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::kernels::layer_norm::layer_norm;
+use std::ops::Range;
 
 /// Added to the variance of the attention blocks' group norm over pixels, whatever `norm_eps` says.
 const ADDED_KV_EPS: f32 = 1e-5;
 /// Groups of the norm over the text states, whatever `norm_num_groups` says.
 const CROSS_NORM_GROUPS: usize = 32;
 
-fn options(channels: usize, head_dim: usize) -> Options<'static> {
+pub(super) fn options(channels: usize, head_dim: usize) -> Options<'static> {
     let scale = 1.0 / (head_dim as f32).sqrt();
     Options { heads: channels / head_dim, head_dim, scale, bias: None, mask: None, causal: false }
 }
 
-fn tokens(g: &Graph, x: &Tensor) -> Tensor {
+/// Pictures `[N, H, W, C]` as tokens `[N, HW, C]`.
+pub(super) fn tokens(g: &Graph, x: &Tensor) -> Tensor {
     g.reshape(x, &[x.dim(0), x.rows() / x.dim(0), x.channels()])
 }
 
-fn rows(tensor: &Tensor, offset: usize) -> Rows {
+pub(super) fn rows(tensor: &Tensor, offset: usize) -> Rows {
     Rows { tensor: tensor.clone(), offset }
 }
 
@@ -33,9 +35,37 @@ fn query_key_value(g: &mut Graph, x: &Tensor) -> (Rows, KeyValue) {
     (rows(&all, 0), KeyValue { key: rows(&all, channels), value: rows(&all, 2 * channels) })
 }
 
-/// Self-attention over pixels with a residual connection (`AttnDownBlock2D` and its kin).
+/// [`query_key_value`] from the one layer `qkv`; its rows in the file may lie head by head, query, key and value of
+/// each, and are sorted at load.
+fn fused_query_key_value(g: &mut Graph, x: &Tensor, head_dim: usize, per_head: bool) -> (Rows, KeyValue) {
+    let channels = x.channels();
+    let heads = if per_head { channels / head_dim } else { 1 };
+    let columns = channels / heads;
+    let row = |part: usize, head: usize| (3 * head + part) * columns;
+    let order = (0..3).flat_map(|part| (0..heads).map(move |head| row(part, head)));
+    let order: Vec<Range<usize>> = order.map(|first| first..first + columns).collect();
+    let all = pointwise(g, "qkv", x, 3 * channels, if heads == 1 { &[] } else { &order });
+    (rows(&all, 0), KeyValue { key: rows(&all, channels), value: rows(&all, 2 * channels) })
+}
+
+/// What a checkpoint calls the layers of a self-attention block, and how queries, keys and values lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projections {
+    /// `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0` (diffusers).
+    Separate,
+    /// `norm`, `qkv`, `proj_out`, the last two convolutions of one tap (OpenAI).
+    Fused {
+        /// The rows of `qkv` are query, key and value of one head after another, instead of all queries, all keys and
+        /// all values.
+        per_head: bool,
+    },
+}
+
+/// Self-attention over pixels with a residual connection (`AttnDownBlock2D` and its kin, OpenAI's `AttentionBlock`).
 #[derive(Clone, Copy, Debug)]
 pub struct SelfAttention {
+    /// Names and order of the projections.
+    pub projections: Projections,
     /// Columns of a head.
     pub head_dim: usize,
     /// Groups of the norm; none where the block has no norm.
@@ -51,17 +81,24 @@ impl SelfAttention {
     pub fn forward(&self, g: &mut Graph, name: &str, x: &Tensor) -> Tensor {
         g.scope(name, |g| {
             let channels = x.channels();
+            let name = if self.projections == Projections::Separate { "group_norm" } else { "norm" };
             let h = match self.groups {
                 Some(groups) => {
-                    let norm = GroupNorm::new(g, "group_norm", channels, groups, self.eps);
-                    group_norm(g, "group_norm", (x, None), &norm, None, Activation::Identity)
+                    let norm = GroupNorm::new(g, name, channels, groups, self.eps);
+                    group_norm(g, name, (x, None), &norm, None, Activation::Identity)
                 }
                 None => x.clone(),
             };
             let h = tokens(g, &h);
-            let (q, pixels) = query_key_value(g, &h);
+            let (q, pixels) = match self.projections {
+                Projections::Separate => query_key_value(g, &h),
+                Projections::Fused { per_head } => fused_query_key_value(g, &h, self.head_dim, per_head),
+            };
             let h = attention(g, "attention", &q, None, Some(&pixels), &options(channels, self.head_dim));
-            let h = linear(g, "to_out.0", &h, channels);
+            let h = match self.projections {
+                Projections::Separate => linear(g, "to_out.0", &h, channels),
+                Projections::Fused { .. } => pointwise(g, "proj_out", &h, channels, &[]),
+            };
             let h = g.reshape(&h, &x.shape);
             let y = add(g, &h, x);
             if self.output_scale == 1.0 { y } else { scale(g, &y, 1.0 / self.output_scale) }

@@ -9,10 +9,10 @@ use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::kernels::epilogue::Activation;
 use std::path::Path;
 
-const MAX_CHANNELS: usize = 65_536;
-const MAX_LEVELS: usize = 8;
-const MAX_LAYERS: usize = 64;
-const MAX_SIDE: usize = 8_192;
+pub(super) const MAX_CHANNELS: usize = 65_536;
+pub(super) const MAX_LEVELS: usize = 8;
+pub(super) const MAX_LAYERS: usize = 64;
+pub(super) const MAX_SIDE: usize = 8_192;
 const MAX_KERNEL: usize = 15;
 
 /// Refuses a config with the key and the reason.
@@ -21,7 +21,7 @@ pub(crate) fn require(path: &Path, key: &str, holds: bool, what: impl Fn() -> St
 }
 
 /// Whole numbers from 1 to `most`.
-fn range(path: &Path, key: &str, value: usize, most: usize) -> Result<()> {
+pub(super) fn range(path: &Path, key: &str, value: usize, most: usize) -> Result<()> {
     require(path, key, (1..=most).contains(&value), || {
         format!("{value} is out of range; 1 to {most} are supported")
     })

@@ -1,20 +1,26 @@
 //! What conditions every residual block: timestep, noise level, pooled text.
 
-use super::blocks::linear;
+use super::attention::{options, rows, tokens};
+use super::blocks::{linear, pointwise};
 use crate::graph::{Graph, Tensor};
-use crate::kernels::attention::{KeyValue, Options, attention};
+use crate::kernels::attention::{KeyValue, attention};
 use crate::kernels::concat::concat;
 use crate::kernels::elementwise::{activate, add};
+use crate::kernels::embedding::embedding;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::layer_norm::layer_norm;
+use std::ops::Range;
 
-/// Two linear layers with an activation between (`TimestepEmbedding`): `[N, I]` → `[N, dim]`.
+/// Two linear layers with an activation between: `[N, I]` → `[N, dim]`.
+pub fn mlp(g: &mut Graph, names: [&str; 2], x: &Tensor, dim: usize, act: Activation) -> Tensor {
+    let h = linear(g, names[0], x, dim);
+    let h = activate(g, &h, act);
+    linear(g, names[1], &h, dim)
+}
+
+/// [`mlp`] under diffusers' names (`TimestepEmbedding`).
 pub fn timestep_mlp(g: &mut Graph, name: &str, x: &Tensor, dim: usize, act: Activation) -> Tensor {
-    g.scope(name, |g| {
-        let h = linear(g, "linear_1", x, dim);
-        let h = activate(g, &h, act);
-        linear(g, "linear_2", &h, dim)
-    })
+    g.scope(name, |g| mlp(g, ["linear_1", "linear_2"], x, dim, act))
 }
 
 /// Attention-pooled text (`TextTimeEmbedding` of DeepFloyd IF): states `[N, L, T]` → `[N, dim]`.
@@ -28,16 +34,10 @@ pub fn text_embedding(g: &mut Graph, name: &str, states: &Tensor, heads: usize, 
     })
 }
 
-/// One query, the mean of the states plus a learned position, attends to itself and to the states.
+/// The mean of the text states plus a learned position attends to itself and to the states.
 fn attention_pooling(g: &mut Graph, states: &Tensor, heads: usize) -> Tensor {
-    let (n, channels) = (states.dim(0), states.channels());
-    let head_dim = channels / heads;
-    let options = Options { heads, head_dim, scale: 1.0, bias: None, mask: None, causal: false };
-    // A zero query weighs all keys alike, so attention with it is the mean over the tokens.
-    let zeros = g.constant(&[1, 1, channels], vec![0.0; channels]);
-    let zeros = concat(g, "zeros", &zeros, None, n);
-    let rows = KeyValue { key: states.into(), value: states.into() };
-    let mean = attention(g, "mean", &(&zeros).into(), None, Some(&rows), &options);
+    let channels = states.channels();
+    let mean = token_mean(g, states, channels / heads);
     let position = g.vector("positional_embedding", &[1, channels]);
     let class_token = add(g, &mean, &position);
     let q = linear(g, "q_proj", &class_token, channels);
@@ -45,9 +45,51 @@ fn attention_pooling(g: &mut Graph, states: &Tensor, heads: usize) -> Tensor {
         key: (&linear(g, "k_proj", x, channels)).into(),
         value: (&linear(g, "v_proj", x, channels)).into(),
     };
-    let (own, all) = (key_value(g, &class_token), key_value(g, states));
     // q and k each scaled by head_dim^(-1/4) is the usual scale of their product.
-    let options = Options { scale: 1.0 / (head_dim as f32).sqrt(), ..options };
-    let pooled = attention(g, "attention", &(&q).into(), Some(&own), Some(&all), &options);
-    g.reshape(&pooled, &[n, channels])
+    let both = [key_value(g, &class_token), key_value(g, states)];
+    pool(g, &q, both, channels / heads)
+}
+
+/// Attention-pooled pixels (OpenAI's `AttentionPool2d`): the mean of x `[N, H, W, C]` and the pixels, each plus a learned
+/// position, of which the mean attends to all → `[N, out]`.
+pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize, out: usize) -> Tensor {
+    g.scope(name, |g| {
+        let pixels = tokens(g, x);
+        let (n, count, channels) = (pixels.dim(0), pixels.dim(1), pixels.channels());
+        let table = g.matrix("positional_embedding", channels, count + 1);
+        let positions = |g: &mut Graph, rows: Range<usize>, repeat: usize| {
+            let ids = (0..repeat).flat_map(|_| rows.clone().map(|row| row as f32)).collect();
+            let ids = g.constant(&[repeat, rows.len()], ids);
+            embedding(g, "positional_embedding", &ids, &table)
+        };
+        let (first, others) = (positions(g, 0..1, 1), positions(g, 1..count + 1, n));
+        let mean = token_mean(g, &pixels, head_dim);
+        let (mean, pixels) = (add(g, &mean, &first), add(g, &pixels, &others));
+        let q = pointwise(g, "qkv_proj", &mean, 3 * channels, &[0..channels]);
+        let key_value = |g: &mut Graph, x: &Tensor| {
+            let both = pointwise(g, "qkv_proj", x, 3 * channels, &[channels..3 * channels]);
+            KeyValue { key: rows(&both, 0), value: rows(&both, channels) }
+        };
+        let both = [key_value(g, &mean), key_value(g, &pixels)];
+        let pooled = pool(g, &q, both, head_dim);
+        pointwise(g, "c_proj", &pooled, out, &[])
+    })
+}
+
+/// Mean over the tokens of states `[N, L, C]` → `[N, 1, C]`, by heads of so many columns, which divide C.
+pub fn token_mean(g: &mut Graph, states: &Tensor, head_dim: usize) -> Tensor {
+    let (n, channels) = (states.dim(0), states.channels());
+    let options = options(channels, head_dim);
+    // A zero query weighs all keys alike, so attention with it is the mean over the tokens.
+    let zeros = g.constant(&[1, 1, channels], vec![0.0; channels]);
+    let zeros = concat(g, "zeros", &zeros, None, n);
+    let rows = KeyValue { key: states.into(), value: states.into() };
+    attention(g, "mean", &(&zeros).into(), None, Some(&rows), &options)
+}
+
+/// One query q `[N, 1, C]` attends to its own key and to all others → `[N, C]`.
+fn pool(g: &mut Graph, q: &Tensor, [own, all]: [KeyValue; 2], head_dim: usize) -> Tensor {
+    let options = options(q.channels(), head_dim);
+    let pooled = attention(g, "attention", &q.into(), Some(&own), Some(&all), &options);
+    g.reshape(&pooled, &[q.dim(0), q.channels()])
 }

@@ -3,6 +3,7 @@
 //! Weights are named while recording, by the checkpoint's own paths, so there is no table of names; a graph's
 //! [`weights`](crate::graph::Graph::weights) are what its checkpoint must hold.
 
+pub mod adm;
 pub mod attention;
 pub mod blocks;
 pub(crate) mod check;

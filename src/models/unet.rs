@@ -2,7 +2,7 @@
 //! Imagen's Efficient U-Net as a config of the same blocks.
 
 use super::attention::{AddedKv, CrossNorm};
-use super::blocks::{Resize, ResnetOptions, conv, linear, resnet_block};
+use super::blocks::{Resize, ResnetNames, ResnetOptions, conv, linear, resnet_block};
 use super::embeddings::{text_embedding, timestep_mlp};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::conv2d::Window;
@@ -176,6 +176,7 @@ impl Config {
 
     fn resnet(&self, output_scale: f32) -> ResnetOptions {
         ResnetOptions {
+            names: ResnetNames::DIFFUSERS,
             groups: self.norm_num_groups,
             eps: self.norm_eps,
             act: self.act(),

@@ -1,7 +1,7 @@
 //! The unconditional U-Net of the DDPM folders (diffusers' `UNet2DModel`; Ho et al. 2020, arXiv:2006.11239).
 
-use super::attention::SelfAttention;
-use super::blocks::{Resize, ResnetOptions, conv, downsample, resnet_block, upsample};
+use super::attention::{Projections, SelfAttention};
+use super::blocks::{Resize, ResnetNames, ResnetOptions, conv, downsample, resnet_block, upsample};
 use super::embeddings::timestep_mlp;
 use crate::graph::{Graph, Tensor};
 use crate::kernels::conv2d::Window;
@@ -117,6 +117,7 @@ impl Config {
 
     fn resnet(&self, output_scale: f32) -> ResnetOptions {
         ResnetOptions {
+            names: ResnetNames::DIFFUSERS,
             groups: self.norm_num_groups,
             eps: self.norm_eps,
             act: Activation::from_name(&self.act_fn).unwrap_or_default(),
@@ -127,7 +128,13 @@ impl Config {
 
     fn attention(&self, channels: usize, groups: Option<usize>, output_scale: f32) -> SelfAttention {
         let head_dim = self.attention_head_dim.unwrap_or(channels);
-        SelfAttention { head_dim, groups, eps: self.norm_eps, output_scale }
+        SelfAttention {
+            projections: Projections::Separate,
+            head_dim,
+            groups,
+            eps: self.norm_eps,
+            output_scale,
+        }
     }
 
     /// x `[N, H, W, in]`, t `[N]` → `[N, H, W, out]`.
@@ -179,7 +186,7 @@ impl Config {
             h = if kind == DOWN[2] || (kind == DOWN[1] && self.downsample_type == "resnet") {
                 resnet_block(g, "downsamplers.0", (&h, None), emb, out, Resize::Down, &options)
             } else {
-                downsample(g, "downsamplers.0", &h, self.downsample_padding)
+                downsample(g, "downsamplers.0.conv", &h, self.downsample_padding)
             };
             skips.push(h.clone());
         }
@@ -225,7 +232,7 @@ impl Config {
         if kind == UP[2] || (kind == UP[1] && self.upsample_type == "resnet") {
             resnet_block(g, "upsamplers.0", (&h, None), emb, out, Resize::Up, &options)
         } else {
-            upsample(g, "upsamplers.0", &h)
+            upsample(g, "upsamplers.0.conv", &h)
         }
     }
 }

@@ -14,7 +14,8 @@ use safetensors::Dtype;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::{Pass, Repack, STACKED};
+use crate::graph::rows::{Part, parts};
+use crate::graph::{Pass, Repack};
 use crate::kernels::winograd_input::filters;
 
 /// Largest piece, in elements.
@@ -301,8 +302,9 @@ impl Checkpoint {
     /// Each element comes exactly once. A piece has at most 2^20 elements and begins at a multiple of 4; so
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
     /// order**: the sink must heed the index. At most 8 pieces' worth of values are held at a time.
-    /// Of a name that lists several tensors ([`STACKED`]) these come as one, stacked along their first dimension.
-    /// [`Repack::Transpose`] needs a tensor of two dimensions, [`Repack::Conv`] of four, and
+    /// Of a name that lists several tensors, or rows of them, these come as one, stacked along their first dimension
+    /// ([`parts`]). [`Repack::Transpose`] needs a tensor of two dimensions (more, if they are 1), [`Repack::Conv`] of
+    /// four, and
     /// [`Repack::Winograd`], which comes in one piece, 3×3 filters. Files may mix F32,
     /// F16, BF16 and F64 (the last is rounded).
     ///
@@ -322,8 +324,8 @@ impl Checkpoint {
         if view.len() == 0 {
             return Ok(());
         }
-        for name in name.split(STACKED) {
-            let entry = self.entry(name)?;
+        for part in parts(name) {
+            let entry = self.entry(part.name)?;
             self.shards[entry.shard].will_need(&entry.bytes);
         }
         let cut = if repack == Repack::None { Cut::Straight } else { view.cut() };
@@ -363,11 +365,11 @@ impl Checkpoint {
     fn view(&self, names: &str, repack: Repack) -> Result<View<'_>> {
         let pass = if let Repack::Conv(pass) = repack { pass } else { Pass::Forward };
         let mut view = View { segments: Vec::new(), outputs: 0, inputs: 0, taps: 0, pass };
-        for name in names.split(STACKED) {
-            let (segment, [outputs, inputs, taps]) = self.segment(name, repack, view.len())?;
+        for part in parts(names) {
+            let (segment, [outputs, inputs, taps]) = self.segment(&part, repack, view.len())?;
             if !view.segments.is_empty() && [inputs, taps] != [view.inputs, view.taps] {
                 let what = "has another shape than the tensors it is stacked with: these weights are of another model";
-                return Err(Error::tensor(&self.path, name, what));
+                return Err(Error::tensor(&self.path, part.name, what));
             }
             view.segments.push(segment);
             view = View { outputs: view.outputs + outputs, inputs, taps, ..view };
@@ -375,8 +377,9 @@ impl Checkpoint {
         Ok(view)
     }
 
-    /// One tensor that begins at element `first`, and its outputs, inputs and taps.
-    fn segment(&self, name: &str, repack: Repack, first: usize) -> Result<(Segment<'_>, [usize; 3])> {
+    /// One tensor, or rows of it, that begins at element `first`, and its outputs, inputs and taps.
+    fn segment(&self, part: &Part<'_>, repack: Repack, first: usize) -> Result<(Segment<'_>, [usize; 3])> {
+        let name = part.name;
         let entry = self.entry(name)?;
         let path = self.shards[entry.shard].path();
         let kind = Float::of(entry.dtype).ok_or_else(|| {
@@ -384,11 +387,11 @@ impl Checkpoint {
                 format!("expected {FLOATS}, found {}: use weights that are not quantised", entry.dtype);
             Error::tensor(path, name, what)
         })?;
-        let bytes = self.bytes(entry);
-        let sizes = match (repack, entry.shape.as_slice()) {
+        let mut bytes = self.bytes(entry);
+        let mut sizes = match (repack, entry.shape.as_slice()) {
             // A run of elements, whatever its shape.
             (Repack::None, _) => [bytes.len() / kind.size(), 1, 1],
-            (Repack::Transpose, &[o, i]) => [o, i, 1],
+            (Repack::Transpose, &[o, i, ref ones @ ..]) if ones.iter().all(|&n| n == 1) => [o, i, 1],
             // Taps of an empty tensor may be any number; nothing is computed from them.
             (Repack::Conv(_), &[o, i, kh, kw]) => [o, i, kh.saturating_mul(kw)],
             (_, shape) => {
@@ -398,6 +401,19 @@ impl Checkpoint {
                 return Err(Error::tensor(path, name, what));
             }
         };
+        if let Some(rows) = &part.rows {
+            let all = entry.shape.first().copied().unwrap_or(0);
+            let row = bytes.len() / all.max(1);
+            bytes =
+                bytes.get(rows.start.saturating_mul(row)..rows.end.saturating_mul(row)).ok_or_else(|| {
+                    let what = format!(
+                        "expected rows {} to {}, found {all}: these weights are of another model",
+                        rows.start, rows.end
+                    );
+                    Error::tensor(path, name, what)
+                })?;
+            sizes[0] = if repack == Repack::None { bytes.len() / kind.size() } else { rows.len() };
+        }
         Ok((Segment { first, bytes, kind }, sizes))
     }
 }

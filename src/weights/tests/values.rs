@@ -18,7 +18,9 @@ fn source(repack: Repack, shape: &[usize], e: usize) -> usize {
     match (repack, shape) {
         (Repack::Transpose, &[o, i]) => (e % o) * i + e / o,
         (Repack::Conv(Pass::Forward), &[o, i, kh, kw]) => ((e % o) * i + e / o % i) * kh * kw + e / o / i,
-        (Repack::Conv(Pass::Backward), &[o, i, kh, kw]) => (e / i % o * i + e % i) * kh * kw + kh * kw - 1 - e / i / o,
+        (Repack::Conv(Pass::Backward), &[o, i, kh, kw]) => {
+            (e / i % o * i + e % i) * kh * kw + kh * kw - 1 - e / i / o
+        }
         _ => e,
     }
 }
@@ -181,6 +183,47 @@ fn stacked() {
         .write("y", file(&[("a", Dtype::F32, &[1, 2], &[0.0; 2]), ("b", Dtype::F32, &[2, 1], &[0.0; 2])]));
     let checkpoint = Checkpoint::open_file(&path).unwrap();
     refused(checkpoint.read("a + b", Repack::Transpose), &path, &["`b`", "another shape"]);
+}
+
+/// Rows of tensors in another order, several times or not at all, against the definition.
+#[test]
+fn rows_of_tensors() {
+    let folder = Folder::new();
+    for shape in [&[7, 5][..], &[7, 5, 1], &[7, 5, 1, 1], &[7], &[7, 3, 3, 3], &[1200, 1100]] {
+        let (checkpoint, row) = (ramp(&folder, shape), shape[1..].iter().product::<usize>());
+        let ranges = [4..7, 0..2, 2..2, 1..5];
+        let order: Vec<usize> = ranges.iter().cloned().flatten().collect();
+        let name = ranges.each_ref().map(|range| crate::graph::rows::of("w", range)).join(" + ");
+        let repacks: &[Repack] = match shape.len() {
+            1 => &[Repack::None],
+            2 | 3 => &[Repack::None, Repack::Transpose],
+            _ if shape[2] == 3 => &[Repack::None, Repack::Conv(Pass::Forward), Repack::Conv(Pass::Backward)],
+            _ => &[Repack::None, Repack::Transpose, Repack::Conv(Pass::Forward)],
+        };
+        for &repack in repacks {
+            let mut cut = shape.to_vec();
+            cut[0] = order.len();
+            let two = [cut[0], row];
+            let cut = if repack == Repack::Transpose { &two[..] } else { &cut };
+            let values = checkpoint.read(&name, repack).unwrap();
+            assert_eq!(values.len(), order.len() * row);
+            for (e, value) in values.into_iter().enumerate() {
+                let at = source(repack, cut, e);
+                let at = order[at / row] * row + at % row;
+                assert_eq!(value, (at % 2039) as f32, "{repack:?} {shape:?} {e}");
+            }
+        }
+    }
+    let path = folder.write("x", file(&[("w", Dtype::F32, &[3, 3, 3, 3], &[0.5; 81])]));
+    let checkpoint = Checkpoint::open_file(&path).unwrap();
+    assert_eq!(checkpoint.read("w[1:3]", Repack::Winograd(Pass::Forward)).unwrap().len(), 36 * 3 * 2);
+    refused(
+        checkpoint.read("w[2:4]", Repack::Conv(Pass::Forward)),
+        &path,
+        &["`w`", "expected rows 2 to 4, found 3"],
+    );
+    let far = format!("w[1:{}]", usize::MAX);
+    refused(checkpoint.read(&far, Repack::None), &path, &["`w`", "found 3"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-// attention_key_gradient: dk = scale * (p * (dy · vᵀ - stats[2]))ᵀ · q and dv = pᵀ · dy per head, of one set of keys, with
-// p the softmax's probabilities exp(score - stats[0]) stats[1]
+// attention_key_gradient: dk = scale * (p * (dy · vᵀ - stats[2]))ᵀ · q and dv = pᵀ · dy per head, of one set of keys,
+// with p the softmax's probabilities exp(score - stats[0]) stats[1]
 //   q      [N, LQ, q_stride]      Elem   head h of a row starts at column q_offset + h D
 //   k, v   [N, L, k_ or v_stride] Elem   this set of keys and values: first_key others come before
 //   bias   [LQ, all_keys, heads]  Elem   added to every picture's scores, if has_bias
@@ -7,9 +7,9 @@
 //   dy     [N, LQ, heads D]       Elem   the gradient of attention's output
 //   stats  [N, LQ, heads, 3]      f32    attention_statistics.wgsl
 //   dkv    [N, L, 2 heads D]      Elem   the keys' gradient, beside it the values'
-// One workgroup computes ROWS keys of one head of one picture: k and v are read once for OTHERS queries, q and dy once for
-// ROWS keys (shared/attention_gradient_tile.wgsl), or 64 keys (shared/attention_gradient_lanes.wgsl). Scores are computed
-// again, never written to memory.
+// One workgroup computes ROWS keys of one head of one picture: k and v are read once for OTHERS queries, q and dy once
+// for ROWS keys (shared/attention_gradient_tile.wgsl), or 64 keys (shared/attention_gradient_lanes.wgsl). Scores are
+// computed again, never written to memory.
 struct Params {
     heads: u32, head_dim: u32, queries: u32, keys: u32, first_key: u32, all_keys: u32,
     q_stride: u32, q_offset: u32, k_stride: u32, k_offset: u32, v_stride: u32, v_offset: u32,
@@ -50,13 +50,13 @@ fn take_rows(n: u32, head: u32, rows: vec4u) {
 }
 
 fn weigh(s: vec4f, dp: vec4f, n: u32, head: u32, rows: vec4u, at: u32) -> Weighed {
-    let of = statistics(n, head, at);
+    let its = statistics(n, head, at);
     let e = vec4f(
-        probability(s.x, n, head, at, rows.x, of.x, of.y),
-        probability(s.y, n, head, at, rows.y, of.x, of.y),
-        probability(s.z, n, head, at, rows.z, of.x, of.y),
-        probability(s.w, n, head, at, rows.w, of.x, of.y));
-    return Weighed(e, p.scale * e * (dp - of.z));
+        probability(s.x, n, head, at, rows.x, its.x, its.y),
+        probability(s.y, n, head, at, rows.y, its.x, its.y),
+        probability(s.z, n, head, at, rows.z, its.x, its.y),
+        probability(s.w, n, head, at, rows.w, its.x, its.y));
+    return Weighed(e, p.scale * e * (dp - its.z));
 }
 
 fn put(tensor: u32, n: u32, head: u32, row: u32, column: u32, value: f32) {

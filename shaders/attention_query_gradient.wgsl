@@ -7,9 +7,9 @@
 //   dy     [N, LQ, heads D]       Elem   the gradient of attention's output
 //   stats  [N, LQ, heads, 3]      f32    attention_statistics.wgsl
 //   dq     [N, LQ, heads D]       Elem
-// One workgroup computes ROWS queries of one head of one picture: q and dy are read once for OTHERS keys, k and v once for
-// ROWS queries (shared/attention_gradient_tile.wgsl), or 64 queries (shared/attention_gradient_lanes.wgsl). Scores are
-// computed again, never written to memory.
+// One workgroup computes ROWS queries of one head of one picture: q and dy are read once for OTHERS keys, k and v once
+// for ROWS queries (shared/attention_gradient_tile.wgsl), or 64 queries (shared/attention_gradient_lanes.wgsl). Scores
+// are computed again, never written to memory.
 struct Params {
     heads: u32, head_dim: u32, queries: u32, keys: u32, first_key: u32, all_keys: u32,
     q_stride: u32, q_offset: u32, k_stride: u32, k_offset: u32, v_stride: u32, v_offset: u32,

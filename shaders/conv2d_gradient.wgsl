@@ -4,8 +4,8 @@
 //   w   [kh, kw, inner, cols]     Weight  the convolution's filters, flipped along kh and kw
 //   dx  [N, H, W, cols]           Elem
 // Pixels of the same remainders by the stride read the same taps, and only these: rows of the product are such classes
-// of pixels, one after the other. One invocation computes 4 pixels x 8 channels in registers, a workgroup a tile as wide
-// as dx, up to 64 channels (shared/tile.wgsl).
+// of pixels, one after the other. One invocation computes 4 pixels x 8 channels in registers, a workgroup a tile as
+// wide as dx, up to 64 channels (shared/tile.wgsl).
 struct Params {
     height: u32, width: u32, cols: u32, out_height: u32, out_width: u32, inner: u32, pictures: u32,
     kernel_height: u32, kernel_width: u32, stride: u32, pad_top: u32, pad_left: u32,
@@ -27,13 +27,13 @@ fn load_w(k: u32, c: vec4<u32>) -> vec4<f32> {
 }
 
 // Picture, row and column of a class's pixel `place`; a row past the end for places past the last.
-fn pixel_of(place: u32, class_y: u32, class_x: u32) -> vec3<u32> {
+fn pixel_of(place: u32, phase_y: u32, phase_x: u32) -> vec3<u32> {
     let down = (p.height + p.stride - 1u) / p.stride;
     let across = (p.width + p.stride - 1u) / p.stride;
     let n = place / (down * across);
     let at = place - n * down * across;
-    let y = select(at / across * p.stride + class_y, p.height, n >= p.pictures);
-    return vec3<u32>(n, y, at % across * p.stride + class_x);
+    let y = select(at / across * p.stride + phase_y, p.height, n >= p.pictures);
+    return vec3<u32>(n, y, at % across * p.stride + phase_x);
 }
 
 // The output whose window has `pixel` at tap (ky, kx), a tap of the pixel's class; `inside` is 0 where there is none.
@@ -71,23 +71,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let corner = tile_place(linear_group(group, grid), lane, p.cols);
     let places = p.pictures * ((p.height + p.stride - 1u) / p.stride) * ((p.width + p.stride - 1u) / p.stride);
     let padded = (places + 3u) / 4u * 4u;
-    let class = corner.x / padded;
+    let phase = corner.x / padded;
     let col = corner.y;
-    if class >= p.stride * p.stride || col >= p.cols {
+    if phase >= p.stride * p.stride || col >= p.cols {
         return;
     }
-    let class_y = class / p.stride;
-    let class_x = class % p.stride;
-    let place = corner.x - class * padded;
-    let at0 = pixel_of(place, class_y, class_x);
-    let at1 = pixel_of(place + 1u, class_y, class_x);
-    let at2 = pixel_of(place + 2u, class_y, class_x);
-    let at3 = pixel_of(place + 3u, class_y, class_x);
+    let phase_y = phase / p.stride;
+    let phase_x = phase % p.stride;
+    let place = corner.x - phase * padded;
+    let at0 = pixel_of(place, phase_y, phase_x);
+    let at1 = pixel_of(place + 1u, phase_y, phase_x);
+    let at2 = pixel_of(place + 2u, phase_y, phase_x);
+    let at3 = pixel_of(place + 3u, phase_y, phase_x);
     // Columns past the edge read the last one and are not stored.
     let c0 = min(vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.cols - 1u));
     let c1 = min(vec4<u32>(col) + vec4<u32>(4u, 5u, 6u, 7u), vec4<u32>(p.cols - 1u));
-    for (var ky = (class_y + p.pad_top) % p.stride; ky < p.kernel_height; ky = ky + p.stride) {
-        for (var kx = (class_x + p.pad_left) % p.stride; kx < p.kernel_width; kx = kx + p.stride) {
+    for (var ky = (phase_y + p.pad_top) % p.stride; ky < p.kernel_height; ky = ky + p.stride) {
+        for (var kx = (phase_x + p.pad_left) % p.stride; kx < p.kernel_width; kx = kx + p.stride) {
             let t0 = tap(at0, ky, kx);
             let t1 = tap(at1, ky, kx);
             let t2 = tap(at2, ky, kx);

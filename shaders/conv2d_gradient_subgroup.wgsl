@@ -22,17 +22,17 @@ var<private> image: array<u32, ROWS>;   // of each pixel: its picture,
 var<private> top: array<u32, ROWS>;     // and its place among the padded rows and columns;
 var<private> left: array<u32, ROWS>;
 var<private> index: array<u32, ROWS>;   // its place in dx, or NONE,
-var<private> from: array<u32, ROWS>;    // the output that reads it at this tap,
+var<private> read_by: array<u32, ROWS>;    // the output that reads it at this tap,
 var<private> inside: array<f32, ROWS>;  // and 0 where there is none
 
-fn place_rows(first: u32, class: u32) {
+fn place_rows(first: u32, phase: u32) {
     let down = (p.height + p.stride - 1u) / p.stride;
     let across = (p.width + p.stride - 1u) / p.stride;
     for (var r = 0u; r < ROWS; r++) {
         let n = (first + r) / (down * across);
         let at = first + r - n * (down * across);
-        let y = at / across * p.stride + class / p.stride;
-        let x = at % across * p.stride + class % p.stride;
+        let y = at / across * p.stride + phase / p.stride;
+        let x = at % across * p.stride + phase % p.stride;
         let none = n >= p.pictures || y >= p.height || x >= p.width;
         image[r] = min(n, p.pictures - 1u);
         top[r] = y + p.pad_top;
@@ -47,7 +47,7 @@ fn place_tap(ky: u32, kx: u32) {
         let ox = (left[r] - kx) / p.stride;
         let out = top[r] < ky || left[r] < kx || oy >= p.out_height || ox >= p.out_width;
         inside[r] = select(1.0, 0.0, out);
-        from[r] = select((image[r] * p.out_height + oy) * p.out_width + ox, 0u, out);
+        read_by[r] = select((image[r] * p.out_height + oy) * p.out_width + ox, 0u, out);
     }
 }
 
@@ -56,7 +56,7 @@ fn load_rows(o: u32, lane: u32) {
     let mine = min(o + lane, p.inner - 1u);
     let known = f32(o + lane < p.inner);
     for (var r = 0u; r < ROWS; r++) {
-        rows8[r] = f32(dy[from[r] * p.inner + mine]) * (inside[r] * known);
+        rows8[r] = f32(dy[read_by[r] * p.inner + mine]) * (inside[r] * known);
     }
 }
 
@@ -72,17 +72,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let places = p.pictures * ((p.height + p.stride - 1u) / p.stride) * ((p.width + p.stride - 1u) / p.stride);
     let tiles_down = (places + ROWS - 1u) / ROWS;  // of a class
     let tile = linear_group(group, grid);
-    let class = tile / tiles_across / tiles_down;
-    if class >= p.stride * p.stride {
+    let phase = tile / tiles_across / tiles_down;
+    if phase >= p.stride * p.stride {
         return;
     }
     let col = tile % tiles_across * 16u + lane;
     let cols = min(vec2<u32>(col, col + 8u), vec2<u32>(p.cols - 1u));
     let next = vec2<u32>(p.cols);
     clear_sums();
-    place_rows(tile / tiles_across % tiles_down * ROWS, class);
-    for (var ky = (class / p.stride + p.pad_top) % p.stride; ky < p.kernel_height; ky = ky + p.stride) {
-        for (var kx = (class % p.stride + p.pad_left) % p.stride; kx < p.kernel_width; kx = kx + p.stride) {
+    place_rows(tile / tiles_across % tiles_down * ROWS, phase);
+    for (var ky = (phase / p.stride + p.pad_top) % p.stride; ky < p.kernel_height; ky = ky + p.stride) {
+        for (var kx = (phase % p.stride + p.pad_left) % p.stride; kx < p.kernel_width; kx = kx + p.stride) {
             place_tap(ky, kx);
             let flipped = (p.kernel_height - ky) * p.kernel_width - 1u - kx;
             var i = vec2<u32>(flipped * p.inner * p.cols) + cols;

@@ -77,8 +77,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     for (var oy = rows.x; oy < rows.y; oy = oy + 1u) {
         var line = 0.0;
         for (var ox = cols.x; ox < cols.y; ox = ox + 1u) {
-            let from = ((n * p.out_height + oy) * p.out_width + ox) * p.channels + c;
-            line = line + weight_of(ix, ox, p.width, p.out_width) * f32(dy[from]);
+            let at = ((n * p.out_height + oy) * p.out_width + ox) * p.channels + c;
+            line = line + weight_of(ix, ox, p.width, p.out_width) * f32(dy[at]);
         }
         sum = sum + weight_of(iy, oy, p.height, p.out_height) * line;
     }

@@ -1,6 +1,6 @@
 // attention_gradient_lanes: as attention_gradient_tile.wgsl without workgroup memory or barriers, for adapters whose
-// subgroups are the 8 lanes of a processor's vector, as shared/attention_lanes.wgsl: an invocation owns 4 rows; others go
-// by blocks of BLOCK. Needs spread.wgsl, heads of up to DIM columns, and what attention_gradient_tile.wgsl needs.
+// subgroups are the 8 lanes of a processor's vector, as shared/attention_lanes.wgsl: an invocation owns 4 rows; others
+// go by blocks of BLOCK. Needs spread.wgsl, heads of up to DIM columns, and what attention_gradient_tile.wgsl needs.
 
 const WG: u32 = 16u;
 const DIM: u32 = 64u;
@@ -17,13 +17,13 @@ var<private> e0: array<f32, 128>; var<private> e1: array<f32, 128>;
 var<private> e2: array<f32, 128>; var<private> e3: array<f32, 128>;
 
 fn products8(second: bool, n: u32, head: u32, at: u32, lane: u32) -> array<vec4f, 8> {
-    let start = select(0u, DIM, second);
+    let base = select(0u, DIM, second);
     var s = array<vec4f, 8>();
     for (var i = 0u; i < p.head_dim; i = i + 8u) {
         var c: array<vec4f, 8>;
         for (var j = 0u; j < 8u; j = j + 1u) {
-            let from = start + i + j;
-            c[j] = vec4f(own0[from], own1[from], own2[from], own3[from]);
+            let o = base + i + j;
+            c[j] = vec4f(own0[o], own1[o], own2[o], own3[o]);
         }
         let column = min(i + lane, p.head_dim - 1u);
         s[0] = dot8(c, other(second, n, head, at, column), s[0]);
@@ -40,7 +40,7 @@ fn products8(second: bool, n: u32, head: u32, at: u32, lane: u32) -> array<vec4f
 
 // Adds the others from `first` on, `count` of them, times their probabilities or gradients.
 fn add_others(second: bool, n: u32, head: u32, first: u32, count: u32, lane: u32) {
-    let from = select(BLOCK, 0u, second);
+    let start = select(BLOCK, 0u, second);
     let to = select(0u, DIM, second);
     for (var i = 0u; i < p.head_dim; i = i + 16u) {
         var a = array<vec4f, 8>();
@@ -48,7 +48,7 @@ fn add_others(second: bool, n: u32, head: u32, first: u32, count: u32, lane: u32
         let column0 = min(i + lane, p.head_dim - 1u);
         let column1 = min(i + 8u + lane, p.head_dim - 1u);
         for (var k = 0u; k < count; k = k + 1u) {
-            let e = vec4f(e0[from + k], e1[from + k], e2[from + k], e3[from + k]);
+            let e = vec4f(e0[start + k], e1[start + k], e2[start + k], e3[start + k]);
             a = add8(a, e, other(second, n, head, first + k, column0));
             b = add8(b, e, other(second, n, head, first + k, column1));
         }

@@ -1,8 +1,8 @@
-// attention_gradient_tile: the sums over all others, for ROWS rows of one head of one picture by a workgroup of 256 that
-// takes OTHERS at a time (FlashAttention's backward pass without atomics: Dao et al. 2022, arXiv:2205.14135). An
-// invocation owns 4 rows and 4 PARTS columns of their sums; head_dim <= 4096 / ROWS PARTS. Needs attention_products.wgsl,
-// attention_gradient.wgsl and the file's TENSORS (2: the second product's others are summed by probability, too),
-// others, take_rows, weigh and put.
+// attention_gradient_tile: the sums over all others, for ROWS rows of one head of one picture by a workgroup of 256
+// that takes OTHERS at a time (FlashAttention's backward pass without atomics: Dao et al. 2022, arXiv:2205.14135). An
+// invocation owns 4 rows and 4 PARTS columns of their sums; head_dim <= 4096 / ROWS PARTS. Needs
+// attention_products.wgsl, attention_gradient.wgsl and the file's TENSORS (2: the second product's others are summed by
+// probability, too), others, take_rows, weigh and put.
 
 const WIDE: u32 = ACROSS * PARTS;           // groups of 4 columns
 const STAGED: u32 = 256u / WIDE;            // others that are staged at a time

@@ -1,6 +1,6 @@
-// attention_products: the products of ROWS rows of one side of attention with OTHERS rows of the other, by a workgroup of
-// 256: an invocation computes those of 4 rows with OWN others. Rows are read once for OTHERS others, others once for ROWS
-// rows. Needs the constants ROWS and OTHERS (ROWS OTHERS <= 2048, OTHERS a multiple of 1024 / ROWS and of 4) and
+// attention_products: the products of ROWS rows of one side of attention with OTHERS rows of the other, by a workgroup
+// of 256: an invocation computes those of 4 rows with OWN others. Rows are read once for OTHERS others, others once for
+// ROWS rows. Needs the constants ROWS and OTHERS (ROWS OTHERS <= 2048, OTHERS a multiple of 1024 / ROWS and of 4) and
 //   own(second, n, head, row, column)    an element of a head's row on the one side, of the first or second product;
 //   other(second, n, head, row, column)  on the other. Rows past the last read any.
 

@@ -1,5 +1,6 @@
-// attention_statistics_tile: the statistics of ROWS queries by a workgroup of 256; an invocation keeps maximum and sum over
-// its own keys. Needs shared/attention.wgsl, attention_products.wgsl and the functions of attention_statistics.wgsl.
+// attention_statistics_tile: the statistics of ROWS queries by a workgroup of 256; an invocation keeps maximum and sum
+// over its own keys. Needs shared/attention.wgsl, attention_products.wgsl and the functions of
+// attention_statistics.wgsl.
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -1,8 +1,13 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
+use super::attention_key_gradient::attention_key_gradient;
+use super::attention_query_gradient::{self, attention_query_gradient};
+use super::attention_statistics::attention_statistics;
+use super::cut::{columns, place};
+use super::elementwise::add;
 use super::matmul::gemm_strided;
-use super::{Cost, Kernel, Needs, Shader};
+use super::{Backward, Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 use std::ops::Add;
@@ -47,6 +52,9 @@ params! {
     /// Factor of the products.
     scale: f32,
 }
+
+/// A masked score: no infinity, which WGSL lets an implementation assume away.
+pub(super) const LOWEST: f32 = -3e38;
 
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
@@ -120,7 +128,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
@@ -242,6 +250,74 @@ pub fn attention(
     })
 }
 
+/// Columns of an input that one node gives the gradient of.
+struct Part {
+    /// Which input.
+    input: usize,
+    /// Its first column.
+    offset: usize,
+    gradient: Tensor,
+}
+
+/// Of each set of keys, its part of the queries' gradient and the gradients of its keys and values. Of a tensor that is
+/// several inputs, the first one gets all.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    for (wanted, what) in of.wants[5..].iter().zip(["the bias", "the mask"]) {
+        if *wanted {
+            return Err(what);
+        }
+    }
+    let p = Params::read(&of.node.params);
+    let (label, width) = (of.label(), (p.heads * p.head_dim) as usize);
+    let [q, k1, v1, k2, v2, bias, mask] = [0, 1, 2, 3, 4, 5, 6].map(|i| of.input(g, i));
+    let y = of.output(g);
+    let statistics = attention_statistics(g, &label, [&q, &k1, &k2, &bias, &mask, &y, of.dy], &p);
+    let mut parts = Vec::new();
+    let mut dq: Option<Tensor> = None;
+    for (second, k, v) in [(false, &k1, &v1), (true, &k2, &v2)] {
+        let set = attention_query_gradient::Params::of(&p, second);
+        if set.keys == 0 {
+            continue;
+        }
+        let inputs = [&q, k, v, &bias, &mask, of.dy, &statistics];
+        if of.wants[0] {
+            let part = attention_query_gradient(g, &label, inputs, &set);
+            dq = Some(match dq {
+                Some(sum) => add(g, &sum, &part),
+                None => part,
+            });
+        }
+        let key = if second { 3 } else { 1 };
+        if !of.wants[key] && !of.wants[key + 1] {
+            continue;
+        }
+        let dkv = attention_key_gradient(g, &label, inputs, &set);
+        let (k_offset, v_offset) = (set.k_offset as usize, set.v_offset as usize);
+        if k.id == v.id && v_offset == k_offset + width {
+            parts.push(Part { input: key, offset: k_offset, gradient: dkv });
+            continue;
+        }
+        for (i, offset) in [k_offset, v_offset].into_iter().enumerate().filter(|(i, _)| of.wants[key + i]) {
+            let gradient = columns(g, &label, &dkv, i * width, width);
+            parts.push(Part { input: key + i, offset, gradient });
+        }
+    }
+    parts.extend(dq.map(|gradient| Part { input: 0, offset: p.q_offset as usize, gradient }));
+    let mut gradients: Vec<Option<Tensor>> = vec![None; of.node.inputs.len()];
+    for Part { input, offset, gradient } in parts {
+        let id = of.node.inputs[input];
+        let first = of.node.inputs.iter().position(|other| *other == id).unwrap_or(input);
+        let all = g.tensor(id).channels();
+        let whole = offset == 0 && gradient.channels() == all;
+        let part = if whole { gradient } else { place(g, &label, &gradient, 2, offset, all) };
+        gradients[first] = Some(match gradients[first].take() {
+            Some(sum) => add(g, &sum, &part),
+            None => part,
+        });
+    }
+    Ok(gradients)
+}
+
 /// One source's rows of one picture and head: the slice from its first element on, and the row stride.
 pub(super) fn head_rows<T>(x: &[T], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[T], usize) {
     if rows == 0 {
@@ -333,7 +409,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
                     for (key, s) in row.iter_mut().enumerate() {
                         let added = p.added([inputs[5], inputs[6]], n, head, first + r, key);
-                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
+                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
                     }
                 }
                 exponentials(scores, totals);

@@ -60,8 +60,8 @@ pub static KERNEL: Kernel = Kernel {
     },
 };
 
-/// As [`attention_query_gradient`](super::attention_query_gradient::attention_query_gradient), the gradients of the set's
-/// keys, beside them the values' → `[N, L, 2 · heads · head_dim]`.
+/// As [`attention_query_gradient`](super::attention_query_gradient::attention_query_gradient), the gradients of the
+/// set's keys, beside them the values' → `[N, L, 2 · heads · head_dim]`.
 pub fn attention_key_gradient(g: &mut Graph, label: &str, inputs: [&Tensor; 7], p: &Params) -> Tensor {
     let shape = [inputs[5].dim(0), p.keys as usize, 2 * (p.heads * p.head_dim) as usize];
     g.push(Call { kernel: &KERNEL, params: p.bytes(), inputs: &inputs, shape: &shape, storage: Storage::Elem, label })

@@ -1,7 +1,7 @@
-//! The gradient of [`attention`](super::attention)'s queries, from one of its sets of keys. Scores and their gradients are
-//! computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
+//! The gradient of [`attention`](super::attention)'s queries, from one of its sets of keys. Scores and their gradients
+//! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
-use super::attention::{self, SPREAD, head_rows};
+use super::attention::{self, LOWEST, SPREAD, head_rows};
 use super::attention_statistics::{PRODUCTS, ROWS16, ROWS64};
 use super::matmul::gemm_strided;
 use super::simd::{exp, wide};
@@ -192,7 +192,7 @@ impl Params {
             s += inputs[4][n * self.keys as usize + key];
         }
         let stats = &inputs[6][((n * self.queries as usize + query) * heads + head) * 3..][..3];
-        let probability = (s.max(-3e38) - stats[0]).exp() * stats[1];
+        let probability = (s.max(f64::from(LOWEST)) - stats[0]).exp() * stats[1];
         let gradient = f64::from(self.scale) * probability * (dot(5, query, 2, key) - stats[2]);
         Scores { probability, gradient }
     }
@@ -222,7 +222,7 @@ impl Params {
             if self.has_mask != 0 {
                 *s += inputs[4][n * self.keys as usize + key];
             }
-            *s = s.max(-3e38);
+            *s = s.max(LOWEST);
         }
     }
 }

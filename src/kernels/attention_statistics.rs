@@ -1,7 +1,8 @@
-//! What the gradients of [`attention`](super::attention) need of each query and head: from these few numbers they compute
-//! every probability again, so that no score matrix is kept (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
+//! What the gradients of [`attention`](super::attention) need of each query and head: from these few numbers they
+//! compute every probability again, so that no score matrix is kept (FlashAttention, Dao et al. 2022,
+//! arXiv:2205.14135).
 
-use super::attention::{KEYS, Params, SPREAD, exponentials, grid, head_rows};
+use super::attention::{KEYS, LOWEST, Params, SPREAD, exponentials, grid, head_rows};
 use super::matmul::gemm_strided;
 use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -80,7 +81,8 @@ fn reference(params: &[u8], inputs: &[&[f64]], stats: &mut [f64]) {
             let k = if key < keys1 { &k1[key * k1s..] } else { &k2[(key - keys1) * k2s..] };
             let added = p.added([inputs[3], inputs[4]], n, head, query, key)?;
             // As the forward's, a masked score is no infinity.
-            Some((dot(&q[query * q_stride..][..dim], &k[..dim]) * f64::from(p.scale) + added).max(-3e38))
+            let product = dot(&q[query * q_stride..][..dim], &k[..dim]) * f64::from(p.scale);
+            Some((product + added).max(f64::from(LOWEST)))
         };
         let scores: Vec<f64> = (0..keys1 + keys2).filter_map(score).collect();
         stats[0] = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -114,7 +116,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], stats: &mut [f32]) {
                 for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
                     for (key, s) in row.iter_mut().enumerate() {
                         let added = p.added([inputs[3], inputs[4]], n, head, first + r, key);
-                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
+                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
                     }
                 }
                 exponentials(scores, totals);

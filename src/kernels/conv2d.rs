@@ -2,9 +2,11 @@
 
 use super::epilogue::Epilogue;
 use super::conv2d_gradient::conv2d_gradient;
+use super::cut::columns;
 use super::resample::Resample;
 use super::resample_gradient::resample_gradient;
 use super::simd::{Panels, Rows};
+use super::sum_axis::sum_axis;
 use super::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
@@ -211,16 +213,13 @@ pub fn conv2d(
 }
 
 /// The gradient of what is read, as if it were enlarged and one tensor: at stride 1 a convolution of dy with the flipped
-/// filters. Then the sums of enlarged pixels, then the columns of each input.
+/// filters. Then the sums of enlarged pixels and of pictures that are read repeatedly, then the columns of each input.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
     let p = Params::read(&of.node.params);
     for (wanted, what) in of.wants[2..].iter().zip(["the filter", "the bias", "the operand"]) {
         if *wanted {
             return Err(what);
         }
-    }
-    if p.rows != p.pictures * p.out_height * p.out_width {
-        return Err("an input that is read repeatedly");
     }
     let (label, w) = (of.label(), backward_filters(g, &of.input(g, 2), &p)?);
     let [height, width] = [p.height * p.up, p.width * p.up];
@@ -242,12 +241,20 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
     if p.up > 1 {
         dx = resample_gradient(g, &label, &dx, p.height as usize, p.width as usize, Resample::Nearest);
     }
+    let repeat = p.rows / (p.pictures * p.out_height * p.out_width);
+    if repeat > 1 {
+        let x = [p.pictures, p.height, p.width, p.in_a + p.in_b].map(|n| n as usize);
+        let len = x.iter().product();
+        dx = sum_axis(g, &label, &dx, [1, repeat as usize, len], &x);
+    }
     let [a, b] = [0, 1].map(|i| of.wants[i]);
     if p.in_b == 0 {
         return Ok(vec![a.then_some(dx), None, None, None, None]);
     }
-    let _ = b;
-    Err("one of two inputs side by side")
+    let (in_a, in_b) = (p.in_a as usize, p.in_b as usize);
+    let a = a.then(|| columns(g, &label, &dx, 0, in_a));
+    let b = b.then(|| columns(g, &label, &dx, in_a, in_b));
+    Ok(vec![a, b, None, None, None])
 }
 
 /// A known filter for the other pass.

@@ -33,7 +33,12 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "resample",
-    shaders: &[Shader::plain("resample", include_str!("../../shaders/resample.wgsl"), &[INDEX, RESAMPLE], element_grid)],
+    shaders: &[Shader::plain(
+        "resample",
+        include_str!("../../shaders/resample.wgsl"),
+        &[INDEX, RESAMPLE],
+        element_grid,
+    )],
     fields: Params::FIELDS,
     epilogue: false,
     reference,

@@ -197,7 +197,7 @@ fn rows_of_tensors() {
         let repacks: &[Repack] = match shape.len() {
             1 => &[Repack::None],
             2 | 3 => &[Repack::None, Repack::Transpose],
-            _ if shape[2] == 3 => &[Repack::None, Repack::Conv(Pass::Forward)],
+            _ if shape[2] == 3 => &[Repack::None, Repack::Conv(Pass::Forward), Repack::Conv(Pass::Backward)],
             _ => &[Repack::None, Repack::Transpose, Repack::Conv(Pass::Forward)],
         };
         for &repack in repacks {

@@ -7,6 +7,7 @@
 
 use ancestral::device::{ProgramOptions, Weights};
 use ancestral::graph::{Graph, Storage, Tensor};
+use ancestral::kernels::activation_gradient::activation_gradient;
 use ancestral::kernels::attention::{KeyValue, Options, attention};
 use ancestral::kernels::concat::concat;
 use ancestral::kernels::conv2d::{Window, conv2d};
@@ -14,10 +15,13 @@ use ancestral::kernels::elementwise::activate;
 use ancestral::kernels::embedding::embedding;
 use ancestral::kernels::epilogue::Activation;
 use ancestral::kernels::group_norm::{GroupNorm, group_norm};
+use ancestral::kernels::group_norm_gradient::group_norm_gradient;
 use ancestral::kernels::layer_norm::layer_norm;
+use ancestral::kernels::layer_norm_gradient::layer_norm_gradient;
 use ancestral::kernels::matmul::matmul;
 use ancestral::kernels::quantile::quantile;
 use ancestral::kernels::resample::{Resample, resample};
+use ancestral::kernels::softmax::log_softmax;
 use ancestral::kernels::step::{StepInputs, step};
 use ancestral::kernels::timestep_embedding::timestep_embedding;
 use ancestral::{Device, DeviceChoice, Engine, GenerateConfig, LoadOptions};
@@ -83,6 +87,15 @@ fn norm_case(place: &str, side: usize, channels: usize) -> Case {
     })
 }
 
+fn norm_gradient_case(place: &str, side: usize, channels: usize) -> Case {
+    case("group_norm_gradient", place, |g| {
+        let (x, dy) = (input(g, "x", &[1, side, side, channels]), input(g, "dy", &[1, side, side, channels]));
+        let vector = |g: &mut Graph, name: &str| g.input(name, &[channels], Storage::F32);
+        let norm = GroupNorm { weight: vector(g, "weight"), bias: vector(g, "bias"), groups: 32, eps: 1e-5 };
+        group_norm_gradient(g, "norm", (&x, None), &norm, None, Activation::Silu, &dy)
+    })
+}
+
 /// The conv, product, norm and attention shapes of the models.
 fn heavy_cases() -> Vec<Case> {
     vec![
@@ -101,7 +114,10 @@ fn heavy_cases() -> Vec<Case> {
         matmul_case("square_1024", 1024, 1024, 1024),
         norm_case("if_i_xl_64x64_704", 64, 704),
         norm_case("adm64_64x64_192", 64, 192),
+        norm_case("adm_classifier64_32x32_256", 32, 256),
         norm_case("bundled_256x256_32", 256, 32),
+        norm_gradient_case("adm64_64x64_192", 64, 192),
+        norm_gradient_case("adm_classifier64_32x32_256", 32, 256),
         attention_case("if_i_xl_32x32_22x64", 1024, 77, 22, 64),
         attention_case("if_i_xl_8x8_44x64", 64, 77, 44, 64),
         attention_case("adm64_32x32_6x64", 1024, 1, 6, 64),
@@ -119,6 +135,19 @@ fn light_cases() -> Vec<Case> {
         case("elementwise", "gelu_1x5632", |g| {
             let x = input(g, "x", &[1, 5632]);
             activate(g, &x, Activation::Gelu)
+        }),
+        case("activation_gradient", "silu_4096x192", |g| {
+            let (x, dy) = (input(g, "x", &[4096, 192]), input(g, "dy", &[4096, 192]));
+            activation_gradient(g, "act", &x, &dy, Activation::Silu)
+        }),
+        case("layer_norm_gradient", "clip_l14_257x1024", |g| {
+            let (x, dy) = (input(g, "x", &[257, 1024]), input(g, "dy", &[257, 1024]));
+            let weight = g.input("weight", &[1024], Storage::F32);
+            layer_norm_gradient(g, "norm", &x, &weight, &dy, false, 1e-5)
+        }),
+        case("softmax", "imagenet_4x1000", |g| {
+            let x = input(g, "x", &[4, 1000]);
+            log_softmax(g, "log_softmax", &x)
         }),
         case("resample", "bilinear_64_to_256", |g| {
             let x = input(g, "x", &[1, 64, 64, 3]);
@@ -145,7 +174,17 @@ fn light_cases() -> Vec<Case> {
         case("step", "256x256", |g| {
             let (x, out, coefficients) = step_inputs(g);
             let noise = g.input("noise", &[1, 256, 256, 3], Storage::F32);
-            step(g, &x, &StepInputs { out: &out, noise: &noise, coefficients: &coefficients, quantile: None })
+            step(
+                g,
+                &x,
+                &StepInputs {
+                    out: &out,
+                    noise: &noise,
+                    coefficients: &coefficients,
+                    quantile: None,
+                    steer: None,
+                },
+            )
         }),
     ]
 }

@@ -9,7 +9,7 @@ use ancestral::device::{Device, DeviceChoice, ProgramOptions};
 use ancestral::diffusion::{Sampler, Step, steps};
 use ancestral::estimate::Target;
 use ancestral::kernels::Precision;
-use ancestral::systems::denoise::{SeededNoise, Shape};
+use ancestral::systems::denoise::{Guided, SeededNoise, Shape};
 use ancestral::systems::imagen::{MAX_TOKENS, Stage, initial_noise};
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use std::path::{Path, PathBuf};
@@ -89,7 +89,9 @@ impl Bench {
             denoiser.write("low_res", &start);
             denoiser.write("noise_level", &vec![100.0; shape.batch()]);
         }
-        denoiser.sample(&self.list, 2.0, &mut noise, start, &mut |_| true).expect("it runs");
+        denoiser
+            .sample(&self.list, &mut Guided::classifier_free(2.0), &mut noise, start, &mut |_| true)
+            .expect("it runs");
         started.elapsed().as_secs_f64() / self.list.len() as f64
     }
 }

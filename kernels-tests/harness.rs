@@ -34,16 +34,21 @@ pub struct Difference {
 }
 
 /// The difference, or what is wrong: lengths, values that are no numbers, more than `tolerance`.
-pub fn compare(expected: &[f32], actual: &[f32], tolerance: Tolerance) -> Result<Difference, String> {
+pub fn compare<E: Into<f64> + Copy, A: Into<f64> + Copy>(
+    expected: &[E],
+    actual: &[A],
+    tolerance: Tolerance,
+) -> Result<Difference, String> {
     if expected.len() != actual.len() || expected.is_empty() {
         return Err(format!("{} values, {} expected", actual.len(), expected.len()));
     }
     let (mut squares, mut errors, mut top, mut worst) = (0.0f64, 0.0f64, 0.0f64, (0.0f64, 0));
     for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        let (e, a): (f64, f64) = ((*e).into(), (*a).into());
         if !e.is_finite() || !a.is_finite() {
             return Err(format!("[{i}] is {a}, expected {e}"));
         }
-        let (e, difference) = (f64::from(*e), (f64::from(*e) - f64::from(*a)).abs());
+        let difference = (e - a).abs();
         squares += e * e;
         errors += difference * difference;
         top = top.max(e.abs());
@@ -61,38 +66,47 @@ pub fn compare(expected: &[f32], actual: &[f32], tolerance: Tolerance) -> Result
     Err(format!(
         "NMSE {:.2e} (at most {:.0e}), largest difference {:.2e} of the peak (at most {:.0e}): {size:.3e} at [{at}], \
          {} instead of {}",
-        found.nmse, tolerance.nmse, found.peak, tolerance.peak, actual[at], expected[at]
+        found.nmse,
+        tolerance.nmse,
+        found.peak,
+        tolerance.peak,
+        actual[at].into(),
+        expected[at].into()
     ))
 }
 
 /// The graph's output by the kernels' references, from inputs as `precision` stores them.
-pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f32> {
-    let mut values: HashMap<TensorId, Vec<f32>> = HashMap::new();
-    for node in &graph.nodes {
-        for id in &node.inputs {
-            values.entry(*id).or_insert_with(|| given(graph, *id, inputs, precision));
+pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f64> {
+    let given = graph.tensors.iter().filter_map(|t| match &t.source {
+        Source::Input(name) => {
+            let (_, values) = inputs.iter().find(|(n, _)| n == name)?;
+            let values = stored(values.clone(), t.storage, precision);
+            Some((graph.find_input(name).expect("it is one"), values.into_iter().map(f64::from).collect()))
         }
-        let mut y = vec![0.0; graph.info(node.output).len()];
-        let read: Vec<&[f32]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
-        (node.kernel.reference)(&node.params, &read, &mut y);
-        values.insert(node.output, y);
-    }
+        _ => None,
+    });
+    let mut values = evaluate(graph, given.collect());
     let id = graph.find_output(OUTPUT).expect("a case has an output");
     values.remove(&id).expect("a node makes the output")
 }
 
-/// A constant's or input's values as `precision` stores them.
-fn given(graph: &Graph, id: TensorId, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f32> {
-    let tensor = graph.info(id);
-    match &tensor.source {
-        Source::Constant(values) => values.clone(),
-        Source::Input(name) => {
-            let found = inputs.iter().find(|(n, _)| n == name);
-            let (_, values) = found.unwrap_or_else(|| panic!("input `{name}` has no values"));
-            stored(values.clone(), tensor.storage, precision)
+/// Every tensor of the graph by the kernels' references, in f64, from the inputs' values.
+pub fn evaluate(graph: &Graph, inputs: HashMap<TensorId, Vec<f64>>) -> HashMap<TensorId, Vec<f64>> {
+    let mut values = inputs;
+    for node in &graph.nodes {
+        for id in &node.inputs {
+            values.entry(*id).or_insert_with(|| match &graph.info(*id).source {
+                Source::Constant(values) => values.iter().map(|v| f64::from(*v)).collect(),
+                Source::Input(name) => panic!("input `{name}` has no values"),
+                other => panic!("read before it is made: {other:?}"),
+            });
         }
-        other => panic!("read before it is made: {other:?}"),
+        let mut y = vec![0.0; graph.info(node.output).len()];
+        let read: Vec<&[f64]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
+        (node.kernel.reference)(&node.params, &read, &mut y);
+        values.insert(node.output, y);
     }
+    values
 }
 
 fn stored(values: Vec<f32>, storage: Storage, precision: Precision) -> Vec<f32> {
@@ -173,7 +187,7 @@ fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static 
 }
 
 /// Makes constants of the weights: some variants need to know them before the run.
-fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
+pub fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
     let (mut graph, mut rest) = (case.graph.clone(), Vec::new());
     for (name, values) in &case.inputs {
         let id = graph.find_input(name).expect("an input of the graph");

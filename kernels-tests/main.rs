@@ -18,6 +18,7 @@
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
+//! - [`gradients`]: reverse mode against finite differences of the definitions.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -26,6 +27,7 @@ mod controls;
 mod cooperative;
 mod device;
 mod golden;
+mod gradients;
 mod harness;
 mod networks;
 mod plans;

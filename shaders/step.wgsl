@@ -9,9 +9,10 @@
 //   z      [B, HW, C]         f32    standard normal
 //   coef   [16]               f32    see shared/predict.wgsl
 //   s      [B]                f32    quantiles of |x̂₀|, read if the clip kind is 2
+//   steer  [3, B, HW, C]      f32    guidance by gradients, read if steered: added to clip(x̂₀), to y, and to y times σ²
 //   y      [2, B, HW, C]      f32    the next sample, then the clipped x̂₀
 // One workgroup computes WG elements. One pass over memory.
-struct Params { len: u32, item: u32, channels: u32, out_channels: u32, guided: u32 }
+struct Params { len: u32, item: u32, channels: u32, out_channels: u32, guided: u32, steered: u32 }
 
 override WG: u32 = 64u;
 
@@ -21,7 +22,8 @@ override WG: u32 = 64u;
 @group(0) @binding(3) var<storage, read_write> z: array<f32>;     // [B, HW, C]
 @group(0) @binding(4) var<storage, read_write> coef: array<f32>;  // [16]
 @group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;     // [2, B, HW, C]
+@group(0) @binding(6) var<storage, read_write> steer: array<f32>; // [3, B, HW, C]
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;     // [2, B, HW, C]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
@@ -55,7 +57,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
             sigma = sqrt(max(v, 0.0));
         }
     }
+    if p.steered != 0u {
+        x0 = x0 + steer[i];
+    }
     let eps = linear(x[i], o, coef[3], coef[4]);
-    y[i] = coef[5] * x[i] + coef[6] * x0 + coef[7] * eps + coef[15] * sigma * z[i];
+    var next = coef[5] * x[i] + coef[6] * x0 + coef[7] * eps + coef[15] * sigma * z[i];
+    if p.steered != 0u {
+        next = next + steer[p.len + i] + sigma * sigma * steer[2u * p.len + i];
+    }
+    y[i] = next;
     y[p.len + i] = x0;
 }

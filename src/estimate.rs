@@ -11,7 +11,6 @@
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
 use crate::device::{Device, DeviceLimits};
-use crate::engine::PROMPTS;
 use crate::error::{Error, Result};
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
@@ -20,6 +19,7 @@ use crate::kernels::Precision;
 use crate::models::{t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
 use crate::systems::denoise::{Network, Parts, Shape};
+use crate::systems::imagen::PROMPTS;
 use crate::systems::{ddpm, imagen};
 use crate::weights::read_json;
 use serde::Deserialize;
@@ -138,6 +138,13 @@ impl NetworkCost {
         let on = Target { precision: Precision { elem_f16: false, ..on.precision }, ..on.clone() };
         let sizes = format!("{prompts} prompts of {tokens} tokens");
         NetworkCost::new("text encoder", sizes, vec![("once", 1, t5::graph(config, prompts, tokens))], &on)
+    }
+
+    /// The cost of a guidance by gradients, a forward and its gradient at each of `steps` steps, always in f32.
+    pub(crate) fn of_guidance(name: &str, shape: Shape, steps: usize, graph: Graph, on: &Target) -> Self {
+        let on = Target { precision: Precision::F32, ..on.clone() };
+        let sizes = format!("{}x{}, batch {}, {steps} steps", shape.width, shape.height, shape.pictures);
+        NetworkCost::new(name, sizes, vec![("step", steps, graph)], &on)
     }
 
     fn new(name: &str, sizes: String, graphs: Vec<(&'static str, usize, Graph)>, on: &Target) -> Self {

@@ -1,7 +1,9 @@
 //! Which files make a model: the folders people have, told apart by their JSON.
 
 use crate::diffusion::Sampler;
+use crate::engine::LoadOptions;
 use crate::error::{Error, Result};
+use crate::models::adm::presets;
 use crate::models::check::require;
 use crate::request::MAX_GUIDANCE;
 use crate::weights::read_json;
@@ -15,6 +17,8 @@ const MAX_STAGES: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Defaults {
     pub steps: usize,
+    /// Goes before `steps`, where it is known.
+    pub respacing: Option<String>,
     pub guidance_scale: f64,
     pub sampler: Option<Sampler>,
     pub noise_level: usize,
@@ -31,6 +35,46 @@ pub(crate) struct StageFiles {
 pub(crate) enum Model {
     Ddpm(PathBuf, Defaults),
     Imagen(Vec<StageFiles>),
+    Adm(AdmFiles),
+}
+
+/// A checkpoint of guided diffusion.
+#[derive(Clone, Debug)]
+pub(crate) struct AdmFile {
+    pub weights: PathBuf,
+    /// A JSON file with its flags.
+    pub flags: Option<PathBuf>,
+    /// Flags by the user.
+    pub overrides: Vec<(String, String)>,
+    pub defaults: Defaults,
+}
+
+/// A base model, upsamplers after it, and a classifier.
+#[derive(Clone, Debug)]
+pub(crate) struct AdmFiles {
+    pub stages: Vec<AdmFile>,
+    pub classifier: Option<AdmFile>,
+    /// The classes' own names.
+    pub names: Option<Vec<String>>,
+}
+
+/// What a folder's `config.json` says besides flags.
+#[derive(Deserialize)]
+struct AdmConfig {
+    /// Its presence tells that the file is one of these.
+    #[serde(rename = "diffusion")]
+    _diffusion: serde_json::Map<String, serde_json::Value>,
+    classes: Option<Vec<String>>,
+    #[serde(default)]
+    defaults: AdmDefaults,
+}
+
+#[derive(Default, Deserialize)]
+struct AdmDefaults {
+    steps: Option<String>,
+    sampler: Option<String>,
+    eta: Option<f64>,
+    guidance_scale: Option<f64>,
 }
 
 /// `model_index.json`, or the root's `config.json` of the oldest DDPM folders.
@@ -58,8 +102,10 @@ struct CascadeStage {
 
 /// What the reference pipelines take by default (diffusers' `__call__` signatures).
 fn pipeline_defaults(class: &str) -> Option<Defaults> {
-    let defaults =
-        |steps, guidance_scale, noise_level| Defaults { steps, guidance_scale, sampler: None, noise_level };
+    let defaults = |steps, guidance_scale, noise_level| {
+        let (respacing, sampler) = (None, None);
+        Defaults { steps, respacing, guidance_scale, sampler, noise_level }
+    };
     match class {
         "IFPipeline" => Some(defaults(100, 7.0, 0)),
         "IFSuperResolutionPipeline" => Some(defaults(50, 4.0, 250)),
@@ -69,11 +115,19 @@ fn pipeline_defaults(class: &str) -> Option<Defaults> {
 }
 
 impl Model {
-    /// Tells what the folders hold.
-    pub(crate) fn find(paths: &[PathBuf]) -> Result<Model> {
+    /// Tells what the folders or files hold.
+    pub(crate) fn find(paths: &[PathBuf], options: &LoadOptions) -> Result<Model> {
         let [first, rest @ ..] = paths else {
-            return Err(Error::Request("no model folder is given".into()));
+            return Err(Error::Request("no model is given".into()));
         };
+        if first.is_file() || is_adm_folder(first) {
+            return Ok(Model::Adm(find_adm(paths, options)?));
+        }
+        if options.classifier.is_some() || !options.flags.is_empty() {
+            let what =
+                "`--classifier` and `--flags` are for the checkpoints of guided diffusion; leave them out";
+            return Err(Error::Request(what.into()));
+        }
         let cascade = first.join("cascade.json");
         if rest.is_empty() && cascade.exists() {
             return Ok(Model::Imagen(read_cascade(first, &cascade)?));
@@ -147,18 +201,10 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
     }
     let folder = root.join(&stage.path);
     let base = stage_defaults(&folder)?;
-    let eta = stage.eta.unwrap_or(0.0);
-    require(path, "eta", (0.0..=1.0).contains(&eta), || format!("{eta} is out of range; give 0 to 1"))?;
-    let sampler = match stage.sampler.as_deref() {
-        None => None,
-        Some("ddpm") => Some(Sampler::Ddpm),
-        Some("ddim") => Some(Sampler::Ddim { eta, rederive_epsilon: false }),
-        Some(other) => {
-            return Err(Error::config(path, "sampler", format!("`{other}` is unknown; give ddpm or ddim")));
-        }
-    };
+    let sampler = sampler(path, stage.sampler.as_deref(), stage.eta)?;
     let defaults = Defaults {
         steps: stage.steps.unwrap_or(base.steps),
+        respacing: None,
         guidance_scale: stage.guidance_scale.unwrap_or(base.guidance_scale),
         sampler,
         noise_level: stage.noise_level.unwrap_or(base.noise_level),
@@ -171,8 +217,129 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
     Ok(StageFiles { folder, defaults })
 }
 
-/// The bundled model's folder: `$ANCESTRAL_MODELS/scenes`, beside the program, or in the source tree.
-pub(crate) fn bundled_model() -> Result<PathBuf> {
+/// A folder whose `config.json` holds the flags of guided diffusion.
+fn is_adm_folder(folder: &Path) -> bool {
+    read_json::<AdmConfig>(&folder.join("config.json")).is_ok()
+}
+
+/// The files of guided diffusion: a folder with `config.json`, `diffusion.*` and maybe `classifier.*`, or single
+/// checkpoints, of which the first one's classifier may lie beside it under its published name.
+fn find_adm(paths: &[PathBuf], options: &LoadOptions) -> Result<AdmFiles> {
+    if options.flags.len() > paths.len() {
+        let (given, models) = (options.flags.len(), paths.len());
+        return Err(Error::Request(format!("flags for {given} models, {models} given: one text for each")));
+    }
+    let (mut stages, mut classifier, mut names) = (Vec::new(), None, None);
+    for (i, path) in paths.iter().enumerate() {
+        let flags = options.flags.get(i).map(|text| parse_flags(text)).transpose()?.unwrap_or_default();
+        let (of_classifier, overrides) =
+            flags.into_iter().partition(|(flag, _)| flag.starts_with("classifier_"));
+        let mut stage = AdmFile {
+            weights: path.clone(),
+            flags: None,
+            overrides,
+            defaults: Defaults {
+                steps: 250,
+                respacing: None,
+                guidance_scale: 1.0,
+                sampler: None,
+                noise_level: 0,
+            },
+        };
+        let mut beside = None;
+        if path.is_dir() {
+            let file = path.join("config.json");
+            let config: AdmConfig = read_json(&file)?;
+            stage.weights = checkpoint_of(path, "diffusion").ok_or_else(|| {
+                Error::file(path, "holds no diffusion.safetensors and no diffusion.pt beside its config.json")
+            })?;
+            adm_defaults(&file, &config.defaults, &mut stage.defaults)?;
+            names = names.or(config.classes);
+            beside = checkpoint_of(path, "classifier").map(|weights| (weights, Some(file.clone())));
+            stage.flags = Some(file);
+        } else if let Some((name, scale)) = presets::named(path).and_then(|preset| preset.classifier) {
+            stage.defaults.guidance_scale = f64::from(scale);
+            let folder = path.parent().unwrap_or(Path::new("."));
+            beside = checkpoint_of(folder, name).map(|weights| (weights, None));
+        }
+        if i == 0 {
+            let given = options.classifier.clone().map(|weights| (weights, None));
+            classifier = given.or(beside).map(|(weights, flags)| AdmFile {
+                weights,
+                flags,
+                overrides: of_classifier,
+                defaults: stage.defaults.clone(),
+            });
+        }
+        stages.push(stage);
+    }
+    Ok(AdmFiles { stages, classifier, names })
+}
+
+/// `stem.safetensors` or `stem.pt` in a folder.
+fn checkpoint_of(folder: &Path, stem: &str) -> Option<PathBuf> {
+    ["safetensors", "pt"].iter().map(|ending| folder.join(format!("{stem}.{ending}"))).find(|p| p.is_file())
+}
+
+fn adm_defaults(path: &Path, said: &AdmDefaults, defaults: &mut Defaults) -> Result<()> {
+    defaults.respacing = said.steps.clone();
+    defaults.sampler = sampler(path, said.sampler.as_deref(), said.eta)?;
+    defaults.guidance_scale = said.guidance_scale.unwrap_or(defaults.guidance_scale);
+    require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&defaults.guidance_scale), || {
+        format!("{} is out of range; give 0 to {MAX_GUIDANCE}", defaults.guidance_scale)
+    })
+}
+
+/// Flags as OpenAI's command lines have them, `--num_channels 192 --learn_sigma True`, or as `num_channels=192`.
+fn parse_flags(text: &str) -> Result<Vec<(String, String)>> {
+    let mut words = text.split_whitespace();
+    let mut flags = Vec::new();
+    while let Some(word) = words.next() {
+        let name = word.trim_start_matches('-');
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (name, words.next()),
+        };
+        let value = value.filter(|_| !name.is_empty()).ok_or_else(|| {
+            Error::Request(format!(
+                "flag `{word}` has no value; write `--num_channels 192 --learn_sigma True`"
+            ))
+        })?;
+        flags.push((name.to_string(), value.to_string()));
+    }
+    Ok(flags)
+}
+
+/// A sampler by its name in a model's file.
+fn sampler(path: &Path, name: Option<&str>, eta: Option<f64>) -> Result<Option<Sampler>> {
+    let eta = eta.unwrap_or(0.0);
+    require(path, "eta", (0.0..=1.0).contains(&eta), || format!("{eta} is out of range; give 0 to 1"))?;
+    match name {
+        None => Ok(None),
+        Some("ddpm") => Ok(Some(Sampler::Ddpm)),
+        Some("ddim") => Ok(Some(Sampler::Ddim { eta, rederive_epsilon: false })),
+        Some(other) => {
+            Err(Error::config(path, "sampler", format!("`{other}` is unknown; give ddpm or ddim")))
+        }
+    }
+}
+
+/// Models that come with the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bundled {
+    /// A cascade that draws simple scenes by a prompt.
+    #[default]
+    Imagen,
+    /// An unconditional model of single objects and a noisy classifier that steers it.
+    Adm,
+}
+
+/// A bundled model's folder: in `$ANCESTRAL_MODELS`, beside the program, or in the source tree.
+pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
+    let (folder, file) = match which {
+        Bundled::Imagen => ("scenes", "cascade.json"),
+        Bundled::Adm => ("adm-scenes", "config.json"),
+    };
     let mut places: Vec<PathBuf> =
         std::env::var_os("ANCESTRAL_MODELS").map(PathBuf::from).into_iter().collect();
     places.push("models".into());
@@ -180,7 +347,7 @@ pub(crate) fn bundled_model() -> Result<PathBuf> {
         places.extend(program.ancestors().skip(1).take(4).map(|p| p.join("models")));
     }
     places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models"));
-    let found = places.iter().map(|p| p.join("scenes")).find(|p| p.join("cascade.json").exists());
+    let found = places.iter().map(|p| p.join(folder)).find(|p| p.join(file).exists());
     found.ok_or_else(|| {
         Error::Request(
             "the bundled model is not found; set ANCESTRAL_MODELS to the repository's models folder, or give `--model PATH`"

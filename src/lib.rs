@@ -36,6 +36,7 @@ pub mod engine;
 pub mod error;
 pub mod estimate;
 pub mod graph;
+pub mod guidance;
 pub mod kernels;
 mod layout;
 pub mod models;

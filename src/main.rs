@@ -2,6 +2,7 @@
 
 use ancestral::device::{DeviceLimits, list_adapters};
 use ancestral::diffusion::{Clip, Sampler};
+use ancestral::engine::{Bundled, Condition};
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
 use ancestral::picture::check_output;
@@ -36,11 +37,37 @@ enum Command {
     Devices,
 }
 
+/// Which model, and how its files are read.
+#[derive(Args)]
+struct Choice {
+    /// Which bundled model
+    #[arg(long, value_enum, default_value = "imagen", conflicts_with = "model")]
+    system: SystemName,
+    /// Guided diffusion: checkpoint of the classifier [default: the one beside the model]
+    #[arg(long, value_name = "FILE")]
+    classifier: Option<PathBuf>,
+    /// Guided diffusion: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
+    /// for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    flags: Vec<String>,
+    /// Which files of the model to read, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SystemName {
+    /// Draws simple scenes by a prompt
+    Imagen,
+    /// Draws single objects, steered by a classifier: --class "red circle"
+    Adm,
+}
+
 /// A run measures what it does not know by itself; this does it ahead, with one step of each stage. Small kernels are
 /// chosen by rule. A variant is taken only if its result is right on this adapter.
 #[derive(Args)]
 struct Tune {
-    /// Model folder; repeat it for super-resolution stages in folders of their own [default: the bundled model]
+    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// gpu, or part of an adapter's name, e.g. llvmpipe
@@ -55,9 +82,8 @@ struct Tune {
     /// Stop after this many stages
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
-    /// Which files of the model to read, e.g. fp16
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Measure anew what was measured before
     #[arg(long)]
     again: bool,
@@ -66,12 +92,12 @@ struct Tune {
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 struct Generate {
-    /// What to draw; leave it out for an unconditional model
+    /// What to draw, a class's name where the model has classes; leave it out for an unconditional model
     prompt: Option<String>,
     /// Where the PNG goes; several pictures are numbered NAME-0.png, NAME-1.png, …
     #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
     output: PathBuf,
-    /// Model folder; repeat it for super-resolution stages in folders of their own [default: the bundled model]
+    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
@@ -86,7 +112,14 @@ struct Generate {
     /// Denoising steps, by stage if separated by commas
     #[arg(long, value_name = "N", value_delimiter = ',')]
     steps: Vec<usize>,
-    /// How strongly the prompt is followed, by stage if separated by commas; 1 is not at all beyond the model's own
+    /// The class to draw, by name or number, where the model has classes; repeat it for one of each picture
+    #[arg(long, value_name = "CLASS")]
+    class: Vec<String>,
+    /// Timesteps in OpenAI's notation instead of --steps: 250, or 20,10,5 by sections, or ddim25; repeat it by stage
+    #[arg(long, value_name = "TEXT", conflicts_with = "steps")]
+    respacing: Vec<String>,
+    /// How strongly prompt or class are followed, by stage if separated by commas; 1 is not at all beyond the model's own,
+    /// with a classifier 0
     #[arg(short, long, value_name = "X", value_delimiter = ',')]
     guidance_scale: Vec<f64>,
     /// What the picture should not show
@@ -107,15 +140,17 @@ struct Generate {
     /// DDIM's randomness: 0 none, 1 as much as DDPM
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     eta: f64,
+    /// Clip the estimate's values to so much around 0, or none
+    #[arg(long, value_name = "X", value_parser = parse_clip, conflicts_with = "thresholding")]
+    clip: Option<Clip>,
     /// Dynamic thresholding: quantile of the estimate's values and largest threshold, e.g. 0.95,1.5
     #[arg(long, value_name = "Q,MAX", value_parser = parse_thresholding)]
     thresholding: Option<(f64, f64)>,
     /// Clean the prompt as DeepFloyd IF does: markup, addresses, hashtags
     #[arg(long)]
     clean_caption: bool,
-    /// Which files of the model to read, e.g. fp16
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -133,7 +168,7 @@ struct Generate {
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 struct PlanArgs {
-    /// Model folder; several for super-resolution stages in folders of their own [default: the bundled model]
+    /// Model folder, or checkpoint of guided diffusion; several for super-resolution stages [default: a bundled model]
     #[arg(value_name = "FOLDER", conflicts_with_all = ["config", "layout"])]
     model: Vec<PathBuf>,
     /// A network's config.json, to plan it without a model folder
@@ -166,9 +201,8 @@ struct PlanArgs {
     /// Stop after this many stages
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
-    /// Which files of the model to look at, e.g. fp16
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -188,9 +222,11 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 
 #[derive(Args)]
 struct Bisect {
-    /// Model folder [default: the bundled model]
+    /// Model folder, or checkpoint of guided diffusion [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
+    #[command(flatten)]
+    choice: Choice,
     /// Device to compare with the CPU
     #[arg(short, long, value_name = "NAME", default_value = "gpu")]
     device: String,
@@ -214,6 +250,10 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
         [side] => Ok((parse(side)?, parse(side)?)),
         _ => Err("give WIDTHxHEIGHT, e.g. 256x256".into()),
     }
+}
+
+fn parse_clip(text: &str) -> Result<Clip, String> {
+    if text.eq_ignore_ascii_case("none") { Ok(Clip::None) } else { parse(text).map(Clip::Range) }
 }
 
 fn parse_thresholding(text: &str) -> Result<(f64, f64), String> {
@@ -260,8 +300,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(model: &[PathBuf], options: &LoadOptions) -> Result<Engine, Error> {
-    if model.is_empty() { Engine::bundled(options) } else { Engine::load_cascade(model, options) }
+/// Loads the model and says what was taken for granted of its files.
+fn load(model: &[PathBuf], choice: &Choice, device: DeviceChoice, quiet: bool) -> Result<Engine, Error> {
+    let options = LoadOptions {
+        device,
+        variant: choice.variant.clone(),
+        precision: None,
+        classifier: choice.classifier.clone(),
+        flags: choice.flags.clone(),
+    };
+    let engine = match (model.is_empty(), choice.system) {
+        (false, _) => Engine::load_cascade(model, &options),
+        (true, SystemName::Imagen) => Engine::bundled_as(Bundled::Imagen, &options),
+        (true, SystemName::Adm) => Engine::bundled_as(Bundled::Adm, &options),
+    }?;
+    engine.notes().iter().filter(|_| !quiet).for_each(note);
+    Ok(engine)
 }
 
 fn generate(args: Generate) -> Result<(), Error> {
@@ -271,20 +325,19 @@ fn generate(args: Generate) -> Result<(), Error> {
     for path in outputs(&args.output, args.count.min(1_000)) {
         check_output(&path)?;
     }
-    let options =
-        LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
-    let mut engine = load(&args.model, &options)?;
-    if engine.takes_prompt() && args.prompt.is_none() {
+    let device = DeviceChoice::parse(&args.device);
+    let mut engine = load(&args.model, &args.choice, device.clone(), args.quiet)?;
+    if engine.condition() == Condition::Prompt && args.prompt.is_none() {
         return Err(Error::Request(
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    if args.prompt.is_some() && !engine.takes_prompt() && !args.quiet {
+    if args.prompt.is_some() && engine.condition() == Condition::Nothing && !args.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }
     if !args.quiet {
         note(format_args!("device: {}", engine.device().name()));
-        if matches!(options.device, DeviceChoice::Auto) && matches!(engine.device(), ancestral::Device::Cpu) {
+        if matches!(device, DeviceChoice::Auto) && matches!(engine.device(), ancestral::Device::Cpu) {
             note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
         }
     }
@@ -292,6 +345,8 @@ fn generate(args: Generate) -> Result<(), Error> {
         .seed(args.seed)
         .count(args.count)
         .steps(args.steps)
+        .respacing(args.respacing)
+        .classes(args.class)
         .guidance_scale(args.guidance_scale)
         .negative_prompt(args.negative_prompt)
         .clean_caption(args.clean_caption);
@@ -303,6 +358,9 @@ fn generate(args: Generate) -> Result<(), Error> {
     };
     if let Some((ratio, max)) = args.thresholding {
         cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
+    }
+    if let Some(clip) = args.clip {
+        cfg = cfg.thresholding(clip);
     }
     let mut bars = Bars::new(args.quiet);
     cfg = cfg.on_progress(move |progress| bars.show(&progress));
@@ -348,9 +406,7 @@ fn keep_stage(finished: Option<(usize, Vec<Picture>)>, output: &Path) {
 }
 
 fn tune(args: Tune) -> Result<(), Error> {
-    let options =
-        LoadOptions { device: DeviceChoice::parse(&args.device), variant: args.variant, precision: None };
-    let mut engine = load(&args.model, &options)?;
+    let mut engine = load(&args.model, &args.choice, DeviceChoice::parse(&args.device), false)?;
     let Device::Gpu(gpu) = engine.device().clone() else {
         return Err(Error::Device(
             "the CPU device has nothing to measure; name a GPU: ancestral tune --device llvmpipe".into(),
@@ -468,12 +524,7 @@ fn plan(args: &PlanArgs) -> Result<bool, Error> {
         Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
         None => {
             // The configs and tensors' names are read here; no weight is, wherever it would run.
-            let options = LoadOptions {
-                device: DeviceChoice::Cpu,
-                variant: args.variant.clone(),
-                precision: Some(target.precision),
-            };
-            load(&args.model, &options)?.plan(&cfg, &target)?
+            load(&args.model, &args.choice, DeviceChoice::Cpu, false)?.plan(&cfg, &target)?
         }
     };
     say(&cost);
@@ -482,8 +533,7 @@ fn plan(args: &PlanArgs) -> Result<bool, Error> {
 
 fn bisect(args: &Bisect) -> Result<(), Error> {
     let device = ancestral::Device::open(&DeviceChoice::parse(&args.device))?;
-    let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
-    let engine = load(&args.model, &options)?;
+    let engine = load(&args.model, &args.choice, DeviceChoice::Cpu, false)?;
     say(format_args!("CPU against {}", device.name()));
     for (network, parting) in engine.bisect(&device, args.tolerance)? {
         match parting {

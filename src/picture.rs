@@ -3,6 +3,26 @@
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
+/// How values become bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// To the nearest, halves to even, as the diffusers pipelines do.
+    #[default]
+    Nearest,
+    /// (x + 1) · 127.5 without its fraction, as OpenAI's scripts do.
+    Down,
+}
+
+impl Rounding {
+    /// The byte of a value in [-1, 1].
+    pub fn byte(self, x: f32) -> u8 {
+        match self {
+            Rounding::Nearest => ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8,
+            Rounding::Down => ((x + 1.0) * 127.5).clamp(0.0, 255.0) as u8,
+        }
+    }
+}
+
 /// A picture in [-1, 1], channels last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
@@ -14,13 +34,17 @@ pub struct Picture {
     pub channels: usize,
     /// `height · width · channels` values, row by row.
     pub values: Vec<f32>,
+    /// How its values become bytes.
+    pub rounding: Rounding,
 }
 
 impl Picture {
     /// Cuts `[N, H, W, C]` values into pictures.
     pub(crate) fn split(values: &[f32], height: usize, width: usize, channels: usize) -> Vec<Picture> {
         let item = height * width * channels;
-        values.chunks_exact(item).map(|v| Picture { width, height, channels, values: v.to_vec() }).collect()
+        let picture =
+            |v: &[f32]| Picture { width, height, channels, values: v.to_vec(), rounding: Rounding::Nearest };
+        values.chunks_exact(item).map(picture).collect()
     }
 
     /// Reads a colour picture from a PNG; bytes 0 to 255 become -1 to 1, transparency is dropped.
@@ -34,13 +58,12 @@ impl Picture {
         let picture = picture.into_rgb8();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let values = picture.into_raw().into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
-        Ok(Picture { width, height, channels: 3, values })
+        Ok(Picture { width, height, channels: 3, values, rounding: Rounding::Nearest })
     }
 
-    /// Bytes as the diffusers pipelines make them: (x/2 + 1/2) · 255, halves to even.
+    /// Its bytes, 0 for -1 and 255 for 1, by its [`Rounding`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let byte = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        self.values.iter().map(byte).collect()
+        self.values.iter().map(|x| self.rounding.byte(*x)).collect()
     }
 
     /// Writes a PNG. The file appears whole or not at all: it is written beside its place and then moved there.

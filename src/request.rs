@@ -1,8 +1,9 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
-use crate::diffusion::{Clip, Sampler, SchedulerConfig, Step, steps};
+use crate::diffusion::{Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, steps};
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
+use crate::guidance::{Guidance, Weighted};
 use crate::layout::Defaults;
 use crate::picture::Picture;
 
@@ -26,6 +27,8 @@ pub struct GenerateConfig<'a> {
     pub(crate) seed: u64,
     pub(crate) count: usize,
     pub(crate) steps: Vec<usize>,
+    pub(crate) respacing: Vec<String>,
+    pub(crate) classes: Vec<String>,
     pub(crate) guidance_scale: Vec<f64>,
     pub(crate) negative_prompt: String,
     pub(crate) size: Option<(usize, usize)>,
@@ -34,6 +37,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
     pub(crate) from: Vec<Picture>,
+    pub(crate) guides: Vec<Weighted<'a>>,
     pub(crate) on_progress: Option<OnProgress<'a>>,
     pub(crate) on_stage: Option<OnStage<'a>>,
 }
@@ -62,7 +66,22 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
-    /// Guidance scale by stage (1 is none); stages beyond the list keep their default.
+    /// Which of the training's timesteps are visited, by stage, in OpenAI's notation: `250`, `20,10,5` (so many of each
+    /// equal section), `ddim25` (a whole stride), `fast27`. It goes before [`GenerateConfig::steps`].
+    pub fn respacing<T: Into<String>>(mut self, respacing: impl IntoIterator<Item = T>) -> Self {
+        self.respacing = respacing.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What a class-conditional model or a classifier-guided one draws: one class for all pictures, or one for each, by
+    /// name or number.
+    pub fn classes<T: ToString>(mut self, classes: impl IntoIterator<Item = T>) -> Self {
+        self.classes = classes.into_iter().map(|class| class.to_string()).collect();
+        self
+    }
+
+    /// Guidance scale by stage; stages beyond the list keep their default. Classifier-free guidance begins above 1,
+    /// classifier guidance above 0.
     pub fn guidance_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
         self.guidance_scale = scale.into();
         self
@@ -111,6 +130,12 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
+    /// Steers the first stage by what the caller brings, `weight` times as strongly as it says; several add up.
+    pub fn guide(mut self, weight: f64, guidance: impl Guidance + 'a) -> Self {
+        self.guides.push(Weighted { weight, guidance: Box::new(guidance) });
+        self
+    }
+
     /// Called with the pictures of each stage but the last as it is finished, so that nothing is lost where a later one
     /// fails; [`GenerateConfig::from_pictures`] goes on from them.
     pub fn on_stage(mut self, on_stage: impl FnMut(usize, &[Picture]) + 'a) -> Self {
@@ -136,12 +161,19 @@ pub(crate) fn stage_steps(
     if let Some(clip) = &cfg.clip {
         scheduler.clip = *clip;
     }
-    let sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
+    let mut sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
+    if let Sampler::Ddim { rederive_epsilon, .. } = &mut sampler {
+        *rederive_epsilon = scheduler.precision == Precision::Float64;
+    }
+    let default = defaults.respacing.as_ref().filter(|_| cfg.steps.get(index).is_none());
+    if let Some(respacing) = cfg.respacing.get(index).or(default) {
+        return steps(&scheduler, &sampler, Timesteps::Respaced(respacing.clone()));
+    }
     let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
     if count == 0 {
         return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
     }
-    steps(&scheduler, &sampler, count)
+    steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
 }
 
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.
@@ -171,9 +203,11 @@ pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[(usize, usize)]) ->
 
 /// How many of the model's stages run.
 pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
-    for (what, given) in
-        [("numbers of steps", cfg.steps.len()), ("guidance scales", cfg.guidance_scale.len())]
-    {
+    for (what, given) in [
+        ("numbers of steps", cfg.steps.len()),
+        ("respacings", cfg.respacing.len()),
+        ("guidance scales", cfg.guidance_scale.len()),
+    ] {
         if given > have {
             return Err(Error::Request(format!(
                 "{given} {what}: this model has {have} stage{}; give at most one for each",

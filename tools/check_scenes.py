@@ -209,6 +209,34 @@ def check(px, prompt):
     return all(got.values()), got
 
 
+def check_class(px, name):
+    """(right, {aspect: bool}) for one small picture of a class like "red circle": one such object on any plain
+    background.
+
+    At 32 px half of an object's pixels are blends of its colour and the background's, which `describe` would
+    name as colours of their own. So every pixel is taken as such a blend: how much of the object it holds is
+    its place on the line between the two colours, and the outline is that of the enlarged shares.
+    """
+    colour, shape = name.split()
+    flat = px.astype(np.float32)
+    rim = np.concatenate([flat[0], flat[-1], flat[1:-1, 0], flat[1:-1, -1]])
+    ground = np.median(rim, 0)
+    far = np.sqrt(((flat - ground) ** 2).sum(-1))
+    ink = np.median(flat[far > 0.85 * np.sort(far.ravel())[-12:].mean()], 0)
+    along = ink - ground
+    share = ((flat - ground) @ along) / max(1.0, along @ along)
+    off = np.sqrt(((flat - ground - share[..., None] * along) ** 2).sum(-1))
+    nearest = lambda c: np.sqrt(((c - PALETTE) ** 2).sum(-1))
+    big = Image.fromarray(share.clip(0, 1).astype(np.float32)).resize((SIDE, SIDE), Image.BICUBIC)
+    parts, n = ndimage.label(np.asarray(big) > 0.5, np.ones((3, 3)))
+    parts = [m for m in (parts == i for i in range(1, n + 1)) if m.sum() > 90]
+    got = {"number": len(parts) == 1, "background": bool(nearest(ground).min() < 45 and (off > 60).sum() < 6)}
+    got["colour"] = scenes.NAMES[int(nearest(ink).argmin())] == colour and bool(nearest(ink).min() < 60)
+    found, overlap = shape_of(parts[0]) if got["number"] else ("", 0.0)
+    got["shape"] = found == shape and overlap > 0.72
+    return all(got.values()), got
+
+
 def own_drawings(count, seed=99, keep=None):
     """Share of the recipe's own 256-px drawings that the checker calls right, by kind."""
     rng, result = np.random.default_rng(seed), {}

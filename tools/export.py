@@ -1,11 +1,15 @@
 """Writes the trained cascade as DeepFloyd-IF pipeline folders, in float16, with its defaults.
 
     python tools/export.py --run runs/scenes --to models/scenes
+    python tools/export.py --run runs/adm --to models/adm-scenes --stages ddpm,classifier
 
 stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 an IFSuperResolutionPipeline that takes
 stage_1's prompt embeddings. The averaged weights are written. The networks predict three
 channels (v); IF's pipelines split six, so conv_out gets three rows of zeros, which nothing reads because
 variance_type is fixed_small. cascade.json holds the default steps, guidance and noise levels.
+
+The unconditional model and its classifier become diffusion.safetensors and classifier.safetensors in
+guided-diffusion's layout; config.json holds the flags of both, the classes' names and the defaults.
 """
 import argparse
 import json
@@ -15,7 +19,9 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import save_file
 
+import adm
 import model
 
 DEFAULTS = [
@@ -23,6 +29,8 @@ DEFAULTS = [
     {"path": "stage_2", "steps": 8, "guidance_scale": 1.0, "noise_level": 20, "sampler": "ddim", "eta": 0.0},
 ]
 STAGE_NAMES = ["base", "sr256"]
+ADM_FILES = {"ddpm": "diffusion", "classifier": "classifier"}
+ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 4.0}
 
 
 def write_json(path, obj):
@@ -82,6 +90,33 @@ def write_index(folder, upscaler, text):
     write_json(folder / "model_index.json", index)
 
 
+def write_adm(run, folder):
+    for stage, name in ADM_FILES.items():
+        ck = torch.load(run / f"{stage}.pt", map_location="cpu")
+        adm.network(stage).load_state_dict(ck["ema"][stage])
+        save_file({k: v.half().contiguous() for k, v in ck["ema"][stage].items()}, folder / f"{name}.safetensors")
+        print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
+    write_json(folder / "config.json", {**{name: adm.CONFIG[stage] for stage, name in ADM_FILES.items()},
+                                        "classes": adm.CLASSES, "defaults": ADM_DEFAULTS})
+
+
+def write_cascade(run, folder, stages):
+    tok = model.Tokenizer(run / "spiece.model")
+    for stage in stages:
+        sub = folder / f"stage_{STAGE_NAMES.index(stage) + 1}"
+        sub.mkdir(parents=True)
+        ck = torch.load(run / f"{stage}.pt", map_location="cpu")
+        upscaler = stage != "base"
+        write_unet(sub / "unet", stage, ck["ema"]["unet"])
+        schedulers(sub, upscaler)
+        if not upscaler:
+            write_tokenizer(sub / "tokenizer", run / "spiece.model")
+            write_text_encoder(sub / "text_encoder", torch.load(run / "text.pt", map_location="cpu")["ema"]["t5"], tok.vocab)
+        write_index(sub, upscaler, not upscaler)
+        print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
+    write_json(folder / "cascade.json", {"stages": DEFAULTS[:len(stages)]})
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="runs/scenes", type=Path)
@@ -90,21 +125,12 @@ def main():
     args = ap.parse_args()
     tmp = args.to.with_name(args.to.name + ".new")
     shutil.rmtree(tmp, ignore_errors=True)
-    tok = model.Tokenizer(args.run / "spiece.model")
+    tmp.mkdir(parents=True)
     stages = args.stages.split(",")
-    for stage in stages:
-        folder = tmp / f"stage_{STAGE_NAMES.index(stage) + 1}"
-        folder.mkdir(parents=True)
-        ck = torch.load(args.run / f"{stage}.pt", map_location="cpu")
-        upscaler = stage != "base"
-        write_unet(folder / "unet", stage, ck["ema"]["unet"])
-        schedulers(folder, upscaler)
-        if not upscaler:
-            write_tokenizer(folder / "tokenizer", args.run / "spiece.model")
-            write_text_encoder(folder / "text_encoder", torch.load(args.run / "text.pt", map_location="cpu")["ema"]["t5"], tok.vocab)
-        write_index(folder, upscaler, not upscaler)
-        print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
-    write_json(tmp / "cascade.json", {"stages": DEFAULTS[:len(stages)]})
+    if set(stages) == set(ADM_FILES):
+        write_adm(args.run, tmp)
+    else:
+        write_cascade(args.run, tmp, stages)
     if args.to.exists():
         for keep in ("README.md",):
             if (args.to / keep).exists():

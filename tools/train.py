@@ -1,7 +1,8 @@
-"""Trains the scenes cascade from nothing: text encoder, base, upscaler.
+"""Trains the scenes cascade from nothing: text encoder, base, upscaler; and classifier guidance's two networks.
 
     python tools/train.py --out runs/scenes                         # all stages, one after another
     python tools/train.py --out runs/scenes --stages base --budget-minutes base=60
+    python tools/train.py --out runs/adm --stages classifier,ddpm   # the unconditional model and its classifier
 
 Runs on the CPU (bfloat16 autocast, torch.compile; one single-threaded process per core, gradients
 averaged after every step, which beats one process with many threads by far) or on CUDA. Each stage trains for its budget of
@@ -27,12 +28,13 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+import adm
 import model
 import scenes
 
-DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0}
-BATCH = {"text": 64, "base": 32, "sr256": 8}
-RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 12.0, "ddpm": 80.0}
+BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 64, "ddpm": 32}
+RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
 CROP = 64                                     # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
@@ -69,7 +71,11 @@ def to_tensor(pictures):
 
 
 def make_batch(stage, n, rng, tok):
-    """Token ids, target pictures, (for the upscaler) the clean upscaled low-res picture, labels of the captions."""
+    """Token ids (or class numbers), target pictures, (for the upscaler) the clean upscaled low-res picture,
+    labels of the captions."""
+    if stage in adm.CONFIG:
+        made, classes = zip(*(adm.sample_single(rng) for _ in range(n)))
+        return torch.tensor(classes), to_tensor(scenes.render(made, adm.PX)), None, None, None
     made = [scenes.sample_scene(rng) for _ in range(n)]
     texts = ["" if rng.random() < 0.1 else scenes.loosen(s.caption, rng) for s in made]
     ids = tok(texts, 0.01, rng)
@@ -155,29 +161,45 @@ def rate_at(progress, step, warm=200):
     return min(1.0, (step + 1) / warm) * decay
 
 
-@torch.no_grad()
+def show(out, stage, x, columns):
+    n, px = len(x), x.shape[-1]
+    img = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    img = img.reshape(n // columns, columns, px, px, 3).transpose(0, 2, 1, 3, 4).reshape(n // columns * px, columns * px, 3)
+    side = max(128, px)
+    Image.fromarray(img).resize((side * columns, side * n // columns), 0).save(out / f"{stage}_peek.png")
+
+
+def restore(ema, weights):
+    for k, m in ema.modules.items():
+        m.load_state_dict(weights[k])
+
+
 def peek(out, stage, net, t5, tok, ema, device):
-    """Contact sheet of the averaged weights on fixed prompts."""
-    if RANK or stage == "text":
+    """Contact sheet of the averaged weights on fixed prompts or classes."""
+    if RANK or stage in ("text", "classifier"):
         return
     keep = {k: {n: p.clone() for n, p in m.state_dict().items()} for k, m in ema.modules.items()}
     for k, m in ema.modules.items():
         m.load_state_dict(ema.shadow[k])
+    if stage == "ddpm":
+        guide = adm.load_run(out, "classifier")[0] if (out / "classifier.pt").exists() else None
+        show(out, stage, torch.cat([adm.sample(net, guide, [3 * i for i in range(32)], scale, "25")
+                                    for scale in ((0, 4) if guide else (0,))]), 8)
+        restore(ema, keep)
+        return
     c = model.STAGES[stage]
-    s, e = (model.encode(t5, tok(t).to(device)).float().cpu() for t in (PEEK, [""]))
+    with torch.no_grad():
+        s, e = (model.encode(t5, tok(t).to(device)).float().cpu() for t in (PEEK, [""]))
     low = None
     if c["low"]:                               # true low-res pictures of other scenes with their own captions
         made = [scenes.sample_scene(np.random.default_rng(i)) for i in range(8 if stage == "sr256" else 16)]
-        s = model.encode(t5, tok([m.caption for m in made]).to(device)).float().cpu()
+        with torch.no_grad():
+            s = model.encode(t5, tok([m.caption for m in made]).to(device)).float().cpu()
         low = to_tensor(scenes.render(made, c["low"]))
     if device.type == "cpu":
         x = model.sample(net, s, e, c["px"], 20 if low is None else 6, 3.0 if low is None else 1.0, low)
-        n, px = len(x), c["px"]
-        img = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        img = img.reshape(n // 4, 4, px, px, 3).transpose(0, 2, 1, 3, 4).reshape(n // 4 * px, 4 * px, 3)
-        Image.fromarray(img).resize((max(512, 4 * px), max(512, 4 * px) * n // 16), 0).save(out / f"{stage}_peek.png")
-    for k, m in ema.modules.items():
-        m.load_state_dict(keep[k])
+        show(out, stage, x, 4)
+    restore(ema, keep)
 
 
 def diffusion_loss(stage, net, t5, ids, x, low, acp):
@@ -200,11 +222,29 @@ def diffusion_loss(stage, net, t5, ids, x, low, acp):
     return (err * model.v_weight(acp[t])).mean()
 
 
+def adm_loss(stage, net, classes, x, acp):
+    """The weighted noise loss of one batch, or the classifier's cross-entropy on its noisy pictures."""
+    n = len(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    t = ((torch.arange(n) + torch.rand(n)) / n * adm.STEPS).long().clamp(max=adm.STEPS - 1).to(x.device)
+    noise = torch.randn_like(x)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        out = net(model.mix(x, noise, acp[t]), t).float()
+    if stage == "classifier":
+        return torch.nn.functional.cross_entropy(out, classes)
+    return ((out - noise).square().mean((1, 2, 3)) * adm.eps_weight(acp[t])).mean()
+
+
 def train_stage(out, stage, minutes, args, device):
     torch.manual_seed(args.seed)
-    tok = model.Tokenizer(out / "spiece.model")
-    t5 = model.text_encoder(tok.vocab).to(device)
-    if stage == "text":                        # the text encoder learns to read, then stays as it is
+    tok = t5 = None
+    if stage not in adm.CONFIG:
+        tok = model.Tokenizer(out / "spiece.model")
+        t5 = model.text_encoder(tok.vocab).to(device)
+    if stage in adm.CONFIG:
+        net = adm.network(stage).to(device).to(memory_format=torch.channels_last)
+        modules = {stage: net}
+    elif stage == "text":                        # the text encoder learns to read, then stays as it is
         net, reader = None, model.Reader().to(device)
         modules = {"t5": t5, "reader": reader}
     else:
@@ -238,7 +278,7 @@ def train_stage(out, stage, minutes, args, device):
         return
     torch.manual_seed(args.seed + 1000 * RANK + step)
     feed = Feeder(stage, BATCH[stage] // WORLD, args.seed, step, tok, RANK)
-    acp = model.alpha_bar().to(device)
+    acp = (adm.alpha_bar().float() if stage in adm.CONFIG else model.alpha_bar()).to(device)
     kind = device.type
     fast = torch.compile(net) if args.compile and net else net
     losses, mark, last_save, last_peek, start = [], time.time(), time.time(), time.time(), step
@@ -254,6 +294,8 @@ def train_stage(out, stage, minutes, args, device):
         if stage == "text":
             with torch.autocast(kind, torch.bfloat16):
                 loss = reader(model.encode(t5, ids.to(device)), labels.to(device), known.to(device))
+        elif stage in adm.CONFIG:
+            loss = adm_loss(stage, fast, ids.to(device), x.to(device), acp)
         else:
             loss = diffusion_loss(stage, fast, t5, ids.to(device), x.to(device), low, acp)
         loss.backward()
@@ -294,8 +336,6 @@ def train_stage(out, stage, minutes, args, device):
 def launch(out, world):
     """Starts one process per worker with this command line; an interrupt or SIGTERM is passed on to them."""
     (out / "rendezvous").unlink(missing_ok=True)
-    if not (out / "spiece.model").exists():
-        model.train_tokenizer(out / "spiece.model")
     crew = [subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, "SCENES_RANK": str(r),
             "SCENES_WORLD": str(world), "OMP_NUM_THREADS": "1"}) for r in range(world)]
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -319,6 +359,9 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
     world = args.workers or (os.cpu_count() if device.type == "cpu" else 1)
+    stages = args.stages.split(",")
+    if WORLD == 1 and not set(stages) <= set(adm.CONFIG) and not (args.out / "spiece.model").exists():
+        model.train_tokenizer(args.out / "spiece.model", args.seed)
     if world > 1 and WORLD == 1 and not args.init_only:
         sys.exit(launch(args.out, world))
     if WORLD > 1:
@@ -330,10 +373,8 @@ def main():
     for item in filter(None, args.budget_minutes.split(",")):
         name, value = item.split("=")
         minutes[name] = float(value)
-    if not RANK and not (args.out / "spiece.model").exists():
-        model.train_tokenizer(args.out / "spiece.model", args.seed)
     log(args.out, f"{' '.join(sys.argv)} on {args.hardware}, torch {torch.__version__}, minutes {json.dumps(minutes)}")
-    for stage in args.stages.split(","):
+    for stage in stages:
         train_stage(args.out, stage, minutes[stage], args, device)
 
 

@@ -8,6 +8,7 @@ mod attention;
 pub mod norms;
 mod pictures;
 mod products;
+mod rows;
 pub mod steps;
 
 use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId};
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(norms::cases());
     cases.extend(pictures::cases());
     cases.extend(products::cases());
+    cases.extend(rows::cases());
     cases.extend(steps::cases());
     cases
 }

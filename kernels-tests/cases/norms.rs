@@ -1,14 +1,22 @@
-//! Cases of `group_norm` and `layer_norm`: one and two inputs, groups from 1 to C, HW = 1, means far from zero.
+//! Cases of `group_norm`, `layer_norm` and their gradients, and of `batch_norm`: one and two inputs, groups from 1 to C,
+//! HW = 1, means far from zero.
 
 use super::{Case, Maker, case};
-use ancestral::graph::{Storage, Tensor};
+use ancestral::graph::{Source, Storage, Tensor};
+use ancestral::kernels::batch_norm::batch_norm;
+use ancestral::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::kernels::epilogue::Activation;
 use ancestral::kernels::group_norm::{GroupNorm, group_norm};
-use ancestral::kernels::layer_norm::{layer_norm, rms_norm};
+use ancestral::kernels::group_norm_gradient::group_norm_gradient;
+use ancestral::kernels::layer_norm::{l2_normalise, layer_norm, rms_norm};
+use ancestral::kernels::layer_norm_gradient::layer_norm_gradient;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = group_cases();
+    cases.extend(group_gradient_cases());
     cases.extend(layer_cases());
+    cases.extend(layer_gradient_cases());
+    cases.extend(batch_cases());
     cases
 }
 
@@ -40,22 +48,27 @@ const PLAIN: Group = Group {
     eps: 1e-5,
 };
 
-fn record_group(m: &mut Maker, s: &Group) -> Tensor {
+fn record_group(m: &mut Maker, s: &Group, gradient: bool) -> Tensor {
     let [a, b] = s.channels;
     let mut input = |channels| m.normal(&[s.batch, s.height, s.width, channels], Storage::Elem, s.mean, 1.0);
     let (x, skip) = (input(a), (b > 0).then(|| input(b)));
     let emb = s.emb.then(|| m.elem(&[s.batch, 2 * (a + b)]));
     let norm = GroupNorm::new(&mut m.g, "norm", a + b, s.groups, s.eps);
-    group_norm(&mut m.g, "norm", (&x, skip.as_ref()), &norm, emb.as_ref(), s.act)
+    if !gradient {
+        return group_norm(&mut m.g, "norm", (&x, skip.as_ref()), &norm, emb.as_ref(), s.act);
+    }
+    let dy = m.elem(&[s.batch, s.height, s.width, a + b]);
+    group_norm_gradient(&mut m.g, "norm", (&x, skip.as_ref()), &norm, emb.as_ref(), s.act, &dy)
 }
 
 /// A mean this many standard deviations from zero: a variance of one pass over f32 squares has lost four digits, one
 /// of two passes has not. `harness::one_pass_variance_is_refused` holds the tolerance to that.
 pub const FAR_MEAN: f64 = 40.0;
 
-fn group_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    let mut add = |name: String, s: Group| cases.push(case("group_norm", name, |m| record_group(m, &s)));
+/// By name, for the norm and for its gradient.
+fn group_shapes() -> Vec<(String, Group)> {
+    let mut shapes = Vec::new();
+    let mut add = |name: String, s: Group| shapes.push((name, s));
     for (channels, groups) in [(1, 1), (3, 1), (3, 3), (6, 2), (32, 32), (64, 32), (48, 16), (320, 32)] {
         add(format!("{channels}_in_{groups}"), Group { channels: [channels, 0], groups, ..PLAIN });
     }
@@ -75,6 +88,14 @@ fn group_cases() -> Vec<Case> {
     add("skip_emb_gelu".into(), Group { channels: [11, 13], emb: true, act: Activation::Gelu, ..PLAIN });
     add("far_mean".into(), Group { height: 16, width: 16, mean: FAR_MEAN, ..PLAIN });
     add("large_eps".into(), Group { eps: 0.5, ..PLAIN });
+    shapes
+}
+
+fn group_cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = group_shapes()
+        .into_iter()
+        .map(|(name, s)| case("group_norm", name, |m| record_group(m, &s, false)))
+        .collect();
     cases.push(case("group_norm", "tokens", |m| {
         let x = m.elem(&[2, 9, 64]);
         let norm = GroupNorm::new(&mut m.g, "norm_cross", 64, 32, 1e-5);
@@ -92,6 +113,100 @@ pub const ACTIVATIONS: [Activation; 6] = [
     Activation::QuickGelu,
     Activation::Relu,
 ];
+
+fn group_gradient_cases() -> Vec<Case> {
+    let shapes = group_shapes().into_iter();
+    let mut cases: Vec<Case> =
+        shapes.map(|(name, s)| case("group_norm_gradient", name, |m| record_group(m, &s, true))).collect();
+    let s = Group { act: Activation::Silu, ..PLAIN };
+    let mut push = |name: &str, s: Group, then: &dyn Fn(&mut Maker, Tensor) -> Tensor| {
+        cases.push(case("group_norm_gradient", name, |m| {
+            let y = record_group(m, &s, true);
+            then(m, y)
+        }));
+    };
+    push("then_add", s, &|m, y| {
+        let other = m.elem(&y.shape);
+        add(&mut m.g, &y, &other)
+    });
+    push("then_mul_row_per_picture_scale", s, &|m, y| {
+        let other = m.elem(&[s.batch, s.channels[0]]);
+        let y = mul(&mut m.g, &y, &other);
+        scale(&mut m.g, &y, -0.5)
+    });
+    let one_row = Group { channels: [5, 3], groups: 2, batch: 3, ..s };
+    push("skip_then_add_one_row", one_row, &|m, y| {
+        let other = m.elem(&[1, 8]);
+        add(&mut m.g, &y, &other)
+    });
+    cases
+}
+
+fn layer_gradient_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let record = |m: &mut Maker, shape: &[usize], mean: f64, rms: bool, eps: f32| {
+        let channels = shape[shape.len() - 1];
+        let (x, dy) = (m.normal(shape, Storage::Elem, mean, 2.0), m.elem(shape));
+        let weight = m.f32(&[channels]);
+        layer_norm_gradient(&mut m.g, "n", &x, &weight, &dy, rms, eps)
+    };
+    // Of two elements, a layer norm's gradient is 0 but for eps.
+    for (rows, channels) in [(1, 3), (1, 5), (1, 64), (3, 63), (7, 65), (77, 24), (5, 1030)] {
+        for rms in [false, true] {
+            let name = format!("{}_{rows}x{channels}", if rms { "rms" } else { "layer" });
+            let shape = [rows, channels];
+            cases.push(case("layer_norm_gradient", name, |m| record(m, &shape, 0.3, rms, 1e-5)));
+        }
+    }
+    cases
+        .push(case("layer_norm_gradient", "far_mean", |m| record(m, &[9, 300], 2.0 * FAR_MEAN, false, 1e-5)));
+    cases.push(case("layer_norm_gradient", "large_eps", |m| record(m, &[2, 3, 20], 0.0, false, 0.5)));
+    cases.push(case("layer_norm_gradient", "folded_grid", |m| record(m, &[65_537, 3], 0.0, true, 1e-3)));
+    cases.push(case("layer_norm_gradient", "then_add_scale", |m| {
+        let y = record(m, &[2, 9, 40], 0.0, false, 1e-5);
+        let other = m.elem(&y.shape);
+        let y = add(&mut m.g, &y, &other);
+        scale(&mut m.g, &y, 3.0)
+    }));
+    cases.push(case("layer_norm_gradient", "then_mul_row_per_picture", |m| {
+        let y = record(m, &[2, 9, 40], 0.0, true, 1e-5);
+        let other = m.elem(&[2, 40]);
+        mul(&mut m.g, &y, &other)
+    }));
+    cases
+}
+
+fn batch_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut push = |name: &str, shape: &[usize], mean: f64, then: &dyn Fn(&mut Maker, Tensor) -> Tensor| {
+        cases.push(case("batch_norm", name, |m| {
+            let x = m.normal(shape, Storage::Elem, mean, 1.0);
+            let y = batch_norm(&mut m.g, "bn", &x, 1e-5);
+            // The variance is positive: the weights, drawn later, are not.
+            for t in &mut m.g.tensors {
+                if matches!(&t.source, Source::Weight { name, .. } if name == "bn.running_var") {
+                    t.source = Source::Constant((0..t.len()).map(|c| 0.1 + 0.3 * (c % 7) as f32).collect());
+                }
+            }
+            then(m, y)
+        }));
+    };
+    push("picture", &[2, 5, 7, 24], 0.0, &|_, y| y);
+    push("one_element", &[1, 1], 0.0, &|_, y| y);
+    push("one_channel", &[3, 70, 1], 0.0, &|_, y| y);
+    push("wide", &[3, 1030], 0.0, &|_, y| y);
+    push("far_mean", &[3, 4, 4, 9], FAR_MEAN, &|_, y| y);
+    push("then_relu", &[2, 3, 3, 13], 0.0, &|m, y| activate(&mut m.g, &y, Activation::Relu));
+    push("then_add", &[2, 3, 3, 13], 0.0, &|m, y| {
+        let other = m.elem(&[2, 3, 3, 13]);
+        add(&mut m.g, &y, &other)
+    });
+    push("then_mul_row_per_picture", &[2, 3, 3, 13], 0.0, &|m, y| {
+        let other = m.elem(&[2, 13]);
+        mul(&mut m.g, &y, &other)
+    });
+    cases
+}
 
 fn layer_cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -112,6 +227,14 @@ fn layer_cases() -> Vec<Case> {
         let x = m.elem(&[2, 3, 20]);
         layer_norm(&mut m.g, "n", &x, 0.5)
     }));
+    for (name, std, floor) in
+        [("l2", 1.0, 1e-12), ("l2_short", 0.02, 1e-12), ("l2_long", 1e3, 1e-12), ("l2_zero", 0.0, 0.5)]
+    {
+        cases.push(case("layer_norm", name, |m| {
+            let x = m.normal(&[3, 77], Storage::Elem, 0.0, std);
+            l2_normalise(&mut m.g, "n", &x, floor)
+        }));
+    }
     // More rows than one grid axis holds, and one workgroup past the last row.
     cases.push(case("layer_norm", "folded_grid", |m| {
         let x = m.elem(&[65_537, 3]);

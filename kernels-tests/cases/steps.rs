@@ -1,7 +1,7 @@
 //! Cases of `quantile` and `step`: every kind of clipping, variance and guidance; ties and edges of the rank.
 
 use super::{Case, Maker, case};
-use ancestral::diffusion::{Clip, Coefficients, Step, Variance};
+use ancestral::diffusion::{Clip, Coefficients, ScoreShifts, Step, Variance};
 use ancestral::graph::{Storage, Tensor};
 use ancestral::kernels::quantile::quantile;
 use ancestral::kernels::step::{StepInputs, coefficients, step};
@@ -41,7 +41,14 @@ pub fn a_step(clip: Clip, variance: Variance) -> Step {
         clip,
         variance,
     };
-    Step { timestep: 500.0, coefficients, draws_noise: true }
+    Step {
+        timestep: 500.0,
+        coefficients,
+        draws_noise: true,
+        adds_noise: true,
+        alpha_bar: 0.5,
+        score_shifts: ScoreShifts::Mean,
+    }
 }
 
 /// What is read besides a step's numbers, and how the pictures lie.
@@ -49,6 +56,8 @@ struct Pictures {
     x: [usize; 4],
     /// The output holds an unconditional and a conditional half.
     guidance: Option<f64>,
+    /// Gradients steer the step.
+    steered: bool,
 }
 
 /// A network's output for pictures `x`; variance channels lie within (0, 1), which every kind of variance takes.
@@ -70,7 +79,15 @@ fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
     let thresholds: Vec<f32> = (0..p.x[0]).map(|i| [0.4, 1.2, 2.5][i % 3]).collect();
     let dynamic = matches!(c.clip, Clip::Dynamic { .. });
     let quantile = dynamic.then(|| m.given(&[p.x[0]], Storage::F32, thresholds));
-    let inputs = StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
+    let [n, h, w, ch] = p.x;
+    let steer = p.steered.then(|| m.f32(&[3, n, h, w, ch]));
+    let inputs = StepInputs {
+        out: &out,
+        noise: &noise,
+        coefficients: &numbers,
+        quantile: quantile.as_ref(),
+        steer: steer.as_ref(),
+    };
     step(&mut m.g, &x, &inputs)
 }
 
@@ -80,15 +97,20 @@ fn step_cases() -> Vec<Case> {
         for (variance_name, variance) in VARIANCES {
             for (guided, guidance) in [("", None), ("_guided", Some(7.0))] {
                 let name = format!("{clip_name}_{variance_name}{guided}");
-                let p = Pictures { x: [3, 5, 7, 3], guidance };
+                let p = Pictures { x: [3, 5, 7, 3], guidance, steered: false };
                 cases.push(case("step", name, |m| record_step(m, &p, &a_step(clip, variance))));
             }
         }
     }
-    let last = Step { draws_noise: false, ..a_step(Clip::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
-    let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0) };
+    for (name, variance) in VARIANCES {
+        let p = Pictures { x: [2, 5, 3, 3], guidance: None, steered: true };
+        let name = format!("steered_{name}");
+        cases.push(case("step", name, |m| record_step(m, &p, &a_step(Clip::Range(1.0), variance))));
+    }
+    let last = Step { adds_noise: false, ..a_step(Clip::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
+    let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0), steered: false };
     cases.push(case("step", "no_noise", |m| record_step(m, &p, &last)));
-    let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0) };
+    let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0), steered: false };
     cases.push(case("step", "one_element", |m| {
         record_step(m, &p, &a_step(Clip::None, Variance::Fixed { sigma: 1.0 }))
     }));
@@ -101,11 +123,11 @@ fn quantile_cases() -> Vec<Case> {
         let clip = Clip::Dynamic { ratio, max: 2.0 };
         for guidance in [None, Some(4.0)] {
             let name = format!("{ratio}{}", if guidance.is_some() { "_guided" } else { "" });
-            let p = Pictures { x: [3, 9, 11, 3], guidance };
+            let p = Pictures { x: [3, 9, 11, 3], guidance, steered: false };
             cases.push(case("quantile", name, |m| record_quantile(m, &p, clip, None)));
         }
         // x̂₀ is 1.25 x where the output is zero: equal magnitudes, few values, one value.
-        let p = Pictures { x: [2, 4, 5, 3], guidance: None };
+        let p = Pictures { x: [2, 4, 5, 3], guidance: None, steered: false };
         cases.push(case("quantile", format!("{ratio}_all_equal"), |m| {
             record_quantile(m, &p, clip, Some(|_| -0.7))
         }));
@@ -115,10 +137,10 @@ fn quantile_cases() -> Vec<Case> {
         cases.push(case("quantile", format!("{ratio}_zeros"), |m| {
             record_quantile(m, &p, clip, Some(|_| 0.0))
         }));
-        let p = Pictures { x: [2, 1, 1, 1], guidance: None };
+        let p = Pictures { x: [2, 1, 1, 1], guidance: None, steered: false };
         cases.push(case("quantile", format!("{ratio}_one_element"), |m| record_quantile(m, &p, clip, None)));
     }
-    let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0) };
+    let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0), steered: false };
     cases.push(case("quantile", "64x64", |m| {
         record_quantile(m, &p, Clip::Dynamic { ratio: 0.95, max: 1.5 }, None)
     }));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use ancestral::diffusion::reference::{apply, quantile_abs};
 use ancestral::diffusion::{
-    BetaSchedule, Clip, Coefficients, Precision, Sampler, SchedulerConfig, Spacing, Step, Variance,
-    add_noise, steps,
+    BetaSchedule, Clip, Coefficients, Precision, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
+    Variance, add_noise, steps,
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -283,7 +283,14 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         clip: Clip::Dynamic { ratio, max },
         variance: Variance::Fixed { sigma: 0.0 },
     };
-    let step = Step { timestep: 0.0, coefficients, draws_noise: false };
+    let step = Step {
+        timestep: 0.0,
+        coefficients,
+        draws_noise: false,
+        adds_noise: false,
+        alpha_bar: 0.5,
+        score_shifts: ScoreShifts::Mean,
+    };
     let found = apply(&step, &x.f32, &x.f32, &[], &[], images);
     report.note("threshold", name, difference(&found.x, &t.f32(&format!("{name}/y"))?, 1.0), STEP);
     Ok(())

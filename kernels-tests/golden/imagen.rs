@@ -11,7 +11,7 @@ use ancestral::kernels::epilogue::Activation;
 use ancestral::kernels::resample::{Resample, resample};
 use ancestral::models::{t5, unet};
 use ancestral::picture::Picture;
-use ancestral::systems::denoise::channels_last;
+use ancestral::systems::denoise::{Guided, channels_last};
 use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder, initial_noise};
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
@@ -234,13 +234,23 @@ fn check_stage(
     let conditioning = Conditioning { context, low_res };
     let (scale, shape) = (run.guidance_scale, run.shape);
     let found = stage
-        .sample(device, &OPTIONS, &run.steps, scale, shape, &conditioning, &mut noise, start, &mut |_| true)
+        .sample(
+            device,
+            &OPTIONS,
+            &run.steps,
+            &mut Guided::classifier_free(scale),
+            shape,
+            &conditioning,
+            &mut noise,
+            start,
+            &mut |_| true,
+        )
         .map_err(text)?;
     let item = shape.height * shape.width * shape.channels;
     let (width, height) = (shape.width, shape.height);
     let pictures: Vec<Picture> = found
         .chunks_exact(item)
-        .map(|v| Picture { width, height, channels: 3, values: v.to_vec() })
+        .map(|v| Picture { width, height, channels: 3, values: v.to_vec(), rounding: Default::default() })
         .collect();
     run.check_pictures("stage", &pictures, None, report);
     Ok(())

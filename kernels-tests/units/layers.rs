@@ -1,7 +1,7 @@
 //! The single layers: one kernel each.
 
 use super::{Checked, Layer};
-use ancestral::diffusion::{Clip, Coefficients, Step, Variance};
+use ancestral::diffusion::{Clip, Coefficients, ScoreShifts, Step, Variance};
 use ancestral::graph::Storage;
 use ancestral::kernels::attention::{KeyValue, Options, attention};
 use ancestral::kernels::conv2d::{Window, conv2d};
@@ -198,12 +198,23 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
         clip,
         variance: Variance::Fixed { sigma: 0.0 },
     };
-    let numbers = coefficients(&Step { timestep: 0.0, coefficients: kept, draws_noise: false }, 1.0);
+    let numbers = coefficients(
+        &Step {
+            timestep: 0.0,
+            coefficients: kept,
+            draws_noise: false,
+            adds_noise: false,
+            alpha_bar: 0.5,
+            score_shifts: ScoreShifts::Mean,
+        },
+        1.0,
+    );
     let numbers = layer.given(&[16], Storage::F32, numbers.to_vec());
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
     let s = quantile(&mut layer.g, &x, &out, &numbers);
-    let inputs = StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: Some(&s) };
+    let inputs =
+        StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: Some(&s), steer: None };
     let y = step(&mut layer.g, &x, &inputs);
     // The next sample and the clipped x̂₀ are the same here.
     let (shape, values) = layer.entry.get("y")?;

@@ -4,3 +4,8 @@
 fn workgroup_sum(value: f32, lane: u32) -> f32 {
     return subgroupAdd(value);
 }
+
+// Largest `value` of the subgroup, the same in every invocation.
+fn workgroup_max(value: f32, lane: u32) -> f32 {
+    return subgroupMax(value);
+}

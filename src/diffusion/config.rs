@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::schedule::{BetaSchedule, Precision, Schedule, Spacing};
-use super::scheduler::{Clip, Sampler};
+use super::schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
+use super::scheduler::{Clip, Sampler, Timesteps};
 use crate::error::{Error, Result};
 use crate::weights::read_json;
 
@@ -154,6 +154,18 @@ impl SchedulerConfig {
             sampler: Sampler::Ddpm,
             always_draws: true,
         }
+    }
+
+    /// How so many steps are chosen: by [`SchedulerConfig::spacing`], or as OpenAI's loops do, which take a whole stride
+    /// for DDIM where one gives exactly that many.
+    pub fn timesteps(&self, sampler: &Sampler, count: usize) -> Timesteps {
+        if self.precision == Precision::Float32 {
+            return Timesteps::Count(count);
+        }
+        let stride = format!("ddim{count}");
+        let whole = matches!(sampler, Sampler::Ddim { .. })
+            && space_timesteps(self.num_train_timesteps, &stride).is_ok();
+        Timesteps::Respaced(if whole { stride } else { count.to_string() })
     }
 
     /// β and ᾱ of the trained process. Errors: see [`Schedule::new`].

@@ -18,4 +18,4 @@ mod tests;
 pub use config::{PredictionType, SchedulerConfig, VarianceType};
 pub use noise::NoiseStream;
 pub use schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
-pub use scheduler::{Clip, Coefficients, Sampler, Step, Timesteps, Variance, add_noise, steps};
+pub use scheduler::{Clip, Coefficients, Sampler, ScoreShifts, Step, Timesteps, Variance, add_noise, steps};

@@ -35,7 +35,8 @@ pub fn apply(step: &Step, x: &[f32], out: &[f32], variance: &[f32], noise: &[f32
         let weighted = |weight: f64, value: f64| if weight == 0.0 { 0.0 } else { weight * value };
         weighted(c.mean_x, x) + weighted(c.mean_x0, *x0) + weighted(c.mean_eps, epsilon)
     });
-    let x = mean.enumerate().map(|(i, mean)| mean + added_noise(c.variance, i, variance, noise)).collect();
+    let added = |i| if step.adds_noise { added_noise(c.variance, i, variance, noise) } else { 0.0 };
+    let x = mean.enumerate().map(|(i, mean)| mean + added(i)).collect();
     Stepped { x, x0 }
 }
 

@@ -73,9 +73,23 @@ pub struct Step {
     pub timestep: f64,
     /// The step's scalars.
     pub coefficients: Coefficients,
-    /// The reference implementation draws noise of x's size in this step. Where `variance` is
-    /// `Fixed { sigma: 0 }` the draw only moves the generator on.
+    /// The reference implementation draws noise of x's size in this step.
     pub draws_noise: bool,
+    /// The noise is added; otherwise a draw only moves the generator on, and the variance only scales guidance.
+    pub adds_noise: bool,
+    /// ᾱ_t.
+    pub alpha_bar: f64,
+    /// What guidance by a score shifts in this sampler.
+    pub score_shifts: ScoreShifts,
+}
+
+/// What a score ∇ log p(y | x_t) shifts (Dhariwal & Nichol 2021, arXiv:2105.05233).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreShifts {
+    /// The mean of x_{t−1}, by variance times score: ancestral sampling.
+    Mean,
+    /// ε, by −√(1−ᾱ_t) times score: DDIM.
+    Epsilon,
 }
 
 /// How x_{t−1} is drawn.
@@ -171,7 +185,12 @@ pub fn steps(
             (None, _) => list.get(i + 1).copied(),
         };
         let last = if config.precision == Precision::Float64 { i + 1 == list.len() } else { t == 0 };
-        one_step(config, sampler, &Point::new(&schedule, config, sampler, t, previous), last)
+        let mut point = Point::new(&schedule, config, sampler, t, previous);
+        if config.precision == Precision::Float64 && last && i > 0 {
+            let before = Point::new(&schedule, config, sampler, list[i - 1], Some(t));
+            point.variance_before = Some(before.posterior_variance());
+        }
+        one_step(config, sampler, &point, last)
     };
     (0..list.len()).map(step).collect()
 }
@@ -205,6 +224,8 @@ struct Point {
     /// β and α = 1 − β of the step from `t` to the one before it.
     beta: f64,
     alpha: f64,
+    /// β̃ of the step before the last: OpenAI's code takes it where the last one's, 0, has no logarithm.
+    variance_before: Option<f64>,
 }
 
 impl Point {
@@ -231,7 +252,17 @@ impl Point {
             _ => (ratio, q(1.0 - ratio)),
         };
         let (noise, noise_prev) = (q(1.0 - alpha_bar), q(1.0 - alpha_bar_prev));
-        Point { t, precision, alpha_bar, alpha_bar_prev, noise, noise_prev, beta, alpha }
+        Point {
+            t,
+            precision,
+            alpha_bar,
+            alpha_bar_prev,
+            noise,
+            noise_prev,
+            beta,
+            alpha,
+            variance_before: None,
+        }
     }
 
     fn round(&self, value: f64) -> f64 {
@@ -269,8 +300,11 @@ fn one_step(config: &SchedulerConfig, sampler: &Sampler, point: &Point, last: bo
     let (mean, variance, draws_noise) = match *sampler {
         Sampler::Ddim { eta, rederive_epsilon } => ddim(point, eta, rederive_epsilon)?,
         Sampler::Ddpm | Sampler::UnClip => {
-            let variance =
-                if last { Variance::Fixed { sigma: 0.0 } } else { ancestral_variance(config, point) };
+            let variance = match (last, point.variance_before) {
+                (true, None) => Variance::Fixed { sigma: 0.0 },
+                (true, Some(before)) => last_variance(config, point, before),
+                (false, _) => ancestral_variance(config, point),
+            };
             (posterior_mean(config, point), variance, !last)
         }
     };
@@ -278,7 +312,14 @@ fn one_step(config: &SchedulerConfig, sampler: &Sampler, point: &Point, last: bo
     let clip = config.clip;
     let coefficients =
         Coefficients { x0_x, x0_out, eps_x, eps_out, mean_x, mean_x0, mean_eps, clip, variance };
-    Ok(Step { timestep: point.t as f64, coefficients, draws_noise: draws_noise || config.always_draws })
+    let adds_noise = draws_noise;
+    let draws_noise = draws_noise || config.always_draws;
+    let score_shifts = match sampler {
+        Sampler::Ddim { .. } => ScoreShifts::Epsilon,
+        Sampler::Ddpm | Sampler::UnClip => ScoreShifts::Mean,
+    };
+    let (timestep, alpha_bar) = (point.t as f64, point.alpha_bar);
+    Ok(Step { timestep, coefficients, draws_noise, adds_noise, alpha_bar, score_shifts })
 }
 
 /// (mean_x, mean_x0, mean_eps) of q(x_{t−1} | x_t, x̂0), formula 7 of arXiv:2006.11239.
@@ -310,6 +351,20 @@ fn ancestral_variance(config: &SchedulerConfig, point: &Point) -> Variance {
         }
         VarianceType::LearnedRange => {
             Variance::LearnedRange { log_min: log(small), log_max: log(point.beta.max(floor)) }
+        }
+        VarianceType::Learned => Variance::Learned,
+    }
+}
+
+/// The variance that scales guidance in the last step of OpenAI's loops, where no noise is added (`p_mean_variance`).
+fn last_variance(config: &SchedulerConfig, point: &Point, before: f64) -> Variance {
+    match config.variance_type {
+        VarianceType::FixedSmall | VarianceType::FixedSmallLog => Variance::Fixed { sigma: 0.0 },
+        VarianceType::FixedLarge | VarianceType::FixedLargeLog => {
+            Variance::Fixed { sigma: point.sqrt(before) }
+        }
+        VarianceType::LearnedRange => {
+            Variance::LearnedRange { log_min: before.ln(), log_max: point.beta.ln() }
         }
         VarianceType::Learned => Variance::Learned,
     }

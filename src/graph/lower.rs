@@ -1,6 +1,6 @@
 //! Other ways to compute a node: several nodes in its place, chosen where they measure faster.
 
-use super::{Graph, Node, Repack, Source, Storage, Tensor, TensorId};
+use super::{Graph, Node, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
@@ -13,12 +13,6 @@ use crate::kernels::{Precision, conv2d};
 const MAX_FILTERS: usize = 128 << 20;
 /// Fewest tiles: below it, most of a product's rows would be empty.
 const MIN_TILES: u32 = 12;
-
-impl Graph {
-    fn tensor(&self, id: TensorId) -> Tensor {
-        Tensor { id, shape: self.info(id).shape.clone() }
-    }
-}
 
 /// Whether [`winograd`] computes a node: a 3×3 convolution of stride 1 and padding 1 whose filters are known before
 /// the run, in f32 (in f16 the transformed numbers lose too much), and large enough for it to pay.

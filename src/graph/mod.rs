@@ -3,13 +3,15 @@
 //! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
-//! [`split`] divides it into what is computed once and what each step needs,
+//! [`split`] divides it into what is computed once and what each step needs, [`mod@gradient`] differentiates it,
 //! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
+pub mod gradient;
 pub mod lower;
 pub mod plan;
+pub mod recompute;
 pub mod rows;
 pub mod split;
 
@@ -312,6 +314,11 @@ impl Graph {
     pub fn reshape(&self, tensor: &Tensor, shape: &[usize]) -> Tensor {
         assert_eq!(tensor.len(), shape.iter().product::<usize>(), "reshape {:?} to {shape:?}", tensor.shape);
         Tensor { id: tensor.id, shape: shape.to_vec() }
+    }
+
+    /// A tensor under the shape it was recorded with.
+    pub fn tensor(&self, id: TensorId) -> Tensor {
+        Tensor { id, shape: self.info(id).shape.clone() }
     }
 
     /// What the graph knows of a tensor.

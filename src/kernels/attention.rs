@@ -5,6 +5,7 @@ use super::matmul::gemm_strided;
 use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
+use std::ops::Add;
 
 params! {
     /// Heads.
@@ -115,6 +116,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
@@ -237,7 +239,7 @@ pub fn attention(
 }
 
 /// One source's rows of one picture and head: the slice from its first element on, and the row stride.
-fn head_rows(x: &[f32], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[f32], usize) {
+fn head_rows<T>(x: &[T], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[T], usize) {
     if rows == 0 {
         return (&[], 1);
     }
@@ -246,23 +248,26 @@ fn head_rows(x: &[f32], n: usize, rows: usize, stride: u32, offset: u32, head: u
 
 impl Params {
     /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
-    fn added(&self, inputs: &[&[f32]], n: usize, head: usize, query: usize, key: usize) -> Option<f32> {
+    fn added<T>(&self, inputs: &[&[T]], n: usize, head: usize, query: usize, key: usize) -> Option<T>
+    where
+        T: Copy + Default + Add<Output = T>,
+    {
         let (keys1, keys) = (self.keys1 as usize, (self.keys1 + self.keys2) as usize);
         if self.causal != 0 && key > query {
             return None;
         }
-        let mut sum = 0.0;
+        let mut sum = T::default();
         if self.has_bias != 0 {
-            sum += inputs[5][(query * keys + key) * self.heads as usize + head];
+            sum = sum + inputs[5][(query * keys + key) * self.heads as usize + head];
         }
         if self.has_mask != 0 && key < keys1 {
-            sum += inputs[6][n * keys1 + key];
+            sum = sum + inputs[6][n * keys1 + key];
         }
         Some(sum)
     }
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
@@ -283,16 +288,16 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         let q = &q[query * q_stride..][..dim];
         let scores: Vec<f64> = (0..keys1 + keys2)
             .map(|key| {
-                let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| a * b).sum();
                 let added = p.added(inputs, n, head, query, key);
-                added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + f64::from(added))
+                added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + added)
             })
             .collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
         for (d, y) in y.iter_mut().enumerate() {
-            let sum: f64 = scores.iter().enumerate().map(|(k, s)| (s - top).exp() * f64::from(row(k).1[d])).sum();
-            *y = (sum / total) as f32;
+            let sum: f64 = scores.iter().enumerate().map(|(k, s)| (s - top).exp() * row(k).1[d]).sum();
+            *y = sum / total;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A network's input from f32 tensors: the sample, a conditioning picture beside it, repeated along the batch.
 
-use super::{Cost, INDEX, Kernel, Shader, element_grid};
+use super::cut::columns;
+use super::sum_axis::sum_axis;
+use super::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -25,8 +27,9 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain("concat", include_str!("../../shaders/concat.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
-    reference,
-    cpu: reference,
+    reference: compute,
+    cpu: compute,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
 };
 
@@ -63,7 +66,23 @@ pub fn concat(g: &mut Graph, label: &str, a: &Tensor, b: Option<&Tensor>, batch:
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+/// Each input's part of dy, summed over the items it was repeated for.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    let p = Params::read(&of.node.params);
+    let (in_a, in_b, label) = (p.in_a as usize, p.in_b as usize, of.label());
+    let parts = [(0, in_a, p.batch_a), (in_a, in_b, p.batch_b)];
+    let gradients = parts.iter().enumerate().map(|(i, &(first, count, batch))| {
+        of.wants[i].then(|| {
+            let part = if in_b == 0 { of.dy.clone() } else { columns(g, &label, of.dy, first, count) };
+            let once = batch as usize * p.rows as usize * count;
+            let copies = part.len() / once;
+            if copies == 1 { part } else { sum_axis(g, &label, &part, [1, copies, once], &[once]) }
+        })
+    });
+    Ok(gradients.collect())
+}
+
+fn compute<T: Copy>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
     let p = Params::read(params);
     let (in_a, in_b, rows) = (p.in_a as usize, p.in_b as usize, p.rows as usize);
     for (row, y) in y.chunks_exact_mut(in_a + in_b).enumerate() {

@@ -112,6 +112,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
+    gradient: None,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width) * f64::from(p.in_a + p.in_b);
@@ -243,24 +244,24 @@ impl Params {
     }
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let epilogue = Epilogue::read(params);
     let (w, bias, operand) = (inputs[2], inputs[3], inputs[4]);
     let (in_a, in_b, cols) = (p.in_a as usize, p.in_b as usize, p.cols as usize);
     for (i, y) in y.iter_mut().enumerate() {
         let (row, col) = (i / cols, i % cols);
-        let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
+        let mut sum = if p.has_bias != 0 { bias[col] } else { 0.0 };
         for tap in 0..(p.kernel_height * p.kernel_width) as usize {
             let Some(pixel) = p.pixel(row, tap / p.kernel_width as usize, tap % p.kernel_width as usize) else {
                 continue;
             };
             for c in 0..in_a + in_b {
                 let x = if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] };
-                sum += f64::from(x) * f64::from(w[(tap * (in_a + in_b) + c) * cols + col]);
+                sum += x * w[(tap * (in_a + in_b) + c) * cols + col];
             }
         }
-        *y = epilogue.reference(sum, operand, row, col, cols) as f32;
+        *y = epilogue.reference(sum, operand, row, col, cols);
     }
 }
 

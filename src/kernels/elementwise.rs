@@ -1,8 +1,10 @@
 //! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
 
+use super::activation_gradient::activation_gradient;
 use super::concat::concat;
 use super::epilogue::{Activation, Epilogue, OperandOp};
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
+use super::sum_axis::sum_rows;
+use super::{ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -30,6 +32,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -56,7 +59,7 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epil
 
 /// The tensor as the shader reads it: what is kept in f32, a learned position for one, is converted first.
 #[track_caller]
-fn as_elem(g: &mut Graph, x: &Tensor) -> Tensor {
+pub(crate) fn as_elem(g: &mut Graph, x: &Tensor) -> Tensor {
     match g.info(x.id).storage {
         Storage::Elem => x.clone(),
         Storage::F32 => {
@@ -100,11 +103,45 @@ fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
     (x.rows() / other.rows()) as u32
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+/// dx = dy · scale · activate'(x), for products times the operand; d operand = dy · scale, for products times
+/// activate(x), summed over the rows that share a row.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    let p = Params::read(&of.node.params);
+    let (cols, shared, label) = (p.cols as usize, p.operand_rows as usize, of.label());
+    let rows = of.dy.len() / cols;
+    let (x, dy) = (of.input(g, 0), g.reshape(of.dy, &[rows, cols]));
+    let x = g.reshape(&x, &[rows, cols]);
+    let (act, multiplies) = (Activation::from_number(p.act), p.operand_op == OperandOp::Mul as u32);
+    let scaled = |g: &mut Graph, d: Tensor| if p.scale == 1.0 { d } else { scale(g, &d, p.scale) };
+    let dx = of.wants[0].then(|| {
+        let mut d = match act {
+            Activation::Identity => dy.clone(),
+            _ => activation_gradient(g, &label, &x, &dy, act),
+        };
+        if multiplies {
+            let operand = of.input(g, 1);
+            let operand = g.reshape(&operand, &[rows / shared, cols]);
+            d = mul(g, &d, &operand);
+        }
+        scaled(g, d)
+    });
+    let d_operand = of.wants[1].then(|| {
+        let mut d = dy.clone();
+        if multiplies {
+            let factor = if act == Activation::Identity { x.clone() } else { activate(g, &x, act) };
+            d = mul(g, &factor, &d);
+        }
+        let d = scaled(g, d);
+        if shared == 1 { d } else { sum_rows(g, &label, &d, shared) }
+    });
+    Ok(vec![dx, d_operand])
+}
+
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
     for (i, y) in y.iter_mut().enumerate() {
-        *y = epilogue.reference(f64::from(inputs[0][i]), inputs[1], i / cols, i % cols, cols) as f32;
+        *y = epilogue.reference(inputs[0][i], inputs[1], i / cols, i % cols, cols);
     }
 }
 

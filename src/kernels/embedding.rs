@@ -19,8 +19,9 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain("embedding", include_str!("../../shaders/embedding.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
-    reference,
-    cpu: reference,
+    reference: compute,
+    cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }
@@ -43,11 +44,11 @@ pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Te
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn compute<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
     let p = Params::read(params);
     let channels = p.channels as usize;
     for (y, id) in y.chunks_exact_mut(channels).zip(inputs[0]) {
-        let entry = (*id as usize).min(p.entries as usize - 1);
+        let entry = ((*id).into() as usize).min(p.entries as usize - 1);
         y.copy_from_slice(&inputs[1][entry * channels..][..channels]);
     }
 }

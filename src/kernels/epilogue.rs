@@ -56,6 +56,30 @@ impl Activation {
         }
     }
 
+    /// The derivative at x, in f64; at its corner ReLU's is 0.
+    pub fn derivative_reference(self, x: f64) -> f64 {
+        use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, PI};
+        // Of x · sigmoid(x).
+        let silu = |x: f64| {
+            let s = 1.0 / (1.0 + (-x).exp());
+            s * (1.0 + x * (1.0 - s))
+        };
+        match self {
+            Activation::Identity => 1.0,
+            Activation::Silu => silu(x),
+            Activation::Gelu => {
+                0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)) + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt()
+            }
+            Activation::GeluTanh => {
+                let t = (FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh();
+                let slope = FRAC_2_PI.sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+            }
+            Activation::QuickGelu => silu(1.702 * x),
+            Activation::Relu => f64::from(x > 0.0),
+        }
+    }
+
     /// In f32, for the CPU device.
     #[inline(always)]
     pub fn apply(self, x: f32) -> f32 {
@@ -67,6 +91,54 @@ impl Activation {
             Activation::GeluTanh => x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x)),
             Activation::QuickGelu => x * sigmoid(1.702 * x),
             Activation::Relu => x.max(0.0),
+        }
+    }
+
+    /// The derivative at x in f32, for the CPU device, as in `shaders/shared/activation_derivative.wgsl`.
+    #[inline(always)]
+    pub fn derivative(self, x: f32) -> f32 {
+        let sigmoid = |x: f32| 1.0 / (1.0 + exp(-x));
+        let silu = |x: f32| {
+            let near = x.clamp(-80.0, 80.0);
+            let s = sigmoid(near);
+            s * (1.0 + near * (1.0 - s))
+        };
+        match self {
+            Activation::Identity => 1.0,
+            Activation::Silu => silu(x),
+            Activation::Gelu => {
+                let near = x.clamp(-14.0, 14.0);
+                let up_to = 0.5 * (1.0 + erf_f32(near * std::f32::consts::FRAC_1_SQRT_2));
+                up_to + 0.398_942_3 * near * exp(-0.5 * near * near)
+            }
+            Activation::GeluTanh => {
+                let near = x.clamp(-10.0, 10.0);
+                let squared = near * near;
+                let s = sigmoid(1.595_769 * near * (1.0 + 0.044_715 * squared));
+                s * (1.0 + near * (1.0 - s) * 1.595_769 * (1.0 + 0.134_145 * squared))
+            }
+            Activation::QuickGelu => silu(1.702 * x),
+            Activation::Relu => f32::from(u8::from(x > 0.0)),
+        }
+    }
+
+    /// Each x becomes dy · [`derivative`](Self::derivative) of x.
+    #[inline(always)]
+    pub(crate) fn differentiate_all(self, values: &mut [f32], dy: &[f32]) {
+        #[inline(always)]
+        fn each(values: &mut [f32], dy: &[f32], act: Activation) {
+            for (v, dy) in values.iter_mut().zip(dy) {
+                *v = act.derivative(*v) * dy;
+            }
+        }
+        // A loop of its own for each function.
+        match self {
+            Activation::Identity => values.copy_from_slice(dy),
+            Activation::Silu => each(values, dy, Activation::Silu),
+            Activation::Gelu => each(values, dy, Activation::Gelu),
+            Activation::GeluTanh => each(values, dy, Activation::GeluTanh),
+            Activation::QuickGelu => each(values, dy, Activation::QuickGelu),
+            Activation::Relu => each(values, dy, Activation::Relu),
         }
     }
 
@@ -179,9 +251,16 @@ impl Epilogue {
     }
 
     /// y for a sum at (`row`, `col`), in f64.
-    pub(crate) fn reference(&self, sum: f64, operand: &[f32], row: usize, col: usize, cols: usize) -> f64 {
+    pub(crate) fn reference(
+        &self,
+        sum: f64,
+        operand: &[impl Into<f64> + Copy],
+        row: usize,
+        col: usize,
+        cols: usize,
+    ) -> f64 {
         let y = Activation::from_number(self.act).reference(sum);
-        let other = || f64::from(operand[row / self.operand_rows as usize * cols + col]);
+        let other = || operand[row / self.operand_rows as usize * cols + col].into();
         let y = match self.operand_op {
             1 => y + other(),
             2 => y * other(),
@@ -263,6 +342,27 @@ mod tests {
             assert!((erf(x) - y).abs() < 1e-10, "erf({x}) = {}", erf(x));
             assert!((f64::from(erf_f32(x as f32)) - y).abs() < 2e-7);
             assert_eq!(erf(-x), -erf(x));
+        }
+    }
+
+    #[test]
+    fn derivatives_are_those_of_the_activations() {
+        use Activation::*;
+        for act in [Identity, Silu, Gelu, GeluTanh, QuickGelu, Relu] {
+            // Not at ReLU's corner.
+            for x in (-200..200).map(|i| f64::from(i) * 0.1 + 0.05) {
+                let found = act.derivative_reference(x);
+                let difference = (act.reference(x + 1e-5) - act.reference(x - 1e-5)) / 2e-5;
+                assert!((found - difference).abs() < 1e-8, "{act:?}'({x}) = {found}, {difference}");
+                let fast = f64::from(act.derivative(x as f32));
+                let exact = act.derivative_reference(f64::from(x as f32));
+                assert!((fast - exact).abs() <= 1e-6, "{act:?}'({x}) = {fast}, {exact}");
+            }
+            for x in [-1e30, -200.0, 0.0, 200.0, 1e30] {
+                let (fast, exact) =
+                    (act.derivative(x), act.derivative_reference(f64::from(x.clamp(-1e3, 1e3))));
+                assert!((f64::from(fast) - exact).abs() <= 1e-6, "{act:?}'({x}) = {fast}, {exact}");
+            }
         }
     }
 

@@ -1,8 +1,13 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
+use super::activation_gradient::activation_gradient;
+use super::cut::{columns, place};
+use super::elementwise::{add, mul};
 use super::epilogue::Activation;
+use super::group_norm_gradient::group_norm_gradient;
 use super::simd::{load, store, wide};
-use super::{ACTIVATION, Cost, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
+use super::sum_axis::sum_rows;
+use super::{ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -28,11 +33,16 @@ params! {
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
     shaders: &[
-        Shader::plain("group_norm", include_str!("../../shaders/group_norm.wgsl"), &[ACTIVATION, REDUCE], grid),
+        Shader::plain(
+            "group_norm",
+            include_str!("../../shaders/group_norm.wgsl"),
+            &[ACTIVATION, GROUP_WALK, REDUCE],
+            grid,
+        ),
         Shader {
             name: "group_norm_subgroup",
             wgsl: include_str!("../../shaders/group_norm.wgsl"),
-            shared: &[ACTIVATION, REDUCE_SUBGROUP],
+            shared: &[ACTIVATION, GROUP_WALK, REDUCE_SUBGROUP],
             constants: &[("WG", 8.0)],
             needs: Needs::SUBGROUP8,
             fits: |_| true,
@@ -43,6 +53,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -122,11 +133,49 @@ pub fn group_norm(
     })
 }
 
+/// Of the inputs by a kernel of its own, cut where there are two; of the embedding by what it adds up to: v = h (1 +
+/// scale) + shift for the plain norm h, so that d shift = Σ dv and d scale = Σ dv h over the pixels.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    of.refuse(&[(2, "the norm's weight"), (3, "the norm's bias")])?;
+    let p = Params::read(&of.node.params);
+    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
+    let (channels, label) = (in_a + in_b, of.label());
+    let [a, b, weight, bias, emb] = [0, 1, 2, 3, 4].map(|i| of.input(g, i));
+    let n = of.dy.len() / (pixels * channels);
+    let a = g.reshape(&a, &[n, pixels, in_a]);
+    let b = (in_b > 0).then(|| g.reshape(&b, &[n, pixels, in_b]));
+    let dy = g.reshape(of.dy, &[n, pixels, channels]);
+    let emb = (p.has_emb != 0).then_some(emb);
+    let norm = GroupNorm { weight, bias, groups: p.groups as usize, eps: p.eps };
+    let act = Activation::from_number(p.act);
+    let mut gradients = vec![None; 5];
+    if of.wants[0] || of.wants[1] {
+        let dx = group_norm_gradient(g, &label, (&a, b.as_ref()), &norm, emb.as_ref(), act, &dy);
+        for (i, first, count) in [(0, 0, in_a), (1, in_a, in_b)] {
+            if of.wants[i] {
+                gradients[i] = Some(if in_b == 0 { dx.clone() } else { columns(g, &label, &dx, first, count) });
+            }
+        }
+    }
+    if let (true, Some(emb)) = (of.wants[4], &emb) {
+        let v = group_norm(g, &label, (&a, b.as_ref()), &norm, Some(emb), Activation::Identity);
+        let h = group_norm(g, &label, (&a, b.as_ref()), &norm, None, Activation::Identity);
+        let dv = activation_gradient(g, &label, &v, &dy, act);
+        let by_h = mul(g, &dv, &h);
+        let [scale, shift] = [(by_h, 0), (dv, channels)].map(|(summed, first)| {
+            let sum = sum_rows(g, &label, &summed, pixels);
+            place(g, &label, &sum, 1, first, 2 * channels)
+        });
+        gradients[4] = Some(add(g, &scale, &shift));
+    }
+    Ok(gradients)
+}
+
 /// The two inputs as one, by pixel and channel.
 struct Pair<'a> {
     p: Params,
-    a: &'a [f32],
-    b: &'a [f32],
+    a: &'a [f64],
+    b: &'a [f64],
 }
 
 impl Pair<'_> {
@@ -134,13 +183,13 @@ impl Pair<'_> {
         (self.p.in_a + self.p.in_b) as usize
     }
 
-    fn at(&self, pixel: usize, c: usize) -> f32 {
+    fn at(&self, pixel: usize, c: usize) -> f64 {
         let (in_a, in_b) = (self.p.in_a as usize, self.p.in_b as usize);
         if c < in_a { self.a[pixel * in_a + c] } else { self.b[pixel * in_b + c - in_a] }
     }
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let x = Pair { p, a: inputs[0], b: inputs[1] };
     let (channels, pixels) = (x.channels(), p.pixels as usize);
@@ -151,16 +200,16 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
             (0..pixels * width).map(|i| (n * pixels + i / width, group * width + i % width))
         };
         let len = (pixels * width) as f64;
-        let mean = members().map(|(i, c)| f64::from(x.at(i, c))).sum::<f64>() / len;
-        let variance = members().map(|(i, c)| (f64::from(x.at(i, c)) - mean).powi(2)).sum::<f64>() / len;
+        let mean = members().map(|(i, c)| x.at(i, c)).sum::<f64>() / len;
+        let variance = members().map(|(i, c)| (x.at(i, c) - mean).powi(2)).sum::<f64>() / len;
         for (i, c) in members() {
-            let mut v = (f64::from(x.at(i, c)) - mean) / (variance + f64::from(p.eps)).sqrt();
-            v = v * f64::from(inputs[2][c]) + f64::from(inputs[3][c]);
+            let mut v = (x.at(i, c) - mean) / (variance + f64::from(p.eps)).sqrt();
+            v = v * inputs[2][c] + inputs[3][c];
             if p.has_emb != 0 {
                 let emb = &inputs[4][n * 2 * channels..][..2 * channels];
-                v = v * (1.0 + f64::from(emb[c])) + f64::from(emb[channels + c]);
+                v = v * (1.0 + emb[c]) + emb[channels + c];
             }
-            y[i * channels + c] = act.reference(v) as f32;
+            y[i * channels + c] = act.reference(v);
         }
     }
 }
@@ -171,45 +220,81 @@ const BLOCK: usize = 4_096;
 /// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
-    let (channels, groups) = (in_a + in_b, p.groups as usize);
     let act = Activation::from_number(p.act);
-    let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
-    // Blocks of the same picture follow each other.
-    let blocks = pixels.div_ceil(block);
-    let cut = |i: usize| {
-        let (picture, first) = (i / blocks * pixels, i % blocks * block);
-        let (start, end) = (picture + first, picture + pixels.min(first + block));
-        (&inputs[0][start * in_a..end * in_a], &inputs[1][start * in_b..end * in_b])
-    };
-    let of_blocks: Vec<Vec<Moments>> = (0..y.len() / (pixels * channels) * blocks)
-        .into_par_iter()
-        .map(|i| {
-            let (a, b) = cut(i);
-            let mut moments = Arch::new().dispatch(ChannelMoments { x: a, channels: in_a });
-            moments.extend(Arch::new().dispatch(ChannelMoments { x: b, channels: in_b }));
-            moments.chunks_exact(channels / groups).map(|group| Moments::together(group.iter())).collect()
-        })
-        .collect();
-    // In the order of the blocks, so that the same numbers come out whichever thread was first.
-    let affine: Vec<Affine> = of_blocks
-        .chunks_exact(blocks)
-        .enumerate()
-        .map(|(n, of_blocks)| {
-            let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
-            Affine::new(&p, &(0..groups).map(group).collect::<Vec<_>>(), inputs, n)
-        })
-        .collect();
-    let apply = |i: usize, y: &mut [f32]| {
-        let (a, b) = cut(i);
-        let affine = &affine[i / blocks];
-        Arch::new().dispatch(Map { affine, x: a, channels: in_a, first: 0, y });
-        Arch::new().dispatch(Map { affine, x: b, channels: in_b, first: in_a, y });
+    let blocks = Blocks::new(p, inputs, y.len());
+    let affine = blocks.affine();
+    blocks.of(y).into_par_iter().enumerate().for_each(|(i, y)| {
+        blocks.normalise(&affine, i, y);
         wide(#[inline(always)] || act.apply_all(y));
-    };
-    y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
-        y.par_chunks_mut(block * channels).enumerate().for_each(|(i, y)| apply(n * blocks + i, y));
     });
+}
+
+/// The pictures of a norm's two inputs in blocks of pixels, those of a picture one after another.
+pub(super) struct Blocks<'a> {
+    p: Params,
+    /// As the kernel binds them: a, b, weight, bias, emb.
+    inputs: &'a [&'a [f32]],
+    pictures: usize,
+    /// Pixels of a block; the last one of a picture may have fewer.
+    block: usize,
+    /// Blocks of a picture.
+    pub blocks: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// `len` is the number of elements of both inputs together.
+    pub(super) fn new(p: Params, inputs: &'a [&'a [f32]], len: usize) -> Self {
+        let (channels, pixels) = ((p.in_a + p.in_b) as usize, p.pixels as usize);
+        let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
+        Blocks { p, inputs, pictures: len / (pixels * channels), block, blocks: pixels.div_ceil(block) }
+    }
+
+    /// Block `i` of each input.
+    pub(super) fn cut(&self, i: usize) -> (&'a [f32], &'a [f32]) {
+        let (in_a, in_b, pixels) = (self.p.in_a as usize, self.p.in_b as usize, self.p.pixels as usize);
+        let (picture, first) = (i / self.blocks * pixels, i % self.blocks * self.block);
+        let (start, end) = (picture + first, picture + pixels.min(first + self.block));
+        (&self.inputs[0][start * in_a..end * in_a], &self.inputs[1][start * in_b..end * in_b])
+    }
+
+    /// The blocks of y `[N, HW, C]`.
+    pub(super) fn of<'y>(&self, y: &'y mut [f32]) -> Vec<&'y mut [f32]> {
+        let channels = (self.p.in_a + self.p.in_b) as usize;
+        let pictures = y.chunks_mut(self.p.pixels as usize * channels);
+        pictures.flat_map(|y| y.chunks_mut(self.block * channels)).collect()
+    }
+
+    /// What the norm does to each picture's channels.
+    pub(super) fn affine(&self) -> Vec<Affine> {
+        let (in_a, in_b, groups) = (self.p.in_a as usize, self.p.in_b as usize, self.p.groups as usize);
+        let of_blocks: Vec<Vec<Moments>> = (0..self.pictures * self.blocks)
+            .into_par_iter()
+            .map(|i| {
+                let (a, b) = self.cut(i);
+                let mut moments = Arch::new().dispatch(ChannelMoments { x: a, channels: in_a });
+                moments.extend(Arch::new().dispatch(ChannelMoments { x: b, channels: in_b }));
+                moments.chunks_exact((in_a + in_b) / groups).map(|group| Moments::together(group.iter())).collect()
+            })
+            .collect();
+        // In the order of the blocks, so that the same numbers come out whichever thread was first.
+        let pictures = of_blocks.chunks_exact(self.blocks).enumerate();
+        pictures
+            .map(|(n, of_blocks)| {
+                let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
+                Affine::new(&self.p, &(0..groups).map(group).collect::<Vec<_>>(), self.inputs, n)
+            })
+            .collect()
+    }
+
+    /// Block `i`, normalised, scaled and shifted, into y.
+    #[inline(always)]
+    pub(super) fn normalise(&self, affine: &[Affine], i: usize, y: &mut [f32]) {
+        let (a, b) = self.cut(i);
+        let affine = &affine[i / self.blocks];
+        let in_a = self.p.in_a as usize;
+        Arch::new().dispatch(Map { affine, x: a, channels: in_a, first: 0, y });
+        Arch::new().dispatch(Map { affine, x: b, channels: self.p.in_b as usize, first: in_a, y });
+    }
 }
 
 /// Count, mean, and sum of the squared distances from it.
@@ -275,22 +360,25 @@ impl WithSimd for ChannelMoments<'_> {
 }
 
 /// Floats of the widest vectors.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
-/// (x - mean) · gain + offset by channel.
-struct Affine {
-    mean: Vec<f32>,
-    gain: Vec<f32>,
+/// (x - mean) · gain + offset by channel, and 1 / (variance + eps).
+pub(super) struct Affine {
+    pub mean: Vec<f32>,
+    pub gain: Vec<f32>,
     offset: Vec<f32>,
+    pub inverse_variance: Vec<f64>,
 }
 
 impl Affine {
     fn new(p: &Params, groups: &[Moments], inputs: &[&[f32]], n: usize) -> Self {
         let channels = (p.in_a + p.in_b) as usize;
-        let mut affine = Affine { mean: Vec::new(), gain: Vec::new(), offset: Vec::new() };
+        let mut affine =
+            Affine { mean: Vec::new(), gain: Vec::new(), offset: Vec::new(), inverse_variance: Vec::new() };
         for c in 0..channels {
             let group = &groups[c / (channels / groups.len())];
-            let mut gain = f64::from(inputs[2][c]) / (group.squares / group.count + f64::from(p.eps)).sqrt();
+            let inverse_variance = 1.0 / (group.squares / group.count + f64::from(p.eps));
+            let mut gain = f64::from(inputs[2][c]) * inverse_variance.sqrt();
             let mut offset = f64::from(inputs[3][c]);
             if p.has_emb != 0 {
                 let emb = &inputs[4][n * 2 * channels..][..2 * channels];
@@ -300,6 +388,7 @@ impl Affine {
             let mean = group.mean as f32;
             affine.mean.push(mean);
             affine.gain.push(gain as f32);
+            affine.inverse_variance.push(inverse_variance);
             // With what the mean lost in f32.
             affine.offset.push((offset - (group.mean - f64::from(mean)) * gain) as f32);
         }

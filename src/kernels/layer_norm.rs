@@ -1,7 +1,8 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
-use super::{Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
+use super::layer_norm_gradient::layer_norm_gradient;
+use super::{Backward, Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -35,6 +36,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -52,6 +54,15 @@ pub fn rms_norm(g: &mut Graph, name: &str, x: &Tensor, eps: f32) -> Tensor {
     record(g, name, x, &weight, None, eps)
 }
 
+/// x / √(‖x‖² + floor²) over the innermost dimension of `[.., C]`: rows of length 1, or 0 where x is. `floor` keeps the
+/// division defined; PyTorch's `normalize` takes the larger of ‖x‖ and 1e-12.
+pub fn l2_normalise(g: &mut Graph, label: &str, x: &Tensor, floor: f32) -> Tensor {
+    // √(mean x² + eps) √C is the length.
+    let channels = x.channels() as f32;
+    let weight = g.constant(&[x.channels()], vec![1.0 / channels.sqrt(); x.channels()]);
+    record(g, label, x, &weight, None, floor * floor / channels)
+}
+
 fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Tensor {
     let p = Params { rows: x.rows() as u32, channels: x.channels() as u32, rms: bias.is_none().into(), eps };
     let empty = g.empty();
@@ -65,26 +76,37 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: Option<
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
-    let p = Params::read(params);
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    of.refuse(&[(1, "the norm's weight"), (2, "the norm's bias")])?;
+    let p = Params::read(&of.node.params);
+    let (x, weight) = (of.input(g, 0), of.input(g, 1));
+    let x = g.reshape(&x, &of.dy.shape);
+    let dx = layer_norm_gradient(g, &of.label(), &x, &weight, of.dy, p.rms != 0, p.eps);
+    Ok(vec![Some(dx), None, None])
+}
+
+/// The definition; on the CPU device too, where it costs little beside the products around it.
+fn normalise<T: Copy + Into<f64>>(p: &Params, [x, weight, bias]: [&[T]; 3], y: &mut [T], rounded: fn(f64) -> T) {
     let channels = p.channels as usize;
-    for (y, x) in y.chunks_exact_mut(channels).zip(inputs[0].chunks_exact(channels)) {
-        let sum: f64 = x.iter().map(|&v| f64::from(v)).sum();
-        let mean = if p.rms != 0 { 0.0 } else { sum / channels as f64 };
-        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / channels as f64;
-        for c in 0..channels {
-            let v = (f64::from(x[c]) - mean) / (variance + f64::from(p.eps)).sqrt() * f64::from(inputs[1][c]);
-            y[c] = (v + if p.rms != 0 { 0.0 } else { f64::from(inputs[2][c]) }) as f32;
+    for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        let x = || x.iter().map(|&v| v.into());
+        let mean = if p.rms != 0 { 0.0 } else { x().sum::<f64>() / channels as f64 };
+        let variance = x().map(|v| (v - mean).powi(2)).sum::<f64>() / channels as f64;
+        for (c, (y, v)) in y.iter_mut().zip(x()).enumerate() {
+            let v = (v - mean) / (variance + f64::from(p.eps)).sqrt() * weight[c].into();
+            *y = rounded(v + if p.rms != 0 { 0.0 } else { bias[c].into() });
         }
     }
 }
 
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    normalise(&Params::read(params), [inputs[0], inputs[1], inputs[2]], y, |v| v);
+}
+
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
-    let channels = p.channels as usize;
-    let rows = (16_384 / channels).max(1) * channels;
-    // The definition costs little beside the products around it; only spread it over the threads.
+    let rows = (16_384 / p.channels as usize).max(1) * p.channels as usize;
     y.par_chunks_mut(rows).zip(inputs[0].par_chunks(rows)).for_each(|(y, x)| {
-        reference(params, &[x, inputs[1], inputs[2]], y);
+        normalise(&p, [x, inputs[1], inputs[2]], y, |v| v as f32);
     });
 }

@@ -2,10 +2,10 @@
 
 use super::epilogue::Epilogue;
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Call, Graph, Repack, Source, Storage, Tensor};
 use rayon::prelude::*;
 
 params! {
@@ -116,6 +116,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
+    gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
@@ -180,7 +181,54 @@ fn push(
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+/// dx = dy · wᵀ, with the weight read from the checkpoint in the other layout.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    let p = Params::read(&of.node.params);
+    if of.wants[2] || of.wants[3] {
+        return Err("the bias");
+    }
+    let w = of.input(g, 1);
+    let dx = match of.wants[0] {
+        true => {
+            let wt = transposed(g, &w, &p).ok_or("its left side while the right one is computed")?;
+            Some(match p.batches {
+                1 => matmul(g, &of.label(), of.dy, &wt, None),
+                _ => batched_matmul(g, &of.label(), of.dy, &wt),
+            })
+        }
+        false => None,
+    };
+    if of.wants[1] {
+        return Err("the weight");
+    }
+    Ok(vec![dx, None, None, None])
+}
+
+/// A known weight `[inner, cols]`, or one for each batch, as `[cols, inner]`.
+fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
+    let [batches, inner, cols] = [p.batches, p.inner, p.cols].map(|n| n as usize);
+    let source = match &g.info(w.id).source {
+        Source::Weight { name, shape, repack } if batches == 1 => {
+            let repack = match repack {
+                Repack::None => Repack::Transpose,
+                Repack::Transpose | Repack::Conv => Repack::None,
+                Repack::Winograd => return None,
+            };
+            Source::Weight { name: name.clone(), shape: shape.clone(), repack }
+        }
+        Source::Constant(values) => {
+            let matrices = values.chunks_exact(inner * cols);
+            let each = |w: &[f32]| (0..inner * cols).map(|i| w[i % inner * cols + i / inner]).collect::<Vec<_>>();
+            Source::Constant(matrices.flat_map(each).collect())
+        }
+        _ => return None,
+    };
+    let storage = g.info(w.id).storage;
+    let shape = [batches, cols, inner];
+    Some(g.add(if batches == 1 { &shape[1..] } else { &shape }, storage, source))
+}
+
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (x, w, bias, operand) = (inputs[0], inputs[1], inputs[2], inputs[3]);
     let (inner, cols) = (p.inner as usize, p.cols as usize);
@@ -188,11 +236,11 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     for (i, y) in y.iter_mut().enumerate() {
         let (row, col) = (i / cols, i % cols);
         let w = &w[row / p.rows as usize * inner * cols..];
-        let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
+        let mut sum = if p.has_bias != 0 { bias[col] } else { 0.0 };
         for k in 0..inner {
-            sum += f64::from(x[row * inner + k]) * f64::from(w[k * cols + col]);
+            sum += x[row * inner + k] * w[k * cols + col];
         }
-        *y = epilogue.reference(sum, operand, row, col, cols) as f32;
+        *y = epilogue.reference(sum, operand, row, col, cols);
     }
 }
 

@@ -5,6 +5,7 @@
 //! `cpu` version the CPU device runs, and the cost. Adding a kernel is `shaders/x.wgsl`, `src/kernels/x.rs`, one
 //! word in `kernels!` below, and its cases in `kernels-tests/`.
 
+use crate::graph::{Graph, Node, Tensor};
 use std::iter::Sum;
 use std::ops::Add;
 
@@ -76,11 +77,51 @@ pub struct Kernel {
     /// Whether `Params` ends with the [`epilogue`] block and the last input is its operand.
     pub epilogue: bool,
     /// The definition: f64 sums, plain loops. What the tests compare every device with.
-    pub reference: Compute,
+    pub reference: Definition,
     /// What the CPU device runs: the same numbers within rounding, fast.
     pub cpu: Compute,
+    /// Records the gradient; none where the kernel has none.
+    pub gradient: Option<Gradient>,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
     pub cost: CostOf,
+}
+
+/// Records what computes the gradients of a node's inputs, in the inputs' order, none for those nobody
+/// [asks](Backward::wants) for. Errors say which input has no gradient ("the filter", "the bias").
+pub type Gradient = fn(&mut Graph, &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str>;
+
+/// A node on the way back: what its kernel's gradient is recorded from.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a> {
+    /// The node, as it was recorded: nothing is fused into it.
+    pub node: &'a Node,
+    /// The gradient of its output, of the output's shape.
+    pub dy: &'a Tensor,
+    /// For each input: its gradient is asked for.
+    pub wants: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// An input as the forward computed it.
+    pub(crate) fn input(&self, g: &Graph, i: usize) -> Tensor {
+        g.tensor(self.node.inputs[i])
+    }
+
+    /// The output as the forward computed it.
+    pub(crate) fn output(&self, g: &Graph) -> Tensor {
+        g.tensor(self.node.output)
+    }
+
+    /// An error if one of these inputs is asked for: its index and what it is.
+    pub(crate) fn refuse(&self, inputs: &[(usize, &'static str)]) -> Result<(), &'static str> {
+        let asked = inputs.iter().find(|(i, _)| self.wants[*i]);
+        asked.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// A label for a node of the gradient.
+    pub(crate) fn label(&self) -> String {
+        format!("{} (gradient)", self.node.label)
+    }
 }
 
 /// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
@@ -88,6 +129,19 @@ pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
 /// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
 pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
+
+/// Defines a kernel, in f64 throughout: uniform, inputs, output.
+pub type Definition = fn(&[u8], &[&[f64]], &mut [f64]);
+
+/// The definition of a kernel that is what its `cpu` function computes: values rounded to f32 are part of it, or it only
+/// serves another kernel, whose definition holds.
+fn defined_in_f32(cpu: Compute, params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| x.iter().map(|v| *v as f32).collect()).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; y.len()];
+    cpu(params, &inputs, &mut out);
+    y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
+}
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -259,8 +313,9 @@ pub mod epilogue;
 pub(crate) mod simd;
 
 kernels! {
-    attention, concat, conv2d, elementwise, embedding, group_norm, layer_norm, matmul, product_slices, quantile,
-    resample, step, sum_slices, timestep_embedding, winograd_input, winograd_output,
+    activation_gradient, attention, batch_norm, concat, conv2d, cut, elementwise, embedding, group_norm,
+    group_norm_gradient, layer_norm, layer_norm_gradient, matmul, pick, product_slices, quantile, resample, softmax,
+    softmax_gradient, step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -285,11 +340,18 @@ pub(crate) const STORE: &str = include_str!("../../shaders/shared/store.wgsl");
 pub(crate) const STORE_QUAD: &str = include_str!("../../shaders/shared/store_quad.wgsl");
 /// `shaders/shared/activation.wgsl`: the activation functions by number.
 pub(crate) const ACTIVATION: &str = include_str!("../../shaders/shared/activation.wgsl");
+/// `shaders/shared/activation_derivative.wgsl`: their derivatives.
+pub(crate) const ACTIVATION_DERIVATIVE: &str =
+    include_str!("../../shaders/shared/activation_derivative.wgsl");
+/// `shaders/shared/store_at.wgsl`: an element, with epilogue, to y.
+pub(crate) const STORE_AT: &str = include_str!("../../shaders/shared/store_at.wgsl");
+/// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm.
+pub(crate) const GROUP_WALK: &str = include_str!("../../shaders/shared/group_walk.wgsl");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
 pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wgsl");
-/// `shaders/shared/reduce.wgsl`: sums over a workgroup.
+/// `shaders/shared/reduce.wgsl`: sums and maxima over a workgroup.
 pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
-/// `shaders/shared/reduce_subgroup.wgsl`: sums over a subgroup that is the workgroup.
+/// `shaders/shared/reduce_subgroup.wgsl`: sums and maxima over a subgroup that is the workgroup.
 pub(crate) const REDUCE_SUBGROUP: &str = include_str!("../../shaders/shared/reduce_subgroup.wgsl");
 /// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
 pub(crate) const PREDICT: &str = include_str!("../../shaders/shared/predict.wgsl");

@@ -2,7 +2,7 @@
 //! side by side, because the tiles of the output alone would leave most of a GPU idle (split-K). [`super::sum_slices`]
 //! adds them up.
 
-use super::{COOPERATIVE, Cost, GATHER, INDEX, Kernel, Needs, Shader, TILE64, conv2d, matmul, wide_grid};
+use super::{COOPERATIVE, Cost, GATHER, INDEX, Kernel, Needs, Shader, TILE64, conv2d, defined_in_f32, matmul, wide_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -81,8 +81,9 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: false,
-    reference: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
+    gradient: None,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         Cost::streaming(2.0 * f64::from(p.rows) * p.inner() as f64 * f64::from(p.cols), inputs, output)

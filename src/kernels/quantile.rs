@@ -1,7 +1,7 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
 use super::step::{Prediction, coefficient};
-use super::{Cost, Kernel, Shader, PREDICT};
+use super::{Cost, Kernel, Shader, PREDICT, defined_in_f32};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -23,8 +23,12 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain("quantile", include_str!("../../shaders/quantile.wgsl"), &[PREDICT], |_, output| [output[0] as u32, 1, 1])],
     fields: Params::FIELDS,
     epilogue: false,
-    reference: |params, inputs, s| compute(params, inputs, s, |x| x.sort_unstable_by(f32::total_cmp)),
+    reference: |params, inputs, s| {
+        let sorted = |p: &[u8], x: &[&[f32]], s: &mut [f32]| compute(p, x, s, |x| x.sort_unstable_by(f32::total_cmp));
+        defined_in_f32(sorted, params, inputs, s)
+    },
     cpu: |params, inputs, s| compute(params, inputs, s, |_| {}),
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output),
 };
 

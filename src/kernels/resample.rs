@@ -37,6 +37,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -133,7 +134,7 @@ fn taps(p: &Params, o: usize, size: usize, out_size: usize) -> Vec<(usize, f64)>
     (first..end).zip(weights).map(|(i, w)| (i as usize, w / total)).collect()
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let (p, x) = (&Params::read(params), inputs[0]);
     let (channels, height, width) = (p.channels as usize, p.height as usize, p.width as usize);
     let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
@@ -146,10 +147,10 @@ fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 let mut sum = 0.0;
                 for (iy, wy) in &lines {
                     for (ix, wx) in column {
-                        sum += wy * wx * f64::from(x[((n * height + iy) * width + ix) * channels + c]);
+                        sum += wy * wx * x[((n * height + iy) * width + ix) * channels + c];
                     }
                 }
-                *y = sum as f32;
+                *y = sum;
             }
         }
     }

@@ -20,6 +20,8 @@ params! {
     out_channels: u32,
     /// 1: the output holds an unconditional and a conditional half.
     guided: u32,
+    /// 1: what steers the step is bound.
+    steered: u32,
 }
 
 
@@ -34,6 +36,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -83,7 +86,7 @@ pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; coefficient::COUN
         }
         Variance::Learned => out[VARIANCE] = 2.0,
     }
-    out[NOISE] = if step.draws_noise { 1.0 } else { 0.0 };
+    out[NOISE] = if step.adds_noise { 1.0 } else { 0.0 };
     out.map(|v| v as f32)
 }
 
@@ -134,6 +137,8 @@ pub struct StepInputs<'a> {
     pub coefficients: &'a Tensor,
     /// Quantiles `[B]`, where the sampler thresholds dynamically.
     pub quantile: Option<&'a Tensor>,
+    /// What steers the step `[3, B, H, W, C]`: added to the clipped x̂₀; to the next sample; and to it times σ².
+    pub steer: Option<&'a Tensor>,
 }
 
 /// x `[B, H, W, C]` → `[2, B, H, W, C]`: the next sample, then the clipped x̂₀.
@@ -147,27 +152,36 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
         channels: shape.channels,
         out_channels: shape.out_channels,
         guided: shape.guided.into(),
+        steered: inputs.steer.is_some().into(),
     };
+    if let Some(steer) = inputs.steer {
+        assert_eq!(steer.len(), 3 * x.len(), "step: steer {:?} for {:?}", steer.shape, x.shape);
+    }
     let empty = g.empty();
     let mut out_shape = vec![2];
     out_shape.extend(&x.shape);
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
-        inputs: &[x, inputs.out, inputs.noise, inputs.coefficients, inputs.quantile.unwrap_or(&empty)],
+        inputs: &[
+            x,
+            inputs.out,
+            inputs.noise,
+            inputs.coefficients,
+            inputs.quantile.unwrap_or(&empty),
+            inputs.steer.unwrap_or(&empty),
+        ],
         shape: &out_shape,
         storage: Storage::F32,
         label: "step",
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let len = p.len as usize;
     for i in 0..len {
-        let (next, x0) = element::<f64>(&p, inputs, i);
-        y[i] = next as f32;
-        y[len + i] = x0 as f32;
+        (y[i], y[len + i]) = element(&p, inputs, i);
     }
 }
 
@@ -175,12 +189,12 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (next, x0) = y.split_at_mut(p.len as usize);
     next.par_iter_mut().zip(x0).enumerate().with_min_len(4096).for_each(|(i, (next, x0))| {
-        (*next, *x0) = element::<f32>(&p, inputs, i);
+        (*next, *x0) = element(&p, inputs, i);
     });
 }
 
 /// f64 for the definition, f32 for the CPU device.
-trait Real: Copy + From<f32> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
+trait Real: Copy + From<f32> + Into<f64> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
     fn exp(self) -> Self;
     fn sqrt(self) -> Self;
 }
@@ -211,38 +225,46 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
 }
 
 /// Element `i` of the next sample and of the clipped x̂₀.
-fn element<T: Real>(p: &Params, inputs: &[&[f32]], i: usize) -> (T, T) {
+fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
     use coefficient::*;
-    let c = |k: usize| T::from(inputs[3][k]);
+    let c = |k: usize| inputs[3][k];
     let number = T::from;
+    let (clip, variance): (f64, f64) = (c(CLIP).into(), c(VARIANCE).into());
     let shape = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
     let conditional = shape.at(i, p.len as usize);
-    let x = number(inputs[0][i]);
-    let mut out = number(inputs[1][conditional]);
+    let x = inputs[0][i];
+    let mut out = inputs[1][conditional];
     if shape.guided {
-        let unconditional = number(inputs[1][shape.at(i, 0)]);
+        let unconditional = inputs[1][shape.at(i, 0)];
         out = unconditional + c(GUIDANCE) * (out - unconditional);
     }
     let mut x0 = c(X0_X) * x + c(X0_OUT) * out;
-    if inputs[3][CLIP] == 1.0 {
+    if clip == 1.0 {
         x0 = clamp(x0, number(0.0) - c(CLIP_RANGE), c(CLIP_RANGE));
-    } else if inputs[3][CLIP] == 2.0 {
+    } else if clip == 2.0 {
         let one = number(1.0);
-        let threshold = clamp(number(inputs[4][i / p.item as usize]), one, number(f32::MAX));
+        let threshold = clamp(inputs[4][i / p.item as usize], one, number(f32::MAX));
         let threshold = if threshold > c(CLIP_RANGE) { c(CLIP_RANGE) } else { threshold };
         x0 = clamp(x0, number(0.0) - threshold, threshold) / threshold;
     }
     let mut sigma = c(SIGMA);
-    if inputs[3][VARIANCE] != 0.0 {
-        let v = number(inputs[1][conditional + p.channels as usize]);
-        sigma = if inputs[3][VARIANCE] == 1.0 {
+    if variance != 0.0 {
+        let v = inputs[1][conditional + p.channels as usize];
+        sigma = if variance == 1.0 {
             let share = number(0.5) * (v + number(1.0));
             (number(0.5) * (share * c(LOG_MAX) + (number(1.0) - share) * c(LOG_MIN))).exp()
         } else {
             clamp(v, number(0.0), number(f32::MAX)).sqrt()
         };
     }
+    let steer = |part: usize| inputs[5][part * p.len as usize + i];
+    if p.steered != 0 {
+        x0 = x0 + steer(0);
+    }
     let eps = c(EPS_X) * x + c(EPS_OUT) * out;
-    let next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * number(inputs[2][i]);
+    let mut next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * inputs[2][i];
+    if p.steered != 0 {
+        next = next + steer(1) + sigma * sigma * steer(2);
+    }
     (next, x0)
 }

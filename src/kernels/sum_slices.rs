@@ -1,7 +1,7 @@
 //! Second pass of a product in slices ([`super::product_slices`]): their sum, bias and epilogue.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE_QUAD, Shader, fold_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE_QUAD, Shader, defined_in_f32, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -34,8 +34,9 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     epilogue: true,
-    reference: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
 };
 

@@ -1,6 +1,6 @@
 //! Sinusoidal embedding of timesteps (Ho et al. 2020, arXiv:2006.11239; diffusers' `get_timestep_embedding`).
 
-use super::{Cost, INDEX, Kernel, Shader, element_grid};
+use super::{Cost, INDEX, Kernel, Shader, defined_in_f32, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -22,8 +22,10 @@ pub static KERNEL: Kernel = Kernel {
     shaders: &[Shader::plain("timestep_embedding", include_str!("../../shaders/timestep_embedding.wgsl"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
     epilogue: false,
-    reference,
-    cpu: reference,
+    // The product of time and frequency is rounded to f32, as PyTorch's is: at t = 999 that is part of the definition.
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
+    cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(2.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -57,13 +59,12 @@ pub fn timestep_embedding(g: &mut Graph, t: &Tensor, channels: usize, cos_first:
     })
 }
 
-fn reference(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (channels, half) = (p.channels as usize, p.half_channels as usize);
     for (y, t) in y.chunks_exact_mut(channels).zip(inputs[0]) {
         y.fill(0.0);
         for (i, freq) in inputs[1].iter().enumerate() {
-            // The product is rounded to f32, as PyTorch's is: at t = 999 that is part of the definition.
             let angle = f64::from(t * freq);
             let (first, second) = if p.cos_first != 0 { (angle.cos(), angle.sin()) } else { (angle.sin(), angle.cos()) };
             y[i] = first as f32;

@@ -3,7 +3,7 @@
 //! quarter of the multiplications. Half of the filters' side is [`filters`]; the last third is
 //! [`super::winograd_output`]; [`crate::graph::lower`] puts them together.
 
-use super::{Cost, INDEX, Kernel, Shader, conv2d, fold_grid};
+use super::{Cost, INDEX, Kernel, Shader, conv2d, defined_in_f32, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -69,8 +69,9 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     epilogue: false,
-    reference: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(4.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 

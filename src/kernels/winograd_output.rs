@@ -3,7 +3,7 @@
 
 use super::epilogue::Epilogue;
 use super::winograd_input::{TILE, WINDOW, tiles};
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE, Shader, conv2d, fold_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE, Shader, conv2d, defined_in_f32, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
 params! {
@@ -53,8 +53,9 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     epilogue: true,
-    reference: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
+    gradient: None,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 

@@ -1,13 +1,17 @@
 //! DDPM: an unconditional U-Net and its scheduler, from the diffusers folders (files in subfolders, or all at the
 //! root as in the oldest ones).
 
-use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
+use super::{Condition, Run, System, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
+use crate::estimate::{NetworkCost, Target};
 use crate::graph::{Graph, Storage};
+use crate::layout::Defaults;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
+use crate::request::{GenerateConfig, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::weights::{Checkpoint, ddpm_attention_name, read_json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,6 +83,7 @@ impl Ddpm {
         steps: &[Step],
         pictures: usize,
         (height, width): (usize, usize),
+        guidance: &mut Guided<'_, '_>,
         noise: &mut dyn Noise,
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<Picture>> {
@@ -86,7 +91,7 @@ impl Ddpm {
         let shape = self.shape(steps, pictures, (width, height));
         let denoiser = self.denoiser(device, options, shape)?;
         let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
-        let x = denoiser.sample(steps, 1.0, noise, start, on_step)?;
+        let x = denoiser.sample(steps, guidance, noise, start, on_step)?;
         Ok(Picture::split(&x, height, width, channels))
     }
 }
@@ -107,4 +112,45 @@ pub fn network_graph(unet: &Config) -> Graph {
     let out = unet.forward(&mut g, &x, &t);
     g.output("out", &out);
     g
+}
+
+impl Ddpm {
+    /// Width and height of a run's pictures, and its steps.
+    fn request(&self, defaults: &Defaults, cfg: &GenerateConfig<'_>) -> Result<((usize, usize), Vec<Step>)> {
+        stage_count(cfg, 1)?;
+        let side = StageSide { side: self.unet.sample_size, multiple: self.unet.size_multiple() };
+        let size = stage_sizes(&[side], cfg.size)?[0];
+        first_stage(cfg, &[size])?;
+        Ok((size, stage_steps(&self.scheduler, defaults, cfg, 0)?))
+    }
+}
+
+impl System for (Ddpm, Defaults) {
+    fn stages(&self) -> usize {
+        1
+    }
+
+    fn condition(&self) -> Condition {
+        Condition::Nothing
+    }
+
+    fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
+        let Run { device, options, cfg, noise, .. } = run;
+        let (ddpm, defaults) = self;
+        let ((width, height), steps) = ddpm.request(defaults, cfg)?;
+        let mut on_step = progress(cfg.on_progress.as_mut(), (0, 1), (width, height));
+        let mut guided = Guided { scale: 1.0, by_gradients: &mut cfg.guides };
+        ddpm.sample(device, options, &steps, cfg.count, (height, width), &mut guided, noise, &mut on_step)
+    }
+
+    fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
+        let (ddpm, defaults) = self;
+        let (size, steps) = ddpm.request(defaults, cfg)?;
+        let shape = ddpm.shape(&steps, cfg.count, size);
+        Ok(vec![NetworkCost::of_denoiser("U-Net", shape, steps.len(), &network(&ddpm.unet), on)])
+    }
+
+    fn networks(&self) -> Vec<(String, Graph, &Weights)> {
+        vec![("unet".into(), network_graph(&self.0.unet), self.0.weights())]
+    }
 }

@@ -5,6 +5,7 @@ use crate::diffusion::{Clip, NoiseStream, Step};
 use crate::error::{Error, Result};
 use crate::graph::split::split;
 use crate::graph::{Graph, Storage, Tensor, TensorId};
+use crate::guidance::{State, Weighted, steer};
 use crate::kernels::quantile::quantile;
 use crate::kernels::step::{StepInputs, coefficients, step};
 use crate::picture::Picture;
@@ -53,6 +54,21 @@ pub struct StepDone<'a> {
     pub steps: usize,
     /// Reads the current estimate of the final pictures, x̂₀; only where a step has just been finished.
     pub estimate: Option<&'a mut dyn FnMut() -> Result<Vec<Picture>>>,
+}
+
+/// What leads a run where the network alone would not go.
+pub struct Guided<'a, 'g> {
+    /// Classifier-free guidance: how far from the unconditional output over the conditional one; 1 is none.
+    pub scale: f64,
+    /// What steers by gradients.
+    pub by_gradients: &'a mut [Weighted<'g>],
+}
+
+impl Guided<'_, '_> {
+    /// Classifier-free guidance alone.
+    pub fn classifier_free(scale: f64) -> Self {
+        Guided { scale, by_gradients: &mut [] }
+    }
 }
 
 /// Called several times a step; returning false cancels.
@@ -151,10 +167,34 @@ fn record(shape: Shape, network: &Network) -> Graph {
     let noise = g.input("noise", &shape.sample(), Storage::F32);
     let out = network(&mut g, shape, &x, &t);
     g.output("out", &out);
-    let quantile = shape.dynamic.then(|| quantile(&mut g, &x, &out, &numbers));
-    let inputs = StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: quantile.as_ref() };
-    let next = step(&mut g, &x, &inputs);
+    record_step(&mut g, shape, &x, &out, [&numbers, &noise], None);
+    g
+}
+
+/// The sampler's step after a network's output.
+fn record_step(
+    g: &mut Graph,
+    shape: Shape,
+    x: &Tensor,
+    out: &Tensor,
+    [coefficients, noise]: [&Tensor; 2],
+    steer: Option<&Tensor>,
+) {
+    let quantile = shape.dynamic.then(|| quantile(g, x, out, coefficients));
+    let next = step(g, x, &StepInputs { out, noise, coefficients, quantile: quantile.as_ref(), steer });
     g.output("next", &next);
+}
+
+/// The sampler's step alone, of a network's output that was computed before, with what steers it.
+fn record_steered(shape: Shape, out: &[usize]) -> Graph {
+    let mut g = Graph::new();
+    let x = g.input("x", &shape.sample(), Storage::F32);
+    let out = g.input("out", out, Storage::Elem);
+    let coefficients = g.input("coefficients", &[16], Storage::F32);
+    let noise = g.input("noise", &shape.sample(), Storage::F32);
+    let [n, h, w, c] = shape.sample();
+    let steer = g.input("steer", &[3, n, h, w, c], Storage::F32);
+    record_step(&mut g, shape, &x, &out, [&coefficients, &noise], Some(&steer));
     g
 }
 
@@ -172,6 +212,8 @@ pub struct Denoiser {
     fresh: bool,
     times: Times,
     step: Program,
+    /// The sampler's step once more, steered; made when a run is guided by gradients.
+    steered: Option<Program>,
     /// Every input of the network.
     inputs: Vec<String>,
 }
@@ -243,6 +285,7 @@ impl Denoiser {
             fresh: false,
             times,
             step,
+            steered: None,
             inputs,
         })
     }
@@ -354,25 +397,32 @@ impl Denoiser {
     pub fn sample(
         &mut self,
         steps: &[Step],
-        guidance_scale: f64,
+        guidance: &mut Guided<'_, '_>,
         noise: &mut dyn Noise,
         start: Vec<f32>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
         let Shape { pictures, height, width, channels, .. } = self.shape;
         self.write("x", &start);
+        let mut x = start;
         for (i, step) in steps.iter().enumerate() {
             let z = match step.draws_noise {
                 true => {
                     channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
                 }
-                false => vec![0.0; start.len()],
+                false => vec![0.0; x.len()],
             };
-            self.advance(&steps[i..], guidance_scale, &z, &mut |share| {
-                on_step(StepDone { done: i as f32 + share, steps: steps.len(), estimate: None })
-            })?;
-            self.step.feed_back("next", "x");
-            let program = &mut self.step;
+            let mut monitor =
+                |share| on_step(StepDone { done: i as f32 + share, steps: steps.len(), estimate: None });
+            self.advance(&steps[i..], guidance.scale, &z, &mut monitor)?;
+            let program = if guidance.by_gradients.is_empty() {
+                self.step.feed_back("next", "x");
+                &mut self.step
+            } else {
+                x = self.steer(step, guidance, &z, &x, &mut monitor)?;
+                self.step.write("x", &x);
+                self.steered.as_mut().unwrap_or(&mut self.step)
+            };
             let mut estimate = || {
                 let next = program.read("next")?;
                 Ok(Picture::split(&next[next.len() / 2..], height, width, channels))
@@ -382,15 +432,59 @@ impl Denoiser {
                 return Err(Error::Cancelled);
             }
         }
-        let mut next = self.step.read("next")?;
-        next.truncate(next.len() / 2);
-        if next.iter().any(|v| !v.is_finite()) {
+        if guidance.by_gradients.is_empty() {
+            x = self.step.read("next")?;
+            x.truncate(x.len() / 2);
+        }
+        if x.iter().any(|v| !v.is_finite()) {
             return Err(Error::Device(
                 "the picture came out as NaN or infinity; the weights or the device's arithmetic are at fault: try \
                  `--device cpu`"
                     .into(),
             ));
         }
+        Ok(x)
+    }
+
+    /// Takes the step that was just taken from `x` once more, steered; returns the next sample.
+    fn steer(
+        &mut self,
+        step: &Step,
+        guidance: &mut Guided<'_, '_>,
+        z: &[f32],
+        x: &[f32],
+        monitor: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Vec<f32>> {
+        let unsteered = self.step.read("next")?;
+        let at = State {
+            x,
+            x0: &unsteered[x.len()..],
+            shape: self.shape.sample(),
+            timestep: step.timestep,
+            alpha_bar: step.alpha_bar,
+        };
+        // The share of the step that guidance takes is not known; the bar waits at its end.
+        let steering = steer(guidance.by_gradients, &at, step, &mut |_| monitor(1.0))?;
+        let graph = self.step.graph();
+        let out = graph.outputs.iter().find(|(name, _)| name == "out").map(|(_, id)| *id);
+        let Some(out) = out else { return Err(Error::Device("the network has no output".into())) };
+        let program = match self.steered.take() {
+            Some(program) => program,
+            None => {
+                let graph = record_steered(self.shape, &graph.info(out).shape);
+                self.device.program(graph, &Weights::none(), &self.options)?
+            }
+        };
+        let program = self.steered.insert(program);
+        let copies = crossings(self.step.graph(), program.graph());
+        program.copy_from(&self.step, &copies);
+        program.write("x", x);
+        program.write("coefficients", &coefficients(step, guidance.scale));
+        program.write("noise", z);
+        program.write("steer", &steering);
+        program.run(&mut |_| monitor(1.0))?;
+        let mut next = program.read("next")?;
+        next.truncate(x.len());
         Ok(next)
     }
 

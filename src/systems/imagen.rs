@@ -1,15 +1,20 @@
 //! Imagen (Saharia et al. 2022, arXiv:2205.11487): a frozen T5 encoder, a base stage and super-resolution stages,
 //! from DeepFloyd IF's diffusers folders.
 
-use super::denoise::{Denoiser, Network, Noise, OnStep, Shape, channels_last};
+use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
+use super::{Condition, Run, System, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
+use crate::estimate::{NetworkCost, Target};
 use crate::graph::{Graph, Storage};
 use crate::kernels::Precision;
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::resample::{Resample, resample};
+use crate::layout::{Defaults, StageFiles};
 use crate::models::{t5, unet};
+use crate::picture::Picture;
+use crate::request::{GenerateConfig, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::text::{T5Tokenizer, caption};
 use crate::weights::{Checkpoint, read_json, t5_name};
 use std::path::Path;
@@ -17,6 +22,9 @@ use std::sync::Arc;
 
 /// Tokens a prompt is padded or cut to.
 pub const MAX_TOKENS: usize = 77;
+
+/// Prompts of a run: what it should not show, and what it should.
+pub(crate) const PROMPTS: usize = 2;
 
 /// Tokenizer and T5 encoder of a folder.
 pub struct TextEncoder {
@@ -201,7 +209,7 @@ impl Stage {
         device: &Device,
         options: &ProgramOptions,
         steps: &[Step],
-        guidance_scale: f64,
+        guidance: &mut Guided<'_, '_>,
         shape: Shape,
         conditioning: &Conditioning<'_>,
         noise: &mut dyn Noise,
@@ -214,7 +222,7 @@ impl Stage {
             denoiser.write("low_res", low_res.values);
             denoiser.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
-        let pictures = denoiser.sample(steps, guidance_scale, noise, start, on_step);
+        let pictures = denoiser.sample(steps, guidance, noise, start, on_step);
         self.release_if_large();
         pictures
     }
@@ -302,4 +310,175 @@ pub fn network_graph(config: &unet::Config) -> Graph {
 pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
     let Shape { pictures, height, width, channels, .. } = shape;
     channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
+}
+
+/// A cascade with its text encoder and each stage's settings.
+pub(crate) struct Imagen {
+    text: TextEncoder,
+    stages: Vec<(Stage, Defaults)>,
+}
+
+impl Imagen {
+    /// Reads every stage's folder; the text encoder is the first one's.
+    pub(crate) fn load(files: &[StageFiles], variant: Option<&str>) -> Result<Self> {
+        let mut stages: Vec<(Stage, Defaults)> = Vec::new();
+        for file in files {
+            let stage = Stage::load(&file.folder, variant)?;
+            if stages.is_empty() && stage.is_super_resolution() {
+                return Err(Error::file(
+                    &file.folder,
+                    "is a super-resolution stage, which enlarges a picture. Give a base stage before it: `--model BASE --model THIS`",
+                ));
+            }
+            if !stages.is_empty() && !stage.is_super_resolution() {
+                return Err(Error::file(
+                    &file.folder,
+                    "is a base stage; only super-resolution stages may follow the first",
+                ));
+            }
+            stages.push((stage, file.defaults.clone()));
+        }
+        let text = TextEncoder::load(&files[0].folder, variant)?;
+        for ((stage, _), file) in stages.iter().zip(files) {
+            let (wants, has) = (stage.unet.context_channels(), text.config.d_model);
+            if wants != has {
+                let what = format!("wants text states of {wants} channels, the text encoder makes {has}");
+                return Err(Error::config(file.folder.join("unet/config.json"), "encoder_hid_dim", what));
+            }
+        }
+        Ok(Imagen { text, stages })
+    }
+}
+
+impl System for Imagen {
+    fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    fn condition(&self) -> Condition {
+        Condition::Prompt
+    }
+
+    fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
+        let Run { device, options, prompt, cfg, noise } = run;
+        let stages = &mut self.stages;
+        let (count, sizes) = imagen_sizes(stages, cfg)?;
+        for (i, (stage, defaults)) in stages[..count].iter().enumerate() {
+            stage_steps(&stage.scheduler, defaults, cfg, i)?;
+            stage.check_noise_level(i, defaults.noise_level)?;
+        }
+        let first = first_stage(cfg, &sizes)?;
+        let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
+        let states = self.text.encode(device, &prompts, cfg.clean_caption)?;
+        if states.truncated {
+            log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
+        }
+        let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
+        for i in first..count {
+            let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
+            let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
+            picture = run_stage(device, options, &mut stages[i], &run, cfg, noise)?;
+            let (width, height) = sizes[i];
+            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| i + 1 < count) {
+                on_stage(i, &Picture::split(&picture, height, width, 3));
+            }
+        }
+        let (width, height) = sizes[count - 1];
+        Ok(Picture::split(&picture, height, width, 3))
+    }
+
+    fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
+        let mut networks = vec![NetworkCost::of_encoder(&self.text.config, PROMPTS, MAX_TOKENS, on)];
+        let (count, sizes) = imagen_sizes(&self.stages, cfg)?;
+        for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
+            let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;
+            let shape = stage_shape(stage, defaults, cfg, i, (sizes[i], &steps));
+            let (name, network) = (format!("stage {} U-Net", i + 1), network(&stage.unet));
+            networks.push(NetworkCost::of_denoiser(&name, shape, steps.len(), &network, on));
+        }
+        Ok(networks)
+    }
+
+    fn networks(&self) -> Vec<(String, Graph, &Weights)> {
+        let stages = self.stages.iter().enumerate();
+        stages
+            .map(|(i, (s, _))| (format!("stage {} unet", i + 1), network_graph(&s.unet), s.weights()))
+            .collect()
+    }
+}
+
+/// How many stages run, and their widths and heights.
+fn imagen_sizes(
+    stages: &[(Stage, Defaults)],
+    cfg: &GenerateConfig<'_>,
+) -> Result<(usize, Vec<(usize, usize)>)> {
+    let count = stage_count(cfg, stages.len())?;
+    let sides = stages[..count]
+        .iter()
+        .map(|(stage, _)| StageSide { side: stage.unet.sample_size, multiple: stage.unet.size_multiple() });
+    Ok((count, stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?))
+}
+
+fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -> f64 {
+    cfg.guidance_scale.get(index).copied().unwrap_or(defaults.guidance_scale)
+}
+
+/// The sizes of a stage's run.
+fn stage_shape(
+    stage: &Stage,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+    ((width, height), steps): ((usize, usize), &[Step]),
+) -> Shape {
+    Shape {
+        pictures: cfg.count,
+        height,
+        width,
+        channels: stage.channels(),
+        tokens: MAX_TOKENS,
+        guided: guidance_scale(defaults, cfg, index) > 1.0,
+        dynamic: Shape::is_dynamic(steps),
+    }
+}
+
+/// What one stage of a run is about.
+struct StageRun<'a> {
+    index: usize,
+    count: usize,
+    size: (usize, usize),
+    states: &'a TextStates,
+    /// The previous stage's pictures and their size.
+    from: Option<(&'a [f32], (usize, usize))>,
+}
+
+/// Text, noise and the previous stage's pictures → this stage's pictures `[N, H, W, 3]`.
+fn run_stage(
+    device: &Device,
+    options: &ProgramOptions,
+    (stage, defaults): &mut (Stage, Defaults),
+    run: &StageRun<'_>,
+    cfg: &mut GenerateConfig<'_>,
+    noise: &mut dyn Noise,
+) -> Result<Vec<f32>> {
+    let steps = stage_steps(&stage.scheduler, defaults, cfg, run.index)?;
+    let guidance_scale = guidance_scale(defaults, cfg, run.index);
+    let shape = stage_shape(stage, defaults, cfg, run.index, (run.size, &steps));
+    let (unconditional, conditional) = run.states.states.split_at(run.states.states.len() / 2);
+    let halves: &[&[f32]] = if shape.guided { &[unconditional, conditional] } else { &[conditional] };
+    let context: Vec<f32> = halves.iter().flat_map(|half| half.repeat(cfg.count)).collect();
+    let start = initial_noise(noise, shape);
+    let low_res = match run.from {
+        Some((values, (w, h))) => {
+            let z = initial_noise(noise, shape);
+            Some(stage.augment(device, (values, h, w), defaults.noise_level, shape, &z)?)
+        }
+        None => None,
+    };
+    let low_res = low_res.as_deref().map(|values| LowRes { values, noise_level: defaults.noise_level });
+    let conditioning = Conditioning { context: &context, low_res };
+    let mut on_step = progress(cfg.on_progress.as_mut(), (run.index, run.count), run.size);
+    let by_gradients = if run.index == 0 { &mut cfg.guides[..] } else { &mut [] };
+    let mut guided = Guided { scale: guidance_scale, by_gradients };
+    stage.sample(device, options, &steps, &mut guided, shape, &conditioning, noise, start, &mut on_step)
 }

@@ -1,5 +1,67 @@
-//! The systems, one file each, readable top to bottom.
+//! The systems: one file each, from what a user asks to pictures.
 
+pub mod adm;
 pub mod ddpm;
 pub mod denoise;
 pub mod imagen;
+
+use crate::device::{Device, ProgramOptions, Weights};
+use crate::engine::{OnProgress, Progress};
+use crate::error::Result;
+use crate::estimate::{NetworkCost, Target};
+use crate::graph::Graph;
+use crate::picture::Picture;
+use crate::request::GenerateConfig;
+use denoise::{Noise, OnStep};
+
+/// What a model's pictures follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Words.
+    Prompt,
+    /// One of the classes it was trained on.
+    Class,
+    /// Nothing but the seed.
+    Nothing,
+}
+
+/// A run as its caller asks for it.
+pub(crate) struct Run<'r, 'c> {
+    pub device: &'r Device,
+    pub options: &'r ProgramOptions,
+    pub prompt: &'r str,
+    pub cfg: &'r mut GenerateConfig<'c>,
+    pub noise: &'r mut dyn Noise,
+}
+
+/// A loaded model.
+pub(crate) trait System {
+    /// Stages a run may have.
+    fn stages(&self) -> usize;
+    /// What its pictures follow.
+    fn condition(&self) -> Condition;
+    /// What was taken for granted of its files, in lines for a person.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Draws the pictures. Everything that can be refused is refused before the first network runs.
+    fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>>;
+    /// What a run costs.
+    fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>>;
+    /// Its denoising networks by name, as small as they may be.
+    fn networks(&self) -> Vec<(String, Graph, &Weights)>;
+}
+
+/// A stage's steps as the caller's progress.
+fn progress<'a>(
+    mut on_progress: Option<&'a mut OnProgress<'_>>,
+    (stage, stages): (usize, usize),
+    size: (usize, usize),
+) -> Box<OnStep<'a>> {
+    Box::new(move |step| match &mut on_progress {
+        Some(f) => {
+            f(Progress { stage, stages, size, done: step.done, steps: step.steps, estimate: step.estimate })
+        }
+        None => true,
+    })
+}

@@ -1,71 +1,20 @@
-//! Mapping a safetensors file and proving its header.
+//! Proving a safetensors file's header.
 
-use std::fs::{self, File};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use memmap2::Mmap;
-use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Entry;
 use crate::error::{Error, Result};
 
 /// Largest header taken: the limit of huggingface_hub; the largest published models need under 1 MB.
 const MAX_HEADER: u64 = 25_000_000;
 
-/// The tensors of one file: name, type, shape, range of bytes in the file.
-type Tensors = Vec<(String, Dtype, Vec<usize>, Range<usize>)>;
-
-/// One mapped file.
-#[derive(Debug)]
-pub(super) struct Shard {
-    path: PathBuf,
-    map: Mmap,
-}
-
-impl Shard {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let about = fs::metadata(path).map_err(|e| super::json::unreadable(path, &e))?;
-        // Opening a pipe would wait for a writer for ever, so anything but a file is refused unopened.
-        if !about.is_file() {
-            let what = if about.is_dir() { "is a folder" } else { "is not a regular file" };
-            return Err(Error::file(path, format!("{what}, expected a safetensors file")));
-        }
-        if about.len() == 0 {
-            return Err(Error::file(path, "is empty, expected a safetensors file: download it again"));
-        }
-        let map = File::open(path)
-            // SAFETY: the mapping is only read. A file that another program shortens or rewrites while it
-            // is mapped is out of scope (reads past its new end raise SIGBUS): no portable lock forbids it.
-            .and_then(|file| unsafe { Mmap::map(&file) })
-            .map_err(|e| super::json::unreadable(path, &e))?;
-        Ok(Shard { path: path.to_path_buf(), map })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-
-    /// Asks the kernel to read a tensor's bytes ahead: the repacks stride through them, which its own
-    /// guess at what comes next does not follow.
-    pub(super) fn will_need(&self, bytes: &Range<usize>) {
-        #[cfg(unix)]
-        // A hint: a kernel that refuses it reads on demand.
-        let _ = self.map.advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
-        #[cfg(not(unix))]
-        let _ = bytes;
-    }
-}
-
 /// Reads the header and proves that every tensor lies inside the file, without gaps or overlaps, with as
-/// many bytes as its shape and type need.
-pub(super) fn parse(path: &Path, file: &[u8]) -> Result<Tensors> {
+/// many bytes as its shape and type need. `shard` is the file's number in the checkpoint.
+pub(super) fn parse(path: &Path, file: &[u8], shard: usize) -> Result<Vec<(String, Entry)>> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Error::file(
             path,
@@ -99,10 +48,16 @@ pub(super) fn parse(path: &Path, file: &[u8]) -> Result<Tensors> {
         return Err(Error::file(path, what));
     }
     let begin = file.len() - data.len();
-    let place = |info: &TensorInfo| begin + info.data_offsets.0..begin + info.data_offsets.1;
-    let tensors = metadata.tensors().into_iter();
-    Ok(tensors.map(|(name, info)| (name, info.dtype, info.shape.clone(), place(info))).collect())
+    let entry = |info: &TensorInfo| {
+        let bytes = begin + info.data_offsets.0..begin + info.data_offsets.1;
+        Entry { shard, dtype: info.dtype, shape: info.shape.clone(), bytes, strides: None }
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
 }
+
+/// What to do with Python's older formats.
+const RESAVE: &str =
+    "load it in PyTorch and save it again with torch.save, or convert it with tools/convert.py";
 
 /// What a file is instead, from its first bytes: the usual accidents of a download.
 fn not_safetensors(path: &Path, file: &[u8], length: u64) -> Error {
@@ -113,9 +68,15 @@ fn not_safetensors(path: &Path, file: &[u8], length: u64) -> Error {
         [b'<', ..] => {
             "is a web page, not the weights: log in where it came from and download it again".into()
         }
-        [b'P', b'K', 3, 4, ..] | [0x80, 2, ..] => {
-            format!("is a PyTorch pickle with another name: {}", super::locate::CONVERT)
+        // The pickle of a magic number that every file of torch.save began with before 1.6, or a tar archive
+        // (before 0.1.10).
+        [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, ..] => {
+            format!("is in the format of PyTorch before 1.6, which is not read: {RESAVE}")
         }
+        _ if file.get(257..262) == Some(b"ustar") => {
+            format!("is a tar archive, perhaps of PyTorch before 0.1.10, which is not read: {RESAVE}")
+        }
+        [0x80, 2..=5, ..] => format!("is a bare Python pickle, which is not read: {RESAVE}"),
         _ => format!(
             "announces a header of {length} bytes, expected at most {MAX_HEADER}: not a safetensors file, or \
              damaged; download it again"

@@ -8,10 +8,6 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// What to do with PyTorch's own files.
-pub(super) const CONVERT: &str = "only `safetensors` files are read. Convert it with tools/convert.py, or \
-     download the .safetensors file of the same model";
-
 /// The files that hold a checkpoint, by their names in the folder.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
@@ -23,14 +19,16 @@ pub(super) enum Found {
     Shards(Vec<String>),
 }
 
-/// Looks through a folder, once.
+/// Looks through a folder, once. Precision goes before format: full before fp16 where nothing is asked for, and of
+/// one precision safetensors before PyTorch's own files.
 pub(super) fn find(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Found> {
     let names = list(folder)?;
-    if let Some(found) = search(&names, stem, variant).map_err(|what| Error::file(folder, what))? {
+    let search = |variant| search(&names, stem, variant).map_err(|what| Error::file(folder, what));
+    if let Some(found) = search(variant)? {
         return Ok(found);
     }
     if variant.is_none()
-        && let Some(found) = search(&names, stem, Some("fp16")).map_err(|what| Error::file(folder, what))?
+        && let Some(found) = search(Some("fp16"))?
     {
         log::info!("{}: no full-precision weights, taking the fp16 ones", folder.display());
         return Ok(found);
@@ -53,19 +51,31 @@ fn list(folder: &Path) -> Result<BTreeSet<String>> {
 
 /// The first spelling that is there; an error's text when its shards are incomplete.
 fn search(names: &BTreeSet<String>, stem: &str, variant: Option<&str>) -> Result<Option<Found>, String> {
+    // transformers calls its PyTorch files otherwise, diffusers does not.
+    let pickled = if stem == "model" { "pytorch_model" } else { stem };
+    match search_format(names, stem, "safetensors", variant)? {
+        None => search_format(names, pickled, "bin", variant),
+        found => Ok(found),
+    }
+}
+
+/// Of one format, whose files end in `.{end}`.
+fn search_format(
+    names: &BTreeSet<String>,
+    stem: &str,
+    end: &str,
+    variant: Option<&str>,
+) -> Result<Option<Found>, String> {
     let (single, indices, shards) = match variant {
         None => (
-            format!("{stem}.safetensors"),
-            vec![format!("{stem}.safetensors.index.json")],
-            vec![(format!("{stem}-"), ".safetensors".to_string())],
+            format!("{stem}.{end}"),
+            vec![format!("{stem}.{end}.index.json")],
+            vec![(format!("{stem}-"), format!(".{end}"))],
         ),
         Some(v) => (
-            format!("{stem}.{v}.safetensors"),
-            vec![format!("{stem}.safetensors.index.{v}.json"), format!("{stem}.{v}.safetensors.index.json")],
-            vec![
-                (format!("{stem}.{v}-"), ".safetensors".to_string()),
-                (format!("{stem}-"), format!(".{v}.safetensors")),
-            ],
+            format!("{stem}.{v}.{end}"),
+            vec![format!("{stem}.{end}.index.{v}.json"), format!("{stem}.{v}.{end}.index.json")],
+            vec![(format!("{stem}.{v}-"), format!(".{end}")), (format!("{stem}-"), format!(".{v}.{end}"))],
         ),
     };
     if names.contains(&single) {
@@ -120,8 +130,6 @@ fn absent(names: &BTreeSet<String>, stem: &str, variant: Option<&str>) -> String
         let found: Vec<&str> = names.iter().map(String::as_str).filter(|name| test(name)).take(5).collect();
         (!found.is_empty()).then(|| found.join(", "))
     };
-    let pickled =
-        |name: &str| [".bin", ".pt", ".pth", ".ckpt", ".th"].iter().any(|suffix| name.ends_with(suffix));
     if variant.is_some()
         && let Ok(Some(_)) = search(names, stem, None)
     {
@@ -129,18 +137,19 @@ fn absent(names: &BTreeSet<String>, stem: &str, variant: Option<&str>) -> String
             "no {wanted} or its shards here, but there are full-precision weights: ask for no variant"
         );
     }
-    if let Some(found) = some_of(&|name| name.contains(".safetensors")) {
+    let weights = |name: &str| {
+        let ends = [".bin", ".pt", ".pth", ".ckpt", ".th"];
+        name.contains(".safetensors") || ends.iter().any(|end| name.ends_with(end))
+    };
+    if let Some(found) = some_of(&weights) {
         return format!(
             "no {wanted} or its shards here, found {found}: name the variant, or rename the file"
         );
     }
-    if let Some(found) = some_of(&pickled) {
-        return format!("no {wanted} here, only {found}, and {CONVERT}");
-    }
     format!("no {wanted} or its shards here: is this the right folder, and complete?")
 }
 
-/// `*.safetensors.index.json`.
+/// `*.safetensors.index.json`, `*.bin.index.json`.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -196,6 +205,21 @@ mod tests {
         let old = ["model-00001-of-00001.fp16.safetensors"];
         assert_eq!(found(&old, Some("fp16")), shards(&old));
         assert_eq!(found(&old, None), Ok(None));
+    }
+
+    #[test]
+    fn pytorch_files() {
+        let single = |s: &str| Ok(Some(Found::Single(s.into())));
+        assert_eq!(found(&["pytorch_model.bin"], None), single("pytorch_model.bin"));
+        assert_eq!(found(&["model.bin", "model.pt"], None), Ok(None));
+        assert_eq!(found(&["pytorch_model.bin", "model.safetensors"], None), single("model.safetensors"));
+        assert_eq!(found(&["pytorch_model.fp16.bin"], Some("fp16")), single("pytorch_model.fp16.bin"));
+        let index = "pytorch_model.bin.index.json";
+        assert_eq!(found(&[index], None), Ok(Some(Found::Index(index.into()))));
+        let shards = ["pytorch_model-00001-of-00001.bin".to_string()];
+        assert_eq!(found(&[&shards[0]], None), Ok(Some(Found::Shards(shards.to_vec()))));
+        let names = ["diffusion_pytorch_model.bin".to_string()].into_iter().collect();
+        assert_eq!(search(&names, "diffusion_pytorch_model", None), single("diffusion_pytorch_model.bin"));
     }
 
     #[test]

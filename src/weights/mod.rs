@@ -1,8 +1,8 @@
-//! Checkpoints: memory-mapped safetensors, found by the published names, checked before use, and
-//! handed on as f32 in the kernels' layout.
+//! Checkpoints: memory-mapped safetensors and PyTorch files, found by the published names, checked before
+//! use, and handed on as f32 in the kernels' layout.
 //!
-//! A folder is looked through once (`locate`), each file's header is proved against the file's length
-//! (`header`), the model's list of tensors is compared with the file's (`check`), and then tensors are
+//! A folder is looked through once (`locate`), each file is mapped and told by its first bytes (`shard`), its
+//! list of tensors is proved against the file's length (`header` for safetensors, `torch`), the model's list of tensors is compared with the file's (`check`), and then tensors are
 //! streamed out in bounded pieces (`stream`), so that a checkpoint of many gigabytes needs no more
 //! memory than a few pieces. Values are not inspected: NaN and infinities are passed on as they are.
 
@@ -11,22 +11,25 @@ mod header;
 mod json;
 mod locate;
 mod names;
+mod shard;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod torch;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use json::read_json;
 pub use names::{ddpm_attention_name, t5_name};
-/// A tensor's element type, as the safetensors header names it.
+/// A tensor's element type, as a safetensors header names it.
 pub use safetensors::Dtype;
 
 use crate::error::{Error, Result};
-use header::Shard;
+use shard::Shard;
 
-/// A checkpoint's tensors: one memory-mapped safetensors file or the shards an index names.
+/// A checkpoint's tensors: one memory-mapped file, safetensors or PyTorch's, or the shards an index names.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -41,8 +44,12 @@ struct Entry {
     shard: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Range of bytes in that file; `header::parse` has proved it to lie inside and to fit the shape.
+    /// Range of bytes in that file, from the first element to the last; proved to lie inside and to fit the
+    /// shape when the file was opened.
     bytes: std::ops::Range<usize>,
+    /// Elements from one index to the next, of each dimension, where the elements do not lie in a row: views
+    /// in PyTorch's files.
+    strides: Option<Vec<usize>>,
 }
 
 impl Checkpoint {
@@ -54,13 +61,15 @@ impl Checkpoint {
     /// `{stem}.fp16.safetensors`, `{stem}.safetensors.index.fp16.json` or
     /// `{stem}.fp16.safetensors.index.json`, `{stem}.fp16-00001-of-00002.safetensors` or
     /// `{stem}-00001-of-00002.fp16.safetensors`: both spellings are published. Without a variant, full
-    /// precision is preferred and `fp16` taken where there is nothing else.
+    /// precision is preferred and `fp16` taken where there is nothing else. Where there are no safetensors of
+    /// that precision, PyTorch's files of the same spellings are taken: `{stem}.bin`,
+    /// `{stem}.bin.index.json` and so on, the stem `model` being called `pytorch_model` there.
     ///
     /// The stem is `diffusion_pytorch_model` for U-Nets and `model` for text encoders.
     ///
     /// # Errors
-    /// When the folder or the weights are missing or in PyTorch's pickle format, an index or a header is
-    /// broken, or two shards hold the same tensor.
+    /// When the folder or the weights are missing, an index or a file is broken, or two shards hold the same
+    /// tensor.
     pub fn open(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
         match locate::find(folder, stem, variant)? {
             locate::Found::Single(file) => Self::open_file(&folder.join(file)),
@@ -80,10 +89,15 @@ impl Checkpoint {
         }
     }
 
-    /// Maps one safetensors file, whatever its name.
+    /// Maps one file, safetensors or PyTorch's (`.pt`, `.pth`, `.ckpt`, `.bin`, since 1.6; also TorchScript
+    /// archives), told by its content, whatever its name.
+    ///
+    /// Of PyTorch's files a tensor's name is its path, joined with `.`, without well-known wrappers such as
+    /// `state_dict` around all tensors, an optimiser's state beside them, and `DataParallel`'s `module.`.
+    /// Nothing in the file is ever run: what is no tensor, number, text, list or dictionary is refused.
     ///
     /// # Errors
-    /// When the file cannot be read or is not a sound safetensors file.
+    /// When the file cannot be read or is not a sound file of one of these formats.
     pub fn open_file(path: &Path) -> Result<Self> {
         let mut checkpoint =
             Checkpoint { path: path.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
@@ -103,14 +117,14 @@ impl Checkpoint {
     fn add_shard(&mut self, path: &Path) -> Result<()> {
         let shard = Shard::open(path)?;
         let number = self.shards.len();
-        for (name, dtype, shape, bytes) in header::parse(path, shard.bytes())? {
+        for (name, entry) in shard.tensors(number)? {
             if let Some(other) = self.entries.get(&name) {
                 let other = self.shards[other.shard].path().display();
                 let what =
                     format!("is also in {other}: these shards do not belong together, download both again");
                 return Err(Error::tensor(path, name, what));
             }
-            self.entries.insert(name, Entry { shard: number, dtype, shape, bytes });
+            self.entries.insert(name, entry);
         }
         self.shards.push(shard);
         Ok(())
@@ -186,8 +200,16 @@ impl Checkpoint {
         a.dtype == b.dtype && a.shape == b.shape && self.bytes(a) == self.bytes(b)
     }
 
-    fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.shards[entry.shard].bytes()[entry.bytes.clone()]
+    /// A tensor's bytes in order: those of the file, or, of a view whose elements do not lie in a row there, a
+    /// copy.
+    fn bytes(&self, entry: &Entry) -> Cow<'_, [u8]> {
+        let bytes = &self.shards[entry.shard].bytes()[entry.bytes.clone()];
+        match &entry.strides {
+            None => Cow::Borrowed(bytes),
+            Some(strides) => {
+                Cow::Owned(torch::gather(bytes, entry.dtype.bitsize() / 8, &entry.shape, strides))
+            }
+        }
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {

@@ -6,6 +6,8 @@
 //! file is read once, in order within each row; its taps lie apart in the result and are handed on as one
 //! piece each.
 
+use std::borrow::Cow;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -87,10 +89,9 @@ fn widen(kind: Float, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// One tensor's bytes, and which element of the whole its first one is.
-#[derive(Clone, Copy)]
 struct Segment<'a> {
     first: usize,
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     kind: Float,
 }
 
@@ -353,14 +354,18 @@ impl Checkpoint {
         if let Some(rows) = &part.rows {
             let all = entry.shape.first().copied().unwrap_or(0);
             let row = bytes.len() / all.max(1);
-            bytes =
-                bytes.get(rows.start.saturating_mul(row)..rows.end.saturating_mul(row)).ok_or_else(|| {
-                    let what = format!(
-                        "expected rows {} to {}, found {all}: these weights are of another model",
-                        rows.start, rows.end
-                    );
-                    Error::tensor(path, name, what)
-                })?;
+            let range = rows.start.saturating_mul(row)..rows.end.saturating_mul(row);
+            if range.start > range.end || range.end > bytes.len() {
+                let what = format!(
+                    "expected rows {} to {}, found {all}: these weights are of another model",
+                    rows.start, rows.end
+                );
+                return Err(Error::tensor(path, name, what));
+            }
+            bytes = match bytes {
+                Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[range]),
+                Cow::Owned(bytes) => Cow::Owned(bytes[range].to_vec()),
+            };
             sizes[0] = if repack == Repack::None { bytes.len() / kind.size() } else { rows.len() };
         }
         Ok((Segment { first, bytes, kind }, sizes))

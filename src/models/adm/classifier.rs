@@ -91,6 +91,11 @@ impl Config {
         }
     }
 
+    /// Whether pictures must have `image_size` pixels a side: attention pooling has a position for each.
+    pub fn fixed_size(&self) -> bool {
+        self.classifier_pool == Pool::Attention
+    }
+
     /// Heights and widths must be multiples of this; with attention pooling they are `image_size`.
     pub fn size_multiple(&self) -> usize {
         1 << (self.channel_mult.len() - 1)

@@ -6,6 +6,7 @@
 //! shapes ([`detect`]), from the user.
 
 mod check;
+pub mod classes;
 pub mod classifier;
 pub mod detect;
 pub mod flags;

@@ -36,6 +36,12 @@ impl Preset {
     }
 }
 
+/// The U-Net of this file's name.
+pub fn named(path: &std::path::Path) -> Option<&'static Preset> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    UNETS.iter().filter(|p| stem.contains(p.name)).max_by_key(|p| p.name.len())
+}
+
 /// The published checkpoint of that name, of any kind.
 pub fn by_name(name: &str) -> Option<&'static Preset> {
     UNETS.iter().chain(CLASSIFIERS).find(|preset| preset.name == name)

@@ -20,7 +20,7 @@ fn not_the_file_it_promises() {
         &["Git LFS pointer", "git lfs pull"],
     );
     refuses("<!doctype html><html>Sign in</html>", &["web page"]);
-    refuses(b"PK\x03\x04\0\0\0\0\0\0archive/data.pkl", &["PyTorch", "tools/convert.py"]);
+    refuses(b"PK\x03\x04\0\0\0\0\0\0archive/data.pkl", &["PyTorch", "cut off", "Download it again"]);
     refuses(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["PyTorch", "tools/convert.py"]);
 }
 

@@ -73,13 +73,14 @@ fn shards() {
 }
 
 #[test]
-fn pickles_and_nothing() {
+fn other_names_and_nothing() {
     let folder = Folder::new();
     let path = &folder.0;
     refused(Checkpoint::open(path, "model", None), path, &["no model.safetensors", "right folder"]);
+    // PyTorch's files are taken by their published names alone.
     for name in ["diffusion_pytorch_model.bin", "64x64_diffusion.pt"] {
         folder.write(name, "x");
-        refused(Checkpoint::open(path, "model", None), path, &[name, "safetensors", "tools/convert.py"]);
+        refused(Checkpoint::open(path, "model", None), path, &[name, "model.safetensors", "rename the file"]);
     }
 }
 

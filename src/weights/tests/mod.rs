@@ -1,7 +1,9 @@
 //! Every test writes its own file, whole or broken, into a folder of its own.
 
+mod archive;
 mod broken;
 mod folders;
+mod torch;
 mod values;
 
 use std::fs;

@@ -1,0 +1,214 @@
+//! Reverse mode: every recorded gradient against finite differences of the kernels' f64 definitions, and on devices.
+
+use crate::cases::{Case, OUTPUT, Rng, all};
+use crate::device::on_gpu;
+use crate::harness::{F32, compare, evaluate, know_weights, run};
+use crate::shaders::check_storage;
+use ancestral::device::{Device, ProgramOptions};
+use ancestral::graph::gradient::gradient;
+use ancestral::graph::{Graph, Source, Storage, TensorId};
+use ancestral::kernels::ALL;
+use ancestral::kernels::elementwise::mul;
+use std::collections::{BTreeMap, HashMap};
+
+/// Elements of each input that are moved.
+const PROBES: usize = 6;
+/// How far they are moved. Central differences in f64: the error of the quotient is about its square, 1e-8, times the
+/// third derivative, plus 1e-16 of the sum over it.
+const STEP: f64 = 1e-4;
+/// Largest difference from the finite difference over the largest gradient; measured: 2e-6.
+const TOLERANCE: f64 = 2e-5;
+/// Largest output of a case whose differences are taken: each costs two runs of plain loops.
+const LARGEST: usize = 60_000;
+
+/// Gradients of sums of order 1 that are 0 but for rounding.
+const NOTHING: f64 = 1e-5;
+
+/// Inputs that have no gradient, by kernel and what the refusal says; no others may be refused.
+const REFUSED: &[(&str, &str)] = &[];
+
+/// A case's graph with a gradient behind it: of the sum of its output times constants, with respect to one input.
+struct Differentiated {
+    graph: Graph,
+    /// The moved input.
+    input: TensorId,
+    /// The output times constants.
+    scalar: TensorId,
+    /// The recorded gradient.
+    gradient: TensorId,
+    inputs: Vec<(String, Vec<f32>)>,
+}
+
+/// Differentiates a case with respect to each of its activations; the refusals, too.
+fn differentiate(case: &Case) -> Vec<Result<Differentiated, String>> {
+    let (known, inputs) = know_weights(case);
+    let names: Vec<String> = inputs.iter().map(|(name, _)| name.clone()).collect();
+    let mut made = Vec::new();
+    for name in names {
+        let mut g = known.clone();
+        let id = g.find_input(&name).expect("an input");
+        // Networks' inputs are f32 where they come in.
+        if g.info(id).storage != Storage::Elem && case.kernel != "concat" {
+            continue;
+        }
+        let y = g.tensor(g.find_output(OUTPUT).expect("a case has an output"));
+        // Not the numbers the inputs are drawn from: a norm's gradient in its input's own direction is 0.
+        let factors = Rng::named(&format!("{} (factors)", case.name)).normals(y.len(), 0.0, 1.0);
+        let factors = g.constant(&y.shape, factors);
+        let scalar = mul(&mut g, &y, &factors);
+        let input = g.tensor(id);
+        made.push(match gradient(&mut g, &scalar, &[&input]) {
+            Ok(gradients) => {
+                g.outputs.clear();
+                g.output(OUTPUT, &gradients[0]);
+                let gradient = gradients[0].id;
+                Ok(Differentiated {
+                    graph: g,
+                    input: id,
+                    scalar: scalar.id,
+                    gradient,
+                    inputs: inputs.clone(),
+                })
+            }
+            Err(error) => Err(error.to_string()),
+        });
+    }
+    made
+}
+
+impl Differentiated {
+    fn values(&self) -> HashMap<TensorId, Vec<f64>> {
+        let value = |(name, values): &(String, Vec<f32>)| {
+            let id = self.graph.find_input(name).expect("an input");
+            (id, values.iter().map(|v| f64::from(*v)).collect())
+        };
+        self.inputs.iter().map(value).collect()
+    }
+
+    /// The largest difference between gradient and finite differences at some elements, over the largest gradient.
+    fn error(&self, name: &str) -> f64 {
+        let given = self.values();
+        let gradient = &evaluate(&self.graph, given.clone())[&self.gradient];
+        let top = gradient.iter().fold(0.0f64, |top, v| top.max(v.abs())).max(1e-6);
+        let mut rng = Rng::named(name);
+        let moved = |at: usize, by: f64| {
+            let mut given = given.clone();
+            given.get_mut(&self.input).expect("given")[at] += by;
+            // Only what leads to the scalar: its own node and those before it.
+            let mut forward = self.graph.clone();
+            let last = forward.nodes.iter().position(|n| n.output == self.scalar).expect("a node makes it");
+            forward.nodes.truncate(last + 1);
+            evaluate(&forward, given)[&self.scalar].iter().sum::<f64>()
+        };
+        let probe = |_| {
+            let at = (rng.uniform() * given[&self.input].len() as f64) as usize;
+            let difference = (moved(at, STEP) - moved(at, -STEP)) / (2.0 * STEP);
+            (difference - gradient[at]).abs() / top
+        };
+        (0..PROBES).map(probe).fold(0.0, f64::max)
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    let (mut worst, mut failures) = (BTreeMap::<&str, (f64, String)>::new(), Vec::new());
+    for case in all() {
+        let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
+        let y = case.graph.find_output(OUTPUT).expect("an output");
+        let small =
+            case.graph.tensors.iter().all(|t| t.len() <= LARGEST) && case.graph.info(y).len() <= LARGEST;
+        if kernel.gradient.is_none() || !small {
+            continue;
+        }
+        for made in differentiate(&case) {
+            match made {
+                Ok(made) => {
+                    let error = made.error(&case.name);
+                    let entry = worst.entry(case.kernel).or_insert((0.0, String::new()));
+                    if error >= entry.0 {
+                        *entry = (error, case.name.clone());
+                    }
+                    // Written so that NaN fails.
+                    if !(error <= TOLERANCE) {
+                        failures.push(format!("{}: {error:.2e} of the largest gradient", case.name));
+                    }
+                }
+                Err(what) if REFUSED.iter().any(|(k, words)| *k == case.kernel && what.contains(words)) => {}
+                Err(what) => failures.push(format!("{}: {what}", case.name)),
+            }
+        }
+    }
+    for (kernel, (error, name)) in &worst {
+        println!("{kernel:24} {error:.1e}  {name}");
+    }
+    for kernel in ALL.iter().filter(|k| k.gradient.is_some()) {
+        if !worst.contains_key(kernel.name) {
+            failures.push(format!("{}: no case was small enough", kernel.name));
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+fn on(device: &Device) {
+    let mut failures = Vec::new();
+    for case in all() {
+        let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
+        if kernel.gradient.is_none() || case.graph.tensors.iter().any(|t| t.len() > LARGEST) {
+            continue;
+        }
+        for made in differentiate(&case).into_iter().flatten() {
+            let expected = &evaluate(&made.graph, made.values())[&made.gradient];
+            // A norm of one element has a gradient through eps alone: in f32 it is what rounding leaves.
+            if expected.iter().all(|v| v.abs() < NOTHING) {
+                continue;
+            }
+            let found = check_storage(&made.graph)
+                .and_then(|()| run(device, &made.graph, &made.inputs, ProgramOptions::default()))
+                .and_then(|(y, _)| compare(expected, &y, F32));
+            if let Err(what) = found {
+                failures.push(format!("{}: {what}", case.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn gradients_on_the_cpu_device() {
+    on(&Device::Cpu);
+}
+
+#[test]
+fn gradients_on_the_gpu() {
+    on_gpu(on);
+}
+
+/// x read three times, once through a sum with itself: gradients add up. d Σ 3·(2x)·x... = 12 x.
+#[test]
+fn gradients_of_tensors_read_often_add_up() {
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 3], Storage::Elem);
+    let twice = ancestral::kernels::elementwise::add(&mut g, &x, &x);
+    let product = mul(&mut g, &twice, &x);
+    let y = ancestral::kernels::elementwise::scale(&mut g, &product, 3.0);
+    let of = gradient(&mut g, &y, &[&x, &twice]).expect("defined");
+    let given = vec![1.0, -2.0, 0.5, 4.0, 0.0, 3.0];
+    let values = evaluate(&g, HashMap::from([(x.id, given.clone())]));
+    assert_eq!(values[&of[0].id], given.iter().map(|v| 12.0 * v).collect::<Vec<f64>>());
+    assert_eq!(values[&of[1].id], given.iter().map(|v| 3.0 * v).collect::<Vec<f64>>());
+}
+
+#[test]
+fn gradients_that_are_not_defined_are_refused_by_name() {
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 3], Storage::Elem);
+    let other = g.input("other", &[2, 3], Storage::Elem);
+    let t = g.input("t", &[2], Storage::F32);
+    let embedded = ancestral::kernels::timestep_embedding::timestep_embedding(&mut g, &t, 3, true, 0.0);
+    let y = mul(&mut g, &x, &embedded);
+    let error = gradient(&mut g, &y, &[&t]).expect_err("no gradient with respect to time").to_string();
+    assert!(error.contains("timestep_embedding"), "{error}");
+    let error = gradient(&mut g, &y, &[&other]).expect_err("nothing reads it").to_string();
+    assert!(error.contains("does not depend"), "{error}");
+    assert!(g.tensors.iter().any(|t| matches!(t.source, Source::Input(_))));
+}

@@ -1,0 +1,238 @@
+//! Guidance by gradients: what steers a sampling run beside the denoiser's own condition.
+//!
+//! A [`Guidance`] sees x_t, t and x̂₀ at each step and says where to go: along a score ∇ log p(y | x_t), by a shift of ε,
+//! or by a shift of the mean. Several are summed by their weights. [`GraphGuidance`] is the score of any recorded
+//! network, differentiated by [`mod@gradient`]; classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) is one.
+//! Classifier-free guidance needs no gradient: the denoiser runs both halves in one batch.
+//!
+//! ```
+//! use ancestral::guidance::{Direction, State};
+//! use ancestral::{Engine, GenerateConfig, LoadOptions};
+//!
+//! let mut engine = Engine::bundled(&LoadOptions::default())?;
+//! // Darker: a pull of every pixel towards -1.
+//! let darker = |at: &State<'_>| Ok(Direction::Score(at.x0.iter().map(|v| -1.0 - v).collect()));
+//! let cfg = GenerateConfig::new().steps([4, 2]).guide(0.5, darker);
+//! engine.generate("a green heart", cfg)?;
+//! # Ok::<(), ancestral::Error>(())
+//! ```
+
+use crate::device::{Device, Monitor, Program, ProgramOptions, Weights};
+use crate::diffusion::{ScoreShifts, Step};
+use crate::error::{Error, Result};
+use crate::graph::fuse::fuse;
+use crate::graph::gradient::gradient;
+use crate::graph::recompute::recompute;
+use crate::graph::{Graph, Storage, Tensor};
+use std::sync::Arc;
+
+/// Where a run stands when it asks for a direction.
+#[derive(Clone, Copy, Debug)]
+pub struct State<'a> {
+    /// The sample x_t `[N, H, W, C]`.
+    pub x: &'a [f32],
+    /// The denoiser's estimate of the final picture, x̂₀, clipped as the sampler does: `[N, H, W, C]`.
+    pub x0: &'a [f32],
+    /// N, H, W, C.
+    pub shape: [usize; 4],
+    /// The timestep as the networks get it.
+    pub timestep: f64,
+    /// ᾱ_t: x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε.
+    pub alpha_bar: f64,
+}
+
+/// Where to go, `[N, H, W, C]` each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Direction {
+    /// g = ∇ log p(y | x_t): ancestral samplers add Σ g to the mean (arXiv:2105.05233, algorithm 1), DDIM subtracts
+    /// √(1−ᾱ_t) g from ε (algorithm 2).
+    Score(Vec<f32>),
+    /// Added to ε; x̂₀ follows, and is not clipped again.
+    Epsilon(Vec<f32>),
+    /// Added to the mean of x_{t−1}.
+    Mean(Vec<f32>),
+}
+
+/// Something that steers a run. Closures over a [`State`] are one.
+pub trait Guidance {
+    /// The direction at a state. `monitor` is told the share that is done and cancels by saying false.
+    ///
+    /// Errors end the run.
+    fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction>;
+}
+
+impl<F: FnMut(&State<'_>) -> Result<Direction>> Guidance for F {
+    fn direction(&mut self, at: &State<'_>, _: &mut Monitor<'_>) -> Result<Direction> {
+        self(at)
+    }
+}
+
+/// A guidance and its weight.
+pub struct Weighted<'a> {
+    /// Factor of its direction.
+    pub weight: f64,
+    /// What steers.
+    pub guidance: Box<dyn Guidance + 'a>,
+}
+
+impl<'a> Weighted<'a> {
+    /// The same for a while.
+    pub(crate) fn borrowed<'b>(&'b mut self) -> Weighted<'b> {
+        Weighted { weight: self.weight, guidance: Box::new(Borrowed(&mut *self.guidance)) }
+    }
+}
+
+/// A guidance that its owner lends.
+pub(crate) struct Borrowed<'b>(pub &'b mut dyn Guidance);
+
+impl Guidance for Borrowed<'_> {
+    fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
+        self.0.direction(at, monitor)
+    }
+}
+
+/// The sum of all directions, as [`kernels::step`](crate::kernels::step) takes it: `[3, N, H, W, C]`, what is added to
+/// the clipped x̂₀, to the next sample, and to the next sample times its variance.
+pub(crate) fn steer(
+    guides: &mut [Weighted<'_>],
+    at: &State<'_>,
+    step: &Step,
+    monitor: &mut Monitor<'_>,
+) -> Result<Vec<f32>> {
+    let len = at.x.len();
+    let mut sums = vec![0.0; 3 * len];
+    let mut add = |part: usize, values: &[f32], factor: f64| {
+        let sums = &mut sums[part * len..][..len];
+        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor as f32 * v);
+    };
+    let (signal, noise) = (at.alpha_bar.sqrt(), (1.0 - at.alpha_bar).sqrt());
+    for Weighted { weight, guidance } in guides.iter_mut().filter(|g| g.weight != 0.0) {
+        let direction = guidance.direction(at, monitor)?;
+        let (Direction::Score(values) | Direction::Epsilon(values) | Direction::Mean(values)) = &direction;
+        if values.len() != len {
+            let what = format!("a guidance gave {} values for a sample of {len}", values.len());
+            return Err(Error::Request(what));
+        }
+        let by_epsilon = match direction {
+            Direction::Mean(_) => None,
+            Direction::Epsilon(_) => Some(*weight),
+            Direction::Score(_) if step.score_shifts == ScoreShifts::Epsilon => Some(-noise * *weight),
+            Direction::Score(_) => None,
+        };
+        match (&direction, by_epsilon) {
+            // x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ
+            (_, Some(factor)) => {
+                add(0, values, -noise / signal * factor);
+                add(1, values, step.coefficients.mean_eps * factor);
+            }
+            (Direction::Score(_), None) => add(2, values, *weight),
+            (_, None) => add(1, values, *weight),
+        }
+    }
+    Ok(sums)
+}
+
+/// Records a scalar for each picture, `[N]`, whose gradient steers: from the sample `x` `[N, H, W, C]` and the
+/// timesteps `t` `[N]`.
+pub type Scalar = dyn Fn(&mut Graph, &Tensor, &Tensor) -> Tensor + Send;
+
+/// The gradient of a recorded network's scalar as a score, always in f32: small gradients leave f16's range.
+pub struct GraphGuidance {
+    device: Device,
+    weights: Arc<Weights>,
+    scalar: Box<Scalar>,
+    inputs: Vec<(String, Vec<f32>)>,
+    budget: u64,
+    program: Option<([usize; 4], Program)>,
+}
+
+/// Bytes of activations that a guidance may take where the caller does not say: 1 GiB.
+pub const MEMORY_BUDGET: u64 = 1 << 30;
+
+/// The forward of a network's scalar and its gradient with respect to `x`, as [`GraphGuidance`] runs it: inputs `x` and
+/// `t`, outputs `scalar` and `gradient`. Where its activations exceed `budget` bytes, some are computed twice instead.
+///
+/// Errors: see [`gradient`].
+pub fn score_graph(shape: [usize; 4], scalar: &Scalar, budget: u64) -> Result<Graph> {
+    let mut g = Graph::new();
+    let x = g.input("x", &shape, Storage::F32);
+    let t = g.input("t", &shape[..1], Storage::F32);
+    let value = scalar(&mut g, &x, &t);
+    let score = gradient(&mut g, &value, &[&x])?;
+    g.output("scalar", &value);
+    g.output("gradient", &score[0]);
+    fuse(&mut g);
+    let peak = recompute(&mut g, value.id, budget);
+    if peak > budget {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        log::warn!("guidance takes {} MiB at least, beyond its budget of {}", mib(peak), mib(budget));
+    }
+    Ok(g)
+}
+
+impl GraphGuidance {
+    /// The score of a network with `weights`; `scalar` may record inputs besides `x` and `t`, whose values are set by
+    /// [`GraphGuidance::set`].
+    pub fn new(device: &Device, weights: Arc<Weights>, scalar: Box<Scalar>) -> Self {
+        let (device, inputs) = (device.clone(), Vec::new());
+        GraphGuidance { device, weights, scalar, inputs, budget: MEMORY_BUDGET, program: None }
+    }
+
+    /// Bytes of activations it may take, [`MEMORY_BUDGET`] if this is not called; less takes more time.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
+        self
+    }
+
+    /// Sets an input that `scalar` records: a class, an embedding to compare with.
+    pub fn set(&mut self, input: &str, values: Vec<f32>) {
+        self.inputs.retain(|(name, _)| name != input);
+        self.inputs.push((input.to_string(), values));
+    }
+
+    /// Computes the scalars `[N]` and their gradient at x_t.
+    ///
+    /// Errors: a scalar without a gradient; inputs of the wrong size; a device that fails.
+    pub fn evaluate(
+        &mut self,
+        x: &[f32],
+        shape: [usize; 4],
+        timestep: f64,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let kept = self.program.take().filter(|(made_for, _)| *made_for == shape);
+        let (_, program) = self.program.insert(match kept {
+            Some(kept) => kept,
+            None => {
+                let graph = score_graph(shape, &*self.scalar, self.budget)?;
+                (shape, self.device.program(graph, &self.weights, &ProgramOptions::default())?)
+            }
+        });
+        for (name, values) in &self.inputs {
+            let input = program.graph().find_input(name).map(|id| program.graph().info(id).len());
+            if input != Some(values.len()) {
+                let expected = input.map_or("no such input".into(), |len| format!("{len} values"));
+                let what = format!("guidance's input `{name}`: {} values, expected {expected}", values.len());
+                return Err(Error::Request(what));
+            }
+            program.write(name, values);
+        }
+        program.write("x", x);
+        if program.graph().find_input("t").is_some() {
+            program.write("t", &vec![timestep as f32; shape[0]]);
+        }
+        program.run(monitor)?;
+        Ok((program.read("scalar")?, program.read("gradient")?))
+    }
+
+    /// Bytes of activations, and the least any plan could take, once it has run.
+    pub fn memory(&self) -> Option<(u64, u64)> {
+        self.program.as_ref().map(|(_, program)| program.memory())
+    }
+}
+
+impl Guidance for GraphGuidance {
+    fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
+        Ok(Direction::Score(self.evaluate(at.x, at.shape, at.timestep, monitor)?.1))
+    }
+}

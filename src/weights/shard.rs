@@ -1,0 +1,64 @@
+//! One mapped file of a checkpoint.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::{Entry, header, torch};
+use crate::error::{Error, Result};
+
+/// One mapped file.
+#[derive(Debug)]
+pub(super) struct Shard {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl Shard {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let about = fs::metadata(path).map_err(|e| super::json::unreadable(path, &e))?;
+        // Opening a pipe would wait for a writer for ever, so anything but a file is refused unopened.
+        if !about.is_file() {
+            let what = if about.is_dir() { "is a folder" } else { "is not a regular file" };
+            return Err(Error::file(path, format!("{what}, expected a safetensors or PyTorch file")));
+        }
+        if about.len() == 0 {
+            return Err(Error::file(
+                path,
+                "is empty, expected a safetensors or PyTorch file: download it again",
+            ));
+        }
+        let map = File::open(path)
+            // SAFETY: the mapping is only read. A file that another program shortens or rewrites while it
+            // is mapped is out of scope (reads past its new end raise SIGBUS): no portable lock forbids it.
+            .and_then(|file| unsafe { Mmap::map(&file) })
+            .map_err(|e| super::json::unreadable(path, &e))?;
+        Ok(Shard { path: path.to_path_buf(), map })
+    }
+
+    /// Its tensors by name; `number` is the file's in the checkpoint.
+    pub(super) fn tensors(&self, number: usize) -> Result<Vec<(String, Entry)>> {
+        let parse = if torch::is_zip(&self.map) { torch::parse } else { header::parse };
+        parse(&self.path, &self.map, number)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Asks the kernel to read a tensor's bytes ahead: the repacks stride through them, which its own
+    /// guess at what comes next does not follow.
+    pub(super) fn will_need(&self, bytes: &Range<usize>) {
+        #[cfg(unix)]
+        // A hint: a kernel that refuses it reads on demand.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
+        #[cfg(not(unix))]
+        let _ = bytes;
+    }
+}

@@ -1,0 +1,688 @@
+//! A pickle machine that can do nothing but build containers and describe tensors.
+//!
+//! Python's pickle is a program for a stack machine that may call any function of any module. This one knows the
+//! handful of globals that a checkpoint of weights needs ([`Global`]), describes what they would make, and refuses
+//! every other by its name; nothing is ever called. Values live in flat tables and refer to each other by number, so
+//! that neither nesting nor a list inside itself costs a recursion here; the sizes of all tables together are bounded.
+
+use std::collections::HashMap;
+
+use safetensors::Dtype;
+
+/// Largest pickle: a state dict takes about 200 bytes for a tensor.
+pub(super) const MAX_PICKLE: usize = 16 << 20;
+/// Most values kept in containers and memo, of 16 bytes each; a tensor takes about 25.
+const MAX_CELLS: usize = 1 << 19;
+/// Most values on the stack, and most marks.
+const MAX_STACK: usize = 1 << 18;
+/// What a container of its own counts for.
+const CONTAINER: usize = 4;
+
+/// A run of bytes of the pickle, or of [`Pickle::items`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    at: u32,
+    len: u32,
+}
+
+/// What a program may name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Global {
+    /// `torch._utils._rebuild_tensor_v2`, and `_v3`, which names the element type too.
+    RebuildTensor {
+        typed: bool,
+    },
+    /// `torch._utils._rebuild_parameter`: the tensor itself.
+    RebuildParameter,
+    OrderedDict,
+    /// `torch.FloatStorage` and its like; no type: `torch.storage.UntypedStorage`.
+    Storage(Option<Dtype>),
+    /// `torch.Size`: a tuple.
+    Size,
+    /// `torch.device`, `_codecs.encode` (how protocol 2 spells bytes): a value without tensors.
+    Plain,
+    /// TorchScript's marks of a list's or dictionary's type: the first argument itself.
+    Typed,
+    /// A TorchScript module's class, `__torch__.…`: a holder of attributes.
+    Module,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value {
+    /// What holds no tensor and is not asked for: None, True, 1.5, bytes, a device.
+    Plain,
+    Int(i64),
+    Text(Span),
+    Tuple(Span),
+    List(u32),
+    Dict(u32),
+    /// A TorchScript module: an index into [`Pickle::modules`].
+    Module(u32),
+    Storage(u32),
+    Tensor(u32),
+    Dtype(Dtype),
+    Global(Global),
+}
+
+/// A run of elements, or of bytes, in an entry of the archive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Storage {
+    pub(super) dtype: Option<Dtype>,
+    /// The entry's name.
+    pub(super) key: Span,
+    /// Elements of `dtype`, else bytes.
+    pub(super) count: i64,
+}
+
+/// A view of a storage, as the file describes it: nothing is proved yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tensor {
+    pub(super) storage: u32,
+    pub(super) dtype: Dtype,
+    pub(super) offset: i64,
+    pub(super) shape: Span,
+    pub(super) strides: Span,
+}
+
+/// What a pickle built.
+#[derive(Debug, Default)]
+pub(super) struct Pickle<'a> {
+    text: &'a [u8],
+    /// Tuples' values, one tuple after the other.
+    items: Vec<Value>,
+    lists: Vec<Vec<Value>>,
+    dicts: Vec<Vec<(Value, Value)>>,
+    /// Each module's attributes, once they are set.
+    modules: Vec<Option<Value>>,
+    storages: Vec<Storage>,
+    tensors: Vec<Tensor>,
+}
+
+impl<'a> Pickle<'a> {
+    /// Runs the program: its tables, and the value it ends with.
+    pub(super) fn load(text: &'a [u8]) -> Result<(Self, Value), String> {
+        let mut machine = Machine::new(text);
+        match machine.run() {
+            Ok(root) => Ok((machine.made, root)),
+            Err(what) => Err(format!("byte {} of data.pkl: {what}", machine.opcode)),
+        }
+    }
+
+    pub(super) fn text(&self, span: Span) -> &'a str {
+        // Proved UTF-8 when the value was made.
+        std::str::from_utf8(slice(self.text, span)).unwrap_or_default()
+    }
+
+    pub(super) fn tuple(&self, span: Span) -> &[Value] {
+        slice(&self.items, span)
+    }
+
+    pub(super) fn list(&self, n: u32) -> &[Value] {
+        &self.lists[n as usize]
+    }
+
+    pub(super) fn dict(&self, n: u32) -> &[(Value, Value)] {
+        &self.dicts[n as usize]
+    }
+
+    pub(super) fn module(&self, n: u32) -> Option<Value> {
+        self.modules[n as usize]
+    }
+
+    pub(super) fn storage(&self, n: u32) -> Storage {
+        self.storages[n as usize]
+    }
+
+    pub(super) fn tensor(&self, n: u32) -> Tensor {
+        self.tensors[n as usize]
+    }
+}
+
+fn slice<T>(all: &[T], span: Span) -> &[T] {
+    &all[span.at as usize..(span.at + span.len) as usize]
+}
+
+/// The stack machine.
+struct Machine<'a> {
+    made: Pickle<'a>,
+    /// The next byte, and where the present opcode lies.
+    at: usize,
+    opcode: usize,
+    stack: Vec<Value>,
+    marks: Vec<usize>,
+    memo: HashMap<u32, Value>,
+    cells: usize,
+}
+
+impl<'a> Machine<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        let made = Pickle { text, ..Pickle::default() };
+        Machine { made, at: 0, opcode: 0, stack: vec![], marks: vec![], memo: HashMap::new(), cells: 0 }
+    }
+
+    /// The program's value. The opcodes are those of protocols 2 to 5 that a pickler writes for plain values.
+    fn run(&mut self) -> Result<Value, String> {
+        loop {
+            self.opcode = self.at;
+            let [code] = self.take()?;
+            match code {
+                0x80 => match self.take()? {
+                    [2..=5] => {}
+                    [other] => return Err(format!("pickle protocol {other}; 2 to 5 are read")),
+                },
+                // FRAME: the next so many bytes belong together.
+                0x95 => {
+                    let length = u64::from_le_bytes(self.take()?);
+                    if length > (self.made.text.len() - self.at) as u64 {
+                        return Err(format!(
+                            "announces a frame of {length} bytes, more than there are. {DAMAGED}"
+                        ));
+                    }
+                }
+                b'.' => return self.pop(),
+                b'(' => {
+                    bounded(self.marks.len(), MAX_STACK)?;
+                    self.marks.push(self.stack.len());
+                }
+                b'0' => drop(self.pop()?),
+                b'1' => drop(self.to_mark()?),
+                b'2' => {
+                    let top = *self.stack.last().ok_or(EMPTY)?;
+                    self.push(top)?;
+                }
+                b'N' | 0x88 | 0x89 => self.push(Value::Plain)?,
+                b'G' => {
+                    let [..] = self.take::<8>()?;
+                    self.push(Value::Plain)?;
+                }
+                b'J' => {
+                    let n = i32::from_le_bytes(self.take()?);
+                    self.push(Value::Int(n.into()))?;
+                }
+                b'K' => {
+                    let [n] = self.take()?;
+                    self.push(Value::Int(n.into()))?;
+                }
+                b'M' => {
+                    let n = u16::from_le_bytes(self.take()?);
+                    self.push(Value::Int(n.into()))?;
+                }
+                // LONG1, LONG4
+                0x8a => {
+                    let [n] = self.take()?;
+                    self.long(n.into())?;
+                }
+                0x8b => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.long(n.into())?;
+                }
+                // BINUNICODE, its short and long forms
+                b'X' => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.string(n.into(), true)?;
+                }
+                0x8c => {
+                    let [n] = self.take()?;
+                    self.string(n.into(), true)?;
+                }
+                0x8d => {
+                    let n = u64::from_le_bytes(self.take()?);
+                    self.string(n, true)?;
+                }
+                // Python 2's strings, which are texts where they can be
+                b'U' => {
+                    let [n] = self.take()?;
+                    self.string(n.into(), false)?;
+                }
+                b'T' => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.string(n.into(), false)?;
+                }
+                // BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8
+                b'B' => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.bytes(n.into())?;
+                }
+                b'C' => {
+                    let [n] = self.take()?;
+                    self.bytes(n.into())?;
+                }
+                0x8e | 0x96 => {
+                    let n = u64::from_le_bytes(self.take()?);
+                    self.bytes(n)?;
+                }
+                b')' => self.tuple(0)?,
+                b't' => {
+                    let n = self.stack.len() - self.mark()?;
+                    self.tuple(n)?;
+                }
+                0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
+                b']' => {
+                    let list = self.new_list(vec![])?;
+                    self.push(list)?;
+                }
+                b'l' => {
+                    let items: Vec<_> = self.to_mark()?.collect();
+                    let list = self.new_list(items)?;
+                    self.push(list)?;
+                }
+                b'a' => self.append(1)?,
+                b'e' => {
+                    let n = self.stack.len() - self.mark()?;
+                    self.append(n)?;
+                }
+                b'}' => {
+                    let dict = self.new_dict()?;
+                    self.push(dict)?;
+                }
+                b's' => self.set_items(2)?,
+                b'u' => {
+                    let n = self.stack.len() - self.mark()?;
+                    self.set_items(n)?;
+                }
+                b'd' => {
+                    let n = self.stack.len() - self.mark()?;
+                    let dict = self.new_dict()?;
+                    self.stack.insert(self.stack.len() - n, dict);
+                    self.set_items(n)?;
+                }
+                b'q' => {
+                    let [n] = self.take()?;
+                    self.memoize(n.into())?;
+                }
+                b'r' => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.memoize(n)?;
+                }
+                0x94 => self.memoize(self.memo.len() as u32)?,
+                b'h' => {
+                    let [n] = self.take()?;
+                    self.recall(n.into())?;
+                }
+                b'j' => {
+                    let n = u32::from_le_bytes(self.take()?);
+                    self.recall(n)?;
+                }
+                b'c' => {
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.global(module, name)?;
+                }
+                0x93 => {
+                    let (name, module) = (self.pop()?, self.pop()?);
+                    let (Value::Text(module), Value::Text(name)) = (module, name) else {
+                        return Err("the name of a global is not text".into());
+                    };
+                    self.global(self.made.text(module), self.made.text(name))?;
+                }
+                b'Q' => self.persistent()?,
+                b'R' => self.reduce()?,
+                0x81 => self.new_object()?,
+                b'b' => self.build()?,
+                other => {
+                    return Err(format!(
+                        "pickle opcode {other:#04x}, which no checkpoint of weights needs. {STATE_DICT}"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let bytes =
+            self.made.text[self.at..].first_chunk().ok_or_else(|| format!("ends too early. {DAMAGED}"))?;
+        self.at += N;
+        Ok(*bytes)
+    }
+
+    /// The next `length` bytes.
+    fn run_of(&mut self, length: u64) -> Result<Span, String> {
+        if length > (self.made.text.len() - self.at) as u64 {
+            return Err(format!("announces {length} bytes, more than there are. {DAMAGED}"));
+        }
+        let span = Span { at: self.at as u32, len: length as u32 };
+        self.at += length as usize;
+        Ok(span)
+    }
+
+    /// The text up to the next end of line.
+    fn line(&mut self) -> Result<&'a str, String> {
+        let rest = &self.made.text[self.at..];
+        // No name of a module is longer.
+        let length = rest.iter().take(1024).position(|&byte| byte == b'\n').ok_or("a name without an end")?;
+        self.at += length + 1;
+        std::str::from_utf8(&rest[..length]).map_err(|_| "a name is not UTF-8".into())
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        bounded(self.stack.len(), MAX_STACK)?;
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Takes the top value; what lies below a mark is out of reach.
+    fn pop(&mut self) -> Result<Value, String> {
+        self.within(1)?;
+        self.stack.pop().ok_or_else(|| EMPTY.into())
+    }
+
+    fn within(&self, count: usize) -> Result<(), String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() < floor + count { Err(EMPTY.into()) } else { Ok(()) }
+    }
+
+    fn mark(&mut self) -> Result<usize, String> {
+        self.marks.pop().ok_or_else(|| "the end of a group without its begin".into())
+    }
+
+    fn to_mark(&mut self) -> Result<std::vec::Drain<'_, Value>, String> {
+        let mark = self.mark()?;
+        Ok(self.stack.drain(mark..))
+    }
+
+    fn charge(&mut self, cells: usize) -> Result<(), String> {
+        self.cells += cells;
+        if self.cells > MAX_CELLS {
+            return Err(format!(
+                "more than {MAX_CELLS} values, which no checkpoint of weights needs. {STATE_DICT}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn long(&mut self, length: u64) -> Result<(), String> {
+        let span = self.run_of(length)?;
+        let bytes = slice(self.made.text, span);
+        let value = if bytes.len() <= 8 {
+            let negative = bytes.last().is_some_and(|&high| high >= 0x80);
+            let mut wide = [if negative { 0xff } else { 0 }; 8];
+            wide[..bytes.len()].copy_from_slice(bytes);
+            Value::Int(i64::from_le_bytes(wide))
+        } else {
+            // Larger than any size: of no use for a tensor.
+            Value::Plain
+        };
+        self.push(value)
+    }
+
+    fn string(&mut self, length: u64, unicode: bool) -> Result<(), String> {
+        let span = self.run_of(length)?;
+        match std::str::from_utf8(slice(self.made.text, span)) {
+            Ok(_) => self.push(Value::Text(span)),
+            Err(_) if unicode => Err("a text is not UTF-8".into()),
+            Err(_) => self.push(Value::Plain),
+        }
+    }
+
+    fn bytes(&mut self, length: u64) -> Result<(), String> {
+        self.run_of(length)?;
+        self.push(Value::Plain)
+    }
+
+    fn tuple(&mut self, count: usize) -> Result<(), String> {
+        self.within(count)?;
+        self.charge(count)?;
+        let at = self.made.items.len() as u32;
+        let start = self.stack.len() - count;
+        self.made.items.extend(self.stack.drain(start..));
+        self.push(Value::Tuple(Span { at, len: count as u32 }))
+    }
+
+    fn new_list(&mut self, items: Vec<Value>) -> Result<Value, String> {
+        self.charge(CONTAINER + items.len())?;
+        self.made.lists.push(items);
+        Ok(Value::List(self.made.lists.len() as u32 - 1))
+    }
+
+    fn new_dict(&mut self) -> Result<Value, String> {
+        self.charge(CONTAINER)?;
+        self.made.dicts.push(Vec::new());
+        Ok(Value::Dict(self.made.dicts.len() as u32 - 1))
+    }
+
+    /// The top `count` values go to the list below them.
+    fn append(&mut self, count: usize) -> Result<(), String> {
+        self.within(count + 1)?;
+        self.charge(count)?;
+        let start = self.stack.len() - count;
+        let Value::List(n) = self.stack[start - 1] else { return Err("appends to what is no list".into()) };
+        self.made.lists[n as usize].extend(self.stack.drain(start..));
+        Ok(())
+    }
+
+    /// The top `count` values are keys and values of the dictionary below them.
+    fn set_items(&mut self, count: usize) -> Result<(), String> {
+        self.within(count + 1)?;
+        self.charge(count)?;
+        let start = self.stack.len() - count;
+        let Value::Dict(n) = self.stack[start - 1] else {
+            return Err("sets items of what is no dictionary".into());
+        };
+        let (pairs, []) = self.stack[start..].as_chunks() else {
+            return Err("a key without its value".into());
+        };
+        self.made.dicts[n as usize].extend(pairs.iter().map(|&[key, value]| (key, value)));
+        self.stack.truncate(start);
+        Ok(())
+    }
+
+    fn memoize(&mut self, number: u32) -> Result<(), String> {
+        self.within(1)?;
+        self.charge(2)?;
+        self.memo.insert(number, self.stack[self.stack.len() - 1]);
+        Ok(())
+    }
+
+    fn recall(&mut self, number: u32) -> Result<(), String> {
+        let value = *self.memo.get(&number).ok_or_else(|| format!("memo {number} was never set"))?;
+        self.push(value)
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+        let value = global(module, name).ok_or_else(|| refusal(module, name))?;
+        self.push(value)
+    }
+
+    /// `('storage', type, key, location, count)`
+    fn persistent(&mut self) -> Result<(), String> {
+        let id = self.pop()?;
+        let Value::Tuple(parts) = id else { return Err(format!("a persistent id {NOT_OURS}")) };
+        let &[
+            Value::Text(kind),
+            Value::Global(Global::Storage(dtype)),
+            Value::Text(key),
+            _,
+            Value::Int(count),
+        ] = self.made.tuple(parts)
+        else {
+            return Err(format!("a persistent id {NOT_OURS}"));
+        };
+        if self.made.text(kind) != "storage" {
+            return Err(format!("a persistent id {NOT_OURS}"));
+        }
+        self.charge(CONTAINER)?;
+        self.made.storages.push(Storage { dtype, key, count });
+        self.push(Value::Storage(self.made.storages.len() as u32 - 1))
+    }
+
+    fn reduce(&mut self) -> Result<(), String> {
+        let (arguments, function) = (self.pop()?, self.pop()?);
+        let (Value::Global(function), Value::Tuple(span)) = (function, arguments) else {
+            return Err("calls what is no function, or with what are no arguments".into());
+        };
+        let arguments = self.made.tuple(span);
+        let value = match (function, arguments) {
+            (Global::RebuildTensor { typed }, _) => self.tensor(typed, span)?,
+            (Global::RebuildParameter, &[tensor @ Value::Tensor(_), ..])
+            | (Global::Size, &[tensor @ Value::Tuple(_)])
+            | (Global::Typed, &[tensor, ..]) => tensor,
+            (Global::OrderedDict, []) => self.new_dict()?,
+            // Python 2's form: a list of pairs.
+            (Global::OrderedDict, &[Value::List(list)]) => self.pairs(list)?,
+            (Global::Plain, _) => Value::Plain,
+            (other, _) => return Err(format!("{other:?} with arguments {NOT_OURS}")),
+        };
+        self.push(value)
+    }
+
+    /// `storage, offset, shape, strides, requires_grad, hooks[, type][, metadata]`
+    fn tensor(&mut self, typed: bool, arguments: Span) -> Result<Value, String> {
+        let arguments = self.made.tuple(arguments);
+        let &[
+            Value::Storage(storage),
+            Value::Int(offset),
+            Value::Tuple(shape),
+            Value::Tuple(strides),
+            _,
+            _,
+            ref rest @ ..,
+        ] = arguments
+        else {
+            return Err(format!("a tensor's arguments {NOT_OURS}"));
+        };
+        let dtype = match rest {
+            [Value::Dtype(dtype), ..] if typed => Some(*dtype),
+            _ if typed => None,
+            _ => self.made.storage(storage).dtype,
+        };
+        let dtype = dtype.ok_or("a tensor without an element type")?;
+        self.charge(CONTAINER)?;
+        self.made.tensors.push(Tensor { storage, dtype, offset, shape, strides });
+        Ok(Value::Tensor(self.made.tensors.len() as u32 - 1))
+    }
+
+    fn pairs(&mut self, list: u32) -> Result<Value, String> {
+        let count = self.made.list(list).len();
+        self.charge(CONTAINER + 2 * count)?;
+        let pair = |value: &Value| {
+            let pair = match *value {
+                Value::Tuple(span) => self.made.tuple(span),
+                Value::List(n) => self.made.list(n),
+                _ => &[],
+            };
+            <[Value; 2]>::try_from(pair)
+                .map(|[key, value]| (key, value))
+                .map_err(|_| "a dictionary not of pairs")
+        };
+        let dict = self.made.list(list).iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        self.made.dicts.push(dict);
+        Ok(Value::Dict(self.made.dicts.len() as u32 - 1))
+    }
+
+    fn new_object(&mut self) -> Result<(), String> {
+        let (_, class) = (self.pop()?, self.pop()?);
+        match class {
+            Value::Global(Global::Module) => {
+                self.charge(CONTAINER)?;
+                self.made.modules.push(None);
+                self.push(Value::Module(self.made.modules.len() as u32 - 1))
+            }
+            Value::Global(Global::OrderedDict) => {
+                let dict = self.new_dict()?;
+                self.push(dict)
+            }
+            _ => Err(format!("a new object of a class {NOT_OURS}")),
+        }
+    }
+
+    /// Sets an object's attributes.
+    fn build(&mut self) -> Result<(), String> {
+        let state = self.pop()?;
+        self.within(1)?;
+        match self.stack[self.stack.len() - 1] {
+            Value::Module(n) => self.made.modules[n as usize] = Some(state),
+            // A state dict's `_metadata`: its modules' versions.
+            Value::Dict(_) => {}
+            _ => return Err("sets attributes of what has none".into()),
+        }
+        Ok(())
+    }
+}
+
+const EMPTY: &str = "takes a value where there is none";
+const DAMAGED: &str = "The file is damaged: download it again";
+const NOT_OURS: &str = "of a form that torch.save does not write for tensors";
+const STATE_DICT: &str = "If you trust where it came from, load it in PyTorch and save its state dict alone: torch.save(model.state_dict(), …)";
+
+fn bounded(count: usize, most: usize) -> Result<(), String> {
+    if count < most {
+        Ok(())
+    } else {
+        Err(format!("more than {most} values wait on the stack. {STATE_DICT}"))
+    }
+}
+
+fn refusal(module: &str, name: &str) -> String {
+    let what = match module {
+        "torch" if name.ends_with("Storage") => "is an element type that is not supported",
+        _ => {
+            "is not what tensors need, and is refused: nothing in a file is ever run. The file holds more than weights \
+             (a whole model, or a trainer's state), or is malicious"
+        }
+    };
+    let full = format!("{module}.{name}");
+    // Not a page of it, and no control characters.
+    let shown: String = full.chars().take(120).flat_map(char::escape_debug).collect();
+    format!("global `{shown}` {what}. {STATE_DICT}")
+}
+
+fn global(module: &str, name: &str) -> Option<Value> {
+    let global = match (module, name) {
+        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor { typed: false },
+        ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTensor { typed: true },
+        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+        ("collections", "OrderedDict") => Global::OrderedDict,
+        ("torch.storage" | "torch", "UntypedStorage") => Global::Storage(None),
+        ("torch", "Size") => Global::Size,
+        ("torch", "device") | ("_codecs", "encode") => Global::Plain,
+        (
+            "torch.jit._pickle",
+            "build_intlist" | "build_tensorlist" | "build_doublelist" | "build_boollist" | "restore_type_tag",
+        ) => Global::Typed,
+        ("torch", _) => match name.strip_suffix("Storage") {
+            Some(kind) => Global::Storage(Some(storage_type(kind)?)),
+            None => return Some(Value::Dtype(dtype(name)?)),
+        },
+        _ if module == "__torch__" || module.starts_with("__torch__.") => Global::Module,
+        _ => return None,
+    };
+    Some(Value::Global(global))
+}
+
+fn storage_type(kind: &str) -> Option<Dtype> {
+    Some(match kind {
+        "Float" => Dtype::F32,
+        "Half" => Dtype::F16,
+        "BFloat16" => Dtype::BF16,
+        "Double" => Dtype::F64,
+        "Long" => Dtype::I64,
+        "Int" => Dtype::I32,
+        "Short" => Dtype::I16,
+        "Char" => Dtype::I8,
+        "Byte" => Dtype::U8,
+        "Bool" => Dtype::BOOL,
+        "ComplexFloat" => Dtype::C64,
+        _ => return None,
+    })
+}
+
+fn dtype(name: &str) -> Option<Dtype> {
+    Some(match name {
+        "float32" | "float" => Dtype::F32,
+        "float16" | "half" => Dtype::F16,
+        "bfloat16" => Dtype::BF16,
+        "float64" | "double" => Dtype::F64,
+        "int64" | "long" => Dtype::I64,
+        "int32" | "int" => Dtype::I32,
+        "int16" | "short" => Dtype::I16,
+        "int8" => Dtype::I8,
+        "uint8" => Dtype::U8,
+        "uint16" => Dtype::U16,
+        "uint32" => Dtype::U32,
+        "uint64" => Dtype::U64,
+        "bool" => Dtype::BOOL,
+        "float8_e4m3fn" => Dtype::F8_E4M3,
+        "float8_e5m2" => Dtype::F8_E5M2,
+        "complex64" => Dtype::C64,
+        _ => return None,
+    })
+}

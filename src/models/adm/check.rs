@@ -170,7 +170,7 @@ mod tests {
                 attempt(&[(flag, value), (other, &values[(7 * i + j) % values.len()])]);
             }
         }
-        assert!(refused > 100 && recorded > 100, "{refused} refused, {recorded} recorded");
+        assert!(refused > 100 && recorded > 50, "{refused} refused, {recorded} recorded");
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
                 assert!(message.contains(part), "{part} is not in: {message}");
             }
         };
-        refused(Config { num_heads: 3, ..Config::default() }, &["num_heads", "3 does not divide 256"]);
+        refused(Config { num_heads: 3, ..Config::default() }, &["num_heads", "3 does not divide 512"]);
         refused(Config { image_size: 60, ..Config::default() }, &["image_size", "no multiple of 8"]);
         refused(Config { channel_mult: vec![0.3], ..Config::default() }, &["channel_mult", "0.3 times 128"]);
         refused(Config { attention_resolutions: vec![3], ..Config::default() }, &["3 times smaller"]);

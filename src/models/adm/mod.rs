@@ -11,6 +11,8 @@ pub mod classifier;
 pub mod detect;
 pub mod flags;
 pub mod presets;
+#[cfg(test)]
+mod tests;
 mod unet;
 
 pub use unet::{Config, Inputs};

@@ -1,14 +1,25 @@
-//! OpenAI's guided-diffusion: forwards of the U-Net in both orders of queries, keys and values, of the classifier and of
-//! the super-resolution network.
+//! OpenAI's guided-diffusion: forwards of the U-Net in both orders of queries, keys and values, of the classifier, its
+//! gradient, and of the super-resolution network; runs of both samplers, guided and not, step by step and as a whole by
+//! the engine; `.pt` and safetensors bit for bit.
 
 use crate::golden::case::{Case, Checked, Tensors, need, own_goldens, text};
+use crate::golden::existing;
 use crate::golden::forward::{self, Outputs};
 use crate::golden::report::{Limit, Report};
-use ancestral::device::{Device, Weights};
-use ancestral::graph::{Graph, Storage};
+use crate::golden::runs::{Stored, eta};
+use ancestral::device::{Device, ProgramOptions, Weights};
+use ancestral::diffusion::{Sampler, Timesteps, steps};
+use ancestral::graph::{Graph, Repack, Storage};
+use ancestral::guidance::Weighted;
+use ancestral::kernels::Precision;
 use ancestral::models::adm::flags::{Flags, Origin, find};
 use ancestral::models::adm::{Config, Inputs, classifier, detect};
+use ancestral::picture::Picture;
+use ancestral::systems::adm::{Classifier, Stage};
+use ancestral::systems::denoise::{Guided, StepDone};
 use ancestral::weights::Checkpoint;
+use ancestral::{Engine, GenerateConfig, LoadOptions};
+use std::path::{Path, PathBuf};
 
 /// Everything a case stores.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
@@ -26,30 +37,209 @@ fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(
             let found = logits(&config, &weights, &golden, device)?;
             let expected = need(&golden, "classifier.logits")?;
             report.golden("classifier.logits", found.get("logits").unwrap_or_default(), expected, limit);
+            check_gradient(case, &golden, device, report, changes)?;
         } else if golden.contains_key("low_res") {
             let (config, weights, origin) = network::<Config>(case, "upsampler", changes)?;
             report.equal("the upsampler has no preset", &matches!(origin, Origin::Preset { .. }), &false);
             let found = unet(&config, &weights, &golden, device)?;
             let expected = need(&golden, "out")?;
             report.golden("upsampler", found.get("out").unwrap_or_default(), expected, limit);
+        } else if golden.contains_key("x") && golden.contains_key("timesteps") && changes.is_empty() {
+            Run::new(case, &file, golden)?.check(case, device, report)?;
         }
     }
     Ok(())
 }
 
+/// A network's file: PyTorch's, as it is published, where the case has it.
+fn weights_of(case: &Case, name: &str) -> PathBuf {
+    let published = case.dir.join(format!("{name}.pt"));
+    if published.exists() { published } else { case.dir.join(format!("{name}.safetensors")) }
+}
+
+/// The classifier's score of the stored classes.
+fn check_gradient(
+    case: &Case,
+    golden: &Tensors,
+    device: &Device,
+    report: &mut Report,
+    changes: &[(&str, &str)],
+) -> Checked {
+    let file = case.dir.join("config.json");
+    let changes = changes_of(changes, "classifier");
+    let classifier = Classifier::load(&weights_of(case, "classifier"), (Some(&file), "classifier"), &changes);
+    let mut guidance = classifier.map_err(text)?.guidance(device);
+    let (x, t) = (need(golden, "x")?, need(golden, "t")?);
+    let [n, c, h, w] = x.picture()?;
+    guidance.set("class", need(golden, "y")?.values.clone());
+    // The guidance takes one time for all pictures: those of each time by themselves.
+    let values = x.channels_last();
+    let item = values.len() / n;
+    let mut found = vec![0.0; values.len()];
+    for (i, time) in t.values.iter().enumerate() {
+        let (_, gradient) =
+            guidance.evaluate(&values, [n, h, w, c], f64::from(*time), &mut |_| true).map_err(text)?;
+        found[i * item..][..item].copy_from_slice(&gradient[i * item..][..item]);
+    }
+    let note = &case.manifest["tolerance_notes"]["classifier gradient: max |fp32 - fp64|, max |gradient|"];
+    let spread = note[0].as_f64().ok_or("the manifest says no spread of the classifier's gradient")?;
+    report.golden("classifier.grad", &found, need(golden, "classifier.grad")?, Limit::once(spread));
+    Ok(())
+}
+
+/// A stored run.
+struct Run {
+    name: String,
+    golden: Tensors,
+    respacing: String,
+    sampler: Sampler,
+    classes: Vec<usize>,
+    /// Of the classifier; 0 is none.
+    scale: f64,
+    spreads: Vec<f64>,
+}
+
+impl Run {
+    fn new(case: &Case, file: &str, golden: Tensors) -> Checked<Run> {
+        let name = file.trim_end_matches(".safetensors").to_string();
+        let (run, what) = (&case.manifest["run"], case.manifest["goldens"][file]["what"].as_str());
+        let what = what.unwrap_or_default();
+        let kind = if name.starts_with("ddim") { "ddim" } else { "ddpm" };
+        let sampler = match kind {
+            "ddim" => Sampler::Ddim { eta: eta(what).unwrap_or(0.0), rederive_epsilon: true },
+            _ => Sampler::Ddpm,
+        };
+        let respacing = run["respacing"][kind].as_str().ok_or("the manifest says no respacing")?.to_string();
+        let classes = run["classes"].as_array().into_iter().flatten();
+        let classes = classes.filter_map(|class| Some(class.as_u64()? as usize)).collect();
+        let said = what.split_once("classifier scale ").and_then(|(_, rest)| rest.split([',', ' ']).next());
+        let scale = said.map_or(Ok(0.0), |scale| scale.parse::<f64>().map_err(|error| error.to_string()))?;
+        let key = format!("{name}: max |fp32 - fp64| per step");
+        let spreads = case.manifest["tolerance_notes"][&key].as_array().into_iter().flatten();
+        let spreads: Vec<f64> = spreads.filter_map(serde_json::Value::as_f64).collect();
+        let steps = need(&golden, "timesteps")?.values.len();
+        if spreads.len() != steps {
+            return Err(format!("the manifest's `{key}` has {} numbers for {steps} steps", spreads.len()));
+        }
+        Ok(Run { name, golden, respacing, sampler, classes, scale, spreads })
+    }
+
+    fn check(&self, case: &Case, device: &Device, report: &mut Report) -> Checked {
+        self.check_steps(case, device, report)?;
+        let options = LoadOptions {
+            device: existing(device),
+            precision: Some(Precision::F32),
+            ..LoadOptions::default()
+        };
+        let mut engine = Engine::load(&case.dir, &options).map_err(text)?;
+        let x = need(&self.golden, "x")?;
+        let [pictures, _, height, width] = x.at(0).picture()?;
+        let mut cfg = GenerateConfig::new()
+            .count(pictures)
+            .size(width, height)
+            .respacing([self.respacing.as_str()])
+            .sampler(self.sampler)
+            .classes(&self.classes)
+            .guidance_scale([self.scale]);
+        let mut noise = vec![x.at(0).values];
+        noise.extend((0..self.spreads.len()).map(|i| self.golden["noise"].at(i).values));
+        let found = engine.generate_from_noise("", &mut cfg, &mut Stored::new(noise)).map_err(text)?;
+        let spread = self.spreads[self.spreads.len() - 1];
+        let values: Vec<f32> = found.iter().flat_map(|picture| picture.values.clone()).collect();
+        let name = format!("{} engine", self.name);
+        report.golden(&name, &values, &x.at(self.spreads.len()), Limit::run(spread));
+        let bytes: Vec<f32> = found.iter().flat_map(Picture::to_bytes).map(f32::from).collect();
+        let golden = need(&self.golden, "image_u8")?;
+        report.compare(&format!("{name} bytes"), &bytes, &golden.values, Limit::bytes(spread));
+        Ok(())
+    }
+
+    /// Every step by itself, from the stored sample.
+    fn check_steps(&self, case: &Case, device: &Device, report: &mut Report) -> Checked {
+        let file = case.dir.join("config.json");
+        let diffusion = weights_of(case, "diffusion");
+        let mut stage = Stage::load(&diffusion, (Some(&file), "diffusion"), &[]).map_err(text)?;
+        let respaced = Timesteps::Respaced(self.respacing.clone());
+        let steps = steps(&stage.scheduler, &self.sampler, respaced).map_err(text)?;
+        let found: Vec<f32> = steps.iter().map(|step| step.timestep as f32).collect();
+        report.equal(&format!("{} timesteps", self.name), &found, &self.golden["timesteps"].values);
+        let x = need(&self.golden, "x")?;
+        let [pictures, _, height, width] = x.at(0).picture()?;
+        let classes: Vec<f32> = self.classes.iter().map(|class| *class as f32).collect();
+        let classifier = Classifier::load(&weights_of(case, "classifier"), (Some(&file), "classifier"), &[]);
+        let mut guidance = classifier.map_err(text)?.guidance(device);
+        guidance.set("class", classes.clone());
+        let mut guides = vec![Weighted { weight: self.scale, guidance: Box::new(guidance) }];
+        guides.retain(|guide| guide.weight != 0.0);
+        let shape = stage.shape(&steps, pictures, (width, height));
+        let denoiser = stage.denoiser(device, &ProgramOptions::default(), shape).map_err(text)?;
+        if denoiser.takes("y") {
+            denoiser.write("y", &classes);
+        }
+        let unet = case.spread("U-Net")?;
+        for (i, step) in steps.iter().enumerate() {
+            let mut x0 = Vec::new();
+            let mut keep = |done: StepDone<'_>| {
+                if let Some(estimate) = done.estimate {
+                    x0 = estimate().expect("it reads").into_iter().flat_map(|p| p.values).collect();
+                }
+                true
+            };
+            let mut noise = Stored::new([self.golden["noise"].at(i).values]);
+            let mut guided = Guided { scale: 1.0, by_gradients: &mut guides };
+            let start = x.at(i).channels_last();
+            let one = std::slice::from_ref(step);
+            let next = denoiser.sample(one, &mut guided, &mut noise, start, &mut keep).map_err(text)?;
+            let name = format!("{} step {i}", self.name);
+            report.golden(&format!("{name} x"), &next, &x.at(i + 1), Limit::once(self.spreads[i]));
+            // x̂₀ is the output times this factor, until it is clipped.
+            let limit = Limit::once(self.spreads[i].max(unet * step.coefficients.x0_out.abs()));
+            report.golden(&format!("{name} pred_x0"), &x0, &self.golden["pred_x0"].at(i), limit);
+        }
+        Ok(())
+    }
+}
+
 /// A network of a case, with changes of its flags.
 fn network<F: Flags>(case: &Case, name: &str, changes: &[(&str, &str)]) -> Checked<(F, Weights, Origin)> {
-    let path = case.dir.join(format!("{name}.safetensors"));
+    let path = weights_of(case, name);
     let checkpoint = Checkpoint::open_file(&path).map_err(text)?;
-    let mine = |(key, value): &(&str, &str)| {
-        Some((key.strip_prefix(name)?.strip_prefix('.')?.to_string(), value.to_string()))
-    };
-    let changes: Vec<(String, String)> = changes.iter().filter_map(mine).collect();
+    check_twin(&checkpoint, &case.dir.join(format!("{name}.safetensors")))?;
+    let changes = changes_of(changes, name);
     let file = case.dir.join("config.json");
     let shapes = detect::shapes(&checkpoint);
     let (config, origin) = find::<F>(&path, &shapes, (Some(&file), name), &changes).map_err(text)?;
     checkpoint.check(config.graph().weights(), |_| false).map_err(text)?;
     Ok((config, Weights::new(checkpoint), origin))
+}
+
+/// The changes that are a network's own.
+fn changes_of(changes: &[(&str, &str)], name: &str) -> Vec<(String, String)> {
+    let mine = |(key, value): &(&str, &str)| {
+        Some((key.strip_prefix(name)?.strip_prefix('.')?.to_string(), value.to_string()))
+    };
+    changes.iter().filter_map(mine).collect()
+}
+
+/// The same tensors bit for bit, if the file exists.
+fn check_twin(checkpoint: &Checkpoint, twin: &Path) -> Checked {
+    if !twin.exists() {
+        return Ok(());
+    }
+    let other = Checkpoint::open_file(twin).map_err(text)?;
+    if !checkpoint.names().eq(other.names()) {
+        return Err(format!("{} holds other tensors", twin.display()));
+    }
+    for name in checkpoint.names() {
+        let read = |c: &Checkpoint| c.read(name, Repack::None).map_err(text);
+        let (a, b) = (read(checkpoint)?, read(&other)?);
+        let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
+        if !same || checkpoint.shape(name) != other.shape(name) || checkpoint.dtype(name) != other.dtype(name)
+        {
+            return Err(format!("`{name}` is another in {}", twin.display()));
+        }
+    }
+    Ok(())
 }
 
 fn check_unet(

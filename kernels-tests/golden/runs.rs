@@ -26,6 +26,13 @@ pub struct Run {
 /// Noise that was stored: each draw is the next tensor.
 pub struct Stored(VecDeque<Vec<f32>>);
 
+impl Stored {
+    /// These draws.
+    pub fn new(draws: impl IntoIterator<Item = Vec<f32>>) -> Self {
+        Stored(draws.into_iter().collect())
+    }
+}
+
 impl Noise for Stored {
     fn draw(&mut self, pictures: usize, channels: usize, height: usize, width: usize) -> Vec<f32> {
         let len = pictures * channels * height * width;

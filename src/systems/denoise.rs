@@ -330,10 +330,15 @@ impl Denoiser {
         all.iter().fold((0, 0), |sum, m| (sum.0 + m.0, sum.1 + m.1))
     }
 
+    /// Whether the network, or the sampler's step after it, has an input of that name.
+    pub fn takes(&self, name: &str) -> bool {
+        self.inputs.iter().any(|input| input == name)
+    }
+
     /// Sets the sample `x` or what conditions the network.
     #[track_caller]
     pub fn write(&mut self, name: &str, values: &[f32]) {
-        assert!(self.inputs.iter().any(|n| n == name), "the network has no input `{name}`");
+        assert!(self.takes(name), "the network has no input `{name}`");
         for program in [&mut self.once, &mut self.times.program, &mut self.step] {
             if program.graph().find_input(name).is_some() {
                 program.write(name, values);

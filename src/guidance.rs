@@ -17,13 +17,14 @@
 //! # Ok::<(), ancestral::Error>(())
 //! ```
 
-use crate::device::{Device, Monitor, Program, ProgramOptions, Weights};
+use crate::device::{Device, Keep, Monitor, Program, ProgramOptions, Variants, Weights};
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Error, Result};
 use crate::graph::fuse::fuse;
 use crate::graph::gradient::gradient;
 use crate::graph::recompute::recompute;
 use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::Precision;
 use std::sync::Arc;
 
 /// Where a run stands when it asks for a direction.
@@ -136,7 +137,7 @@ pub(crate) fn steer(
 /// timesteps `t` `[N]`.
 pub type Scalar = dyn Fn(&mut Graph, &Tensor, &Tensor) -> Tensor + Send;
 
-/// The gradient of a recorded network's scalar as a score, always in f32: small gradients leave f16's range.
+/// The gradient of a recorded network's scalar as a score.
 pub struct GraphGuidance {
     device: Device,
     weights: Arc<Weights>,
@@ -145,6 +146,14 @@ pub struct GraphGuidance {
     budget: u64,
     program: Option<([usize; 4], Program)>,
 }
+
+/// In f32, since small gradients leave f16's range, and accurately, since a score is small beside what it is made of.
+const OPTIONS: ProgramOptions = ProgramOptions {
+    precision: Precision::F32,
+    keep: Keep::Outputs,
+    variants: Variants::Measured,
+    accurate: true,
+};
 
 /// Bytes of activations that a guidance may take where the caller does not say: 1 GiB.
 pub const MEMORY_BUDGET: u64 = 1 << 30;
@@ -205,7 +214,7 @@ impl GraphGuidance {
             Some(kept) => kept,
             None => {
                 let graph = score_graph(shape, &*self.scalar, self.budget)?;
-                (shape, self.device.program(graph, &self.weights, &ProgramOptions::default())?)
+                (shape, self.device.program(graph, &self.weights, &OPTIONS)?)
             }
         });
         for (name, values) in &self.inputs {

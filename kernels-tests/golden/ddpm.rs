@@ -17,6 +17,7 @@ const OPTIONS: ProgramOptions = ProgramOptions {
     precision: Precision::F32,
     keep: ancestral::device::Keep::Outputs,
     variants: Variants::Measured,
+    accurate: false,
 };
 
 /// Everything a case stores.

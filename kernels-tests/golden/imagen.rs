@@ -16,8 +16,12 @@ use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder, initi
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
 
-const OPTIONS: ProgramOptions =
-    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
+const OPTIONS: ProgramOptions = ProgramOptions {
+    precision: Precision::F32,
+    keep: Keep::Outputs,
+    variants: Variants::Measured,
+    accurate: false,
+};
 
 /// Everything a case stores, of either stage.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {

@@ -123,7 +123,7 @@ impl Device {
         }
         fuse(&mut graph);
         if let Device::Gpu(gpu) = self {
-            gpu.choose(&mut graph, options.precision, options.variants)?;
+            gpu.choose(&mut graph, options)?;
         }
         let kept: Vec<TensorId> = match options.keep {
             Keep::Outputs => Vec::new(),
@@ -197,6 +197,9 @@ pub struct ProgramOptions {
     pub keep: Keep,
     /// Which shaders compute it on the GPU.
     pub variants: Variants,
+    /// Only ways to compute that keep f32's accuracy: without Winograd's transforms, whose rounding errors are about
+    /// three times a plain convolution's.
+    pub accurate: bool,
 }
 
 /// How the GPU's shaders are chosen among those that compute a kernel.

@@ -4,7 +4,7 @@
 
 use super::Gpu;
 use crate::bisect::nmse;
-use crate::device::{Variants, Weights};
+use crate::device::{ProgramOptions, Variants, Weights};
 use crate::error::{Error, Result};
 use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits};
 use crate::graph::{Graph, Node, Source, Storage, Tensor};
@@ -59,69 +59,67 @@ pub struct Choices {
     pub known: usize,
     /// Sizes measured now.
     pub measured: usize,
-    /// Bytes of filters transformed for Winograd.
-    transformed: usize,
 }
 
 impl Choices {
     /// What was chosen after `before`.
     pub(crate) fn since(self, before: Choices) -> Choices {
-        let (known, measured) = (self.known - before.known, self.measured - before.measured);
-        Choices { known, measured, transformed: self.transformed - before.transformed }
+        Choices { known: self.known - before.known, measured: self.measured - before.measured }
     }
 }
 
 impl Gpu {
     /// Gives every node its shader and puts lowerings in place. Measures what is not known yet.
-    pub(in crate::device) fn choose(
-        &self,
-        graph: &mut Graph,
-        precision: Precision,
-        variants: Variants,
-    ) -> Result<()> {
-        let mut choices = Choices::default();
+    pub(in crate::device) fn choose(&self, graph: &mut Graph, options: &ProgramOptions) -> Result<()> {
+        let mut chooser = Chooser::new(self, options);
         for node in std::mem::take(&mut graph.nodes) {
-            self.place(graph, node, precision, variants, &mut choices)?;
+            chooser.place(graph, node)?;
         }
-        if choices.measured > 0 {
+        if chooser.choices.measured > 0 {
             self.cache().save_choices();
         }
-        self.count(choices);
+        self.count(chooser.choices);
         Ok(())
     }
 
-    /// Appends a node as its variant computes it.
-    fn place(
-        &self,
-        graph: &mut Graph,
-        node: Node,
-        precision: Precision,
-        variants: Variants,
-        choices: &mut Choices,
-    ) -> Result<()> {
-        let node = if precision.elem_f16 { half_inputs(graph, node) } else { node };
-        let variant = self.variant(graph, &node, precision, variants, choices)?;
-        self.append(graph, node, variant, precision, variants, choices)
+    /// Whether the adapter has what a shader needs.
+    pub fn meets(&self, needs: Needs, precision: Precision) -> bool {
+        needs.subgroup.is_none_or(|size| self.subgroup() == Some(size))
+            && (!needs.cooperative || (self.has_cooperative() && precision == Precision::F16))
+    }
+}
+
+/// Chooses for the nodes of a graph.
+struct Chooser<'a> {
+    gpu: &'a Gpu,
+    options: &'a ProgramOptions,
+    choices: Choices,
+    /// Bytes of filters transformed for Winograd.
+    transformed: usize,
+}
+
+impl<'a> Chooser<'a> {
+    fn new(gpu: &'a Gpu, options: &'a ProgramOptions) -> Self {
+        Chooser { gpu, options, choices: Choices::default(), transformed: 0 }
     }
 
-    fn append(
-        &self,
-        graph: &mut Graph,
-        node: Node,
-        variant: Variant,
-        precision: Precision,
-        variants: Variants,
-        choices: &mut Choices,
-    ) -> Result<()> {
+    /// Appends a node as its variant computes it.
+    fn place(&mut self, graph: &mut Graph, node: Node) -> Result<()> {
+        let node = if self.options.precision.elem_f16 { half_inputs(graph, node) } else { node };
+        let variant = self.variant(graph, &node)?;
+        self.append(graph, node, variant)
+    }
+
+    fn append(&mut self, graph: &mut Graph, node: Node, variant: Variant) -> Result<()> {
         match variant {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
             Variant::Winograd => {
-                choices.transformed += winograd_bytes(&node);
+                self.transformed += winograd_bytes(&node);
                 let rest = std::mem::take(&mut graph.nodes);
                 winograd(graph, &node);
                 let parts = std::mem::replace(&mut graph.nodes, rest);
                 for part in parts {
-                    self.place(graph, part, precision, variants, choices)?;
+                    self.place(graph, part)?;
                 }
             }
             Variant::Slices(shader) => {
@@ -134,59 +132,47 @@ impl Gpu {
     }
 
     /// Every variant that can compute a node here, the best guess last.
-    fn candidates(&self, graph: &Graph, node: &Node, precision: Precision) -> Vec<Variant> {
+    fn candidates(&self, graph: &Graph, node: &Node) -> Vec<Variant> {
+        let precision = self.options.precision;
         let shaders = node.kernel.shaders.iter().enumerate();
-        let able = |s: &Shader| self.meets(s.needs, precision) && (s.fits)(&node.params);
+        let able = |s: &Shader| self.gpu.meets(s.needs, precision) && (s.fits)(&node.params);
         let mut all: Vec<Variant> =
             shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
-        if winograd_fits(graph, node, precision) {
+        if !self.options.accurate && winograd_fits(graph, node, precision) {
             all.push(Variant::Winograd);
         }
         if slices_fit(node).is_some() {
             let shaders = product_slices::KERNEL.shaders.iter().enumerate();
             all.extend(
-                shaders.filter(|(_, s)| self.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)),
+                shaders.filter(|(_, s)| self.gpu.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)),
             );
         }
         all
     }
 
-    /// Whether the adapter has what a shader needs.
-    pub fn meets(&self, needs: Needs, precision: Precision) -> bool {
-        needs.subgroup.is_none_or(|size| self.subgroup() == Some(size))
-            && (!needs.cooperative || (self.has_cooperative() && precision == Precision::F16))
-    }
-
-    fn variant(
-        &self,
-        graph: &Graph,
-        node: &Node,
-        precision: Precision,
-        variants: Variants,
-        choices: &mut Choices,
-    ) -> Result<Variant> {
-        let mut candidates = self.candidates(graph, node, precision);
+    fn variant(&mut self, graph: &Graph, node: &Node) -> Result<Variant> {
+        let mut candidates = self.candidates(graph, node);
         if candidates.contains(&Variant::Winograd)
-            && choices.transformed + winograd_bytes(node) > MAX_TRANSFORMED
+            && self.transformed + winograd_bytes(node) > MAX_TRANSFORMED
         {
             candidates.retain(|v| *v != Variant::Winograd);
         }
-        if let Variants::Only(name) = variants {
+        if let Variants::Only(name) = self.options.variants {
             return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
         }
-        if self.is_software() {
+        if self.gpu.is_software() {
             // There is no real workgroup memory: such shaders are slow there, and slow to compile.
             candidates.retain(|v| v.shader(node).is_none_or(|s| !s.needs.hardware));
         }
         let guess =
             candidates.iter().rfind(|v| !v.is_experimental(node)).copied().unwrap_or(Variant::Shader(0));
-        if candidates.len() < 2 || variants == Variants::Rule {
+        if candidates.len() < 2 || self.options.variants == Variants::Rule {
             return Ok(guess);
         }
-        let key = key(node, precision);
-        if let Some(name) = self.cache().choice(&key) {
+        let key = self.key(node);
+        if let Some(name) = self.gpu.cache().choice(&key) {
             if let Some(variant) = candidates.iter().find(|v| v.name(node) == name) {
-                choices.known += 1;
+                self.choices.known += 1;
                 return Ok(*variant);
             }
             log::warn!(
@@ -196,27 +182,38 @@ impl Gpu {
         if graph.node_cost(node).flops < WORTH_MEASURING {
             return Ok(guess);
         }
-        let best = self.measure(graph, node, precision, &candidates)?;
-        choices.measured += 1;
-        self.cache().set_choice(&key, best.name(node));
+        let best = self.measure(graph, node, &candidates)?;
+        self.choices.measured += 1;
+        self.gpu.cache().set_choice(&key, best.name(node));
         Ok(best)
     }
 
+    /// What a choice is kept under: the kernel, every size in its uniform, the storage.
+    fn key(&self, node: &Node) -> String {
+        let precision = self.options.precision;
+        let words = node.params.len() / 4 - if node.kernel.epilogue { 4 } else { 0 };
+        let mut key = node.kernel.name.to_string();
+        for word in node.params.as_chunks().0.iter().take(words) {
+            key.push_str(&format!(" {}", u32::from_le_bytes(*word)));
+        }
+        let half = |half| if half { "f16" } else { "f32" };
+        key.push_str(&format!(" {} {}", half(precision.elem_f16), half(precision.weight_f16)));
+        if self.options.accurate {
+            key.push_str(" accurate");
+        }
+        key
+    }
+
     /// The fastest of the candidates whose result is right.
-    fn measure(
-        &self,
-        graph: &Graph,
-        node: &Node,
-        precision: Precision,
-        candidates: &[Variant],
-    ) -> Result<Variant> {
+    fn measure(&self, graph: &Graph, node: &Node, candidates: &[Variant]) -> Result<Variant> {
+        let precision = self.options.precision;
         let trial = Trial::new(graph, node);
         let tolerance = if precision == Precision::F32 { 1e-9 } else { 1e-5 };
         let mut best: Option<(f64, Variant)> = None;
         // The best guess first, so that a slow one is given up after its first run.
         for &variant in candidates.iter().rev() {
             let name = variant.name(node);
-            let timed = match self.time(&trial, variant, precision, best.map(|(t, _)| t)) {
+            let timed = match self.time(&trial, variant, best.map(|(t, _)| t)) {
                 Err(error) if variant.is_experimental(node) && !matches!(error, Error::DeviceLost { .. }) => {
                     log::warn!("{error}: `{name}` is not used");
                     continue;
@@ -227,12 +224,12 @@ impl Gpu {
                 Timed { nmse, .. } if nmse.is_nan() || nmse > tolerance => {
                     log::warn!(
                         "{}: `{name}` is wrong by NMSE {nmse:.1e} at {}: not used",
-                        self.name(),
-                        key(node, precision)
+                        self.gpu.name(),
+                        self.key(node)
                     );
                 }
                 Timed { seconds, .. } => {
-                    log::debug!("{} {name}: {:.3} ms", key(node, precision), seconds * 1e3);
+                    log::debug!("{} {name}: {:.3} ms", self.key(node), seconds * 1e3);
                     if best.is_none_or(|(least, _)| seconds < least) {
                         best = Some((seconds, variant));
                     }
@@ -242,16 +239,11 @@ impl Gpu {
         Ok(best.map_or(Variant::Shader(0), |(_, variant)| variant))
     }
 
-    fn time(
-        &self,
-        trial: &Trial,
-        variant: Variant,
-        precision: Precision,
-        best: Option<f64>,
-    ) -> Result<Timed> {
+    fn time(&self, trial: &Trial, variant: Variant, best: Option<f64>) -> Result<Timed> {
         let (mut g, node) = trial.graph(variant);
-        self.append(&mut g, node, variant, precision, Variants::Rule, &mut Choices::default())?;
-        let mut program = self.program(&g, &Weights::none(), precision, &[])?;
+        let options = ProgramOptions { variants: Variants::Rule, ..*self.options };
+        Chooser::new(self.gpu, &options).append(&mut g, node, variant)?;
+        let mut program = self.gpu.program(&g, &Weights::none(), options.precision, &[])?;
         for (i, values) in trial.inputs.iter().enumerate() {
             if let Some(id) = g.find_input(&i.to_string()) {
                 program.write(&g, id, values);
@@ -342,16 +334,4 @@ impl<'a> Trial<'a> {
         g.output("y", &y);
         (g, node)
     }
-}
-
-/// What a choice is kept under: the kernel, every size in its uniform, the storage.
-fn key(node: &Node, precision: Precision) -> String {
-    let words = node.params.len() / 4 - if node.kernel.epilogue { 4 } else { 0 };
-    let mut key = node.kernel.name.to_string();
-    for word in node.params.as_chunks().0.iter().take(words) {
-        key.push_str(&format!(" {}", u32::from_le_bytes(*word)));
-    }
-    let half = |half| if half { "f16" } else { "f32" };
-    key.push_str(&format!(" {} {}", half(precision.elem_f16), half(precision.weight_f16)));
-    key
 }

@@ -2,7 +2,7 @@
 
 use crate::cases::{Case, OUTPUT, Rng, all};
 use crate::device::on_gpu;
-use crate::harness::{F32, compare, evaluate, know_weights, run};
+use crate::harness::{F32, Tolerance, compare, evaluate, know_weights, run};
 use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::graph::gradient::gradient;
@@ -25,7 +25,13 @@ const LARGEST: usize = 60_000;
 const NOTHING: f64 = 1e-5;
 
 /// Inputs that have no gradient, by kernel and what the refusal says; no others may be refused.
-const REFUSED: &[(&str, &str)] = &[];
+const REFUSED: &[(&str, &str)] = &[("attention", "the bias")];
+
+/// Cases whose gradient no difference shows: every score is -3e38, which moving a query or a key does not change.
+const UNMOVED: &[&str] = &["attention/all_masked"];
+
+/// Of a case with logits of hundreds, whose own rounding shows in the probabilities; measured on llvmpipe: 1.6e-10, 1.7e-5.
+const BIG_LOGITS: (&str, Tolerance) = ("attention/big_logits", Tolerance { nmse: 1e-9, peak: 5e-5 });
 
 /// A case's graph with a gradient behind it: of the sum of its output times constants, with respect to one input.
 struct Differentiated {
@@ -117,7 +123,7 @@ fn gradients_are_finite_differences() {
         let y = case.graph.find_output(OUTPUT).expect("an output");
         let small =
             case.graph.tensors.iter().all(|t| t.len() <= LARGEST) && case.graph.info(y).len() <= LARGEST;
-        if kernel.gradient.is_none() || !small {
+        if kernel.gradient.is_none() || !small || UNMOVED.contains(&case.name.as_str()) {
             continue;
         }
         for made in differentiate(&case) {
@@ -128,8 +134,7 @@ fn gradients_are_finite_differences() {
                     if error >= entry.0 {
                         *entry = (error, case.name.clone());
                     }
-                    // Written so that NaN fails.
-                    if !(error <= TOLERANCE) {
+                    if error.is_nan() || error > TOLERANCE {
                         failures.push(format!("{}: {error:.2e} of the largest gradient", case.name));
                     }
                 }
@@ -152,6 +157,7 @@ fn gradients_are_finite_differences() {
 fn on(device: &Device) {
     let mut failures = Vec::new();
     for case in all() {
+        let tolerance = if case.name == BIG_LOGITS.0 { BIG_LOGITS.1 } else { F32 };
         let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
         if kernel.gradient.is_none() || case.graph.tensors.iter().any(|t| t.len() > LARGEST) {
             continue;
@@ -164,7 +170,7 @@ fn on(device: &Device) {
             }
             let found = check_storage(&made.graph)
                 .and_then(|()| run(device, &made.graph, &made.inputs, ProgramOptions::default()))
-                .and_then(|(y, _)| compare(expected, &y, F32));
+                .and_then(|(y, _)| compare(expected, &y, tolerance));
             if let Err(what) = found {
                 failures.push(format!("{}: {what}", case.name));
             }

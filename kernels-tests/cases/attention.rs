@@ -1,8 +1,12 @@
-//! Cases of `attention`: head sizes, lengths about the tiles of 16 to 64 queries and the blocks of 128 and 256 keys, two sets of keys, what is added to the scores.
+//! Cases of `attention` and its gradients: head sizes, lengths about the tiles of 16 to 64 queries and the blocks of 64
+//! to 256 keys, two sets of keys, what is added to the scores.
 
 use super::{Case, Maker, case};
-use ancestral::graph::{Storage, Tensor};
-use ancestral::kernels::attention::{KeyValue, Options, Rows, attention};
+use ancestral::graph::{Graph, Source, Storage, Tensor};
+use ancestral::kernels::attention::{KeyValue, Options, Params, Rows, attention};
+use ancestral::kernels::attention_key_gradient::attention_key_gradient;
+use ancestral::kernels::attention_query_gradient::{Params as SetParams, attention_query_gradient};
+use ancestral::kernels::attention_statistics::attention_statistics;
 
 /// What a case is made of; most leave it at [`PLAIN`].
 #[derive(Clone, Copy)]
@@ -113,6 +117,7 @@ pub(super) fn cases() -> Vec<Case> {
     // Whole tiles of masked keys come before the first visible one.
     add("big_logits".into(), Shape { queries: 40, keys: [0, 77], spread: 60.0, ..PLAIN });
     add("equal_logits".into(), Shape { keys: [0, 77], spread: 0.0, ..PLAIN });
+    cases.extend(gradient_cases());
     cases.push(case("attention", "masked_at_first", masked_at_first));
     cases.push(case("attention", "all_masked", all_masked));
     cases.push(case("attention", "packed_qkv", packed));
@@ -161,4 +166,117 @@ fn shared_keys(m: &mut Maker) -> Tensor {
     let kv = KeyValue { key: (&x).into(), value: (&x).into() };
     let options = Options { heads: 2, head_dim: 6, scale: 1.0, bias: None, mask: None, causal: false };
     attention(&mut m.g, "attention", &(&x).into(), None, Some(&kv), &options)
+}
+
+/// What the nodes of attention's gradient read: its uniform, its inputs, its output and that one's gradient.
+struct Backward {
+    of: Params,
+    inputs: Vec<Tensor>,
+    y: Tensor,
+    dy: Tensor,
+}
+
+/// What the first node of a graph makes of a case's inputs, by its kernel's definition.
+fn defined(g: &Graph, inputs: &[(String, Vec<f32>)]) -> Vec<f32> {
+    let node = &g.nodes[0];
+    let values = node.inputs.iter().map(|id| match &g.info(*id).source {
+        Source::Input(name) => &inputs.iter().find(|(n, _)| n == name).expect("given").1,
+        Source::Constant(values) => values,
+        other => panic!("{other:?} before the first node"),
+    });
+    let values: Vec<Vec<f64>> = values.map(|v| v.iter().map(|v| f64::from(*v)).collect()).collect();
+    let values: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
+    let mut y = vec![0.0; g.info(node.output).len()];
+    (node.kernel.reference)(&node.params, &values, &mut y);
+    y.into_iter().map(|v| v as f32).collect()
+}
+
+/// Records attention, takes it back, and gives its output as an input.
+fn backward(m: &mut Maker, record: impl FnOnce(&mut Maker) -> Tensor) -> Backward {
+    let output = record(m);
+    let y = defined(&m.g, &m.inputs);
+    let node = m.g.nodes.pop().expect("attention");
+    assert_eq!(output.id.index() + 1, m.g.tensors.len(), "attention's output comes last");
+    m.g.tensors.pop();
+    let inputs = node.inputs.iter().map(|id| m.g.tensor(*id)).collect();
+    let y = m.given(&output.shape, Storage::Elem, y);
+    let dy = m.elem(&output.shape);
+    Backward { of: bytemuck::pod_read_unaligned(&node.params), inputs, y, dy }
+}
+
+fn statistics(g: &mut Graph, b: &Backward) -> Tensor {
+    let [q, k1, _, k2, _, bias, mask] = &b.inputs[..] else { panic!("attention's inputs") };
+    attention_statistics(g, "statistics", [q, k1, k2, bias, mask, &b.y, &b.dy], &b.of)
+}
+
+/// The gradient of queries or of one set of keys, with the statistics as an input.
+fn part(m: &mut Maker, b: &Backward, keys: bool, second: bool) -> Tensor {
+    let mut g = m.g.clone();
+    let stats = statistics(&mut g, b);
+    let values = defined(&g, &m.inputs);
+    let stats = m.given(&stats.shape, Storage::F32, values);
+    let set = if second { 3 } else { 1 };
+    let of = [&b.inputs[0], &b.inputs[set], &b.inputs[set + 1], &b.inputs[5], &b.inputs[6], &b.dy, &stats];
+    let p = SetParams::of(&b.of, second);
+    let record = if keys { attention_key_gradient } else { attention_query_gradient };
+    record(&mut m.g, "gradient", of, &p)
+}
+
+fn gradient_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // With one key the probability is 1 whatever the query, whose gradient is only rounding.
+    let mut add = |name: String, record: &dyn Fn(&mut Maker) -> Tensor, sets: &[bool], one_key: bool| {
+        cases.push(case("attention_statistics", &name, |m| {
+            let b = backward(m, record);
+            statistics(&mut m.g, &b)
+        }));
+        for &second in sets {
+            let kernels = [("attention_query_gradient", false), ("attention_key_gradient", true)];
+            for (kernel, keys) in kernels.into_iter().filter(|(_, keys)| *keys || !one_key) {
+                let name = format!("{name}{}", if second { "" } else { "_first" });
+                cases.push(case(kernel, name, |m| {
+                    let b = backward(m, record);
+                    part(m, &b, keys, second)
+                }));
+            }
+        }
+    };
+    let mut of = |name: &str, s: Shape| {
+        let sets: Vec<bool> =
+            [false, true].into_iter().filter(|second| s.keys[usize::from(*second)] > 0).collect();
+        add(name.into(), &|m| record(m, &s), &sets, s.keys.iter().sum::<usize>() == 1);
+    };
+    for dim in [1, 6, 15, 17, 40, 63, 64, 65, 100, 128, 129, 200, 512] {
+        of(&format!("head_{dim}"), Shape { dim, ..PLAIN });
+    }
+    for length in [1, 7, 16, 31, 33, 63, 64, 65, 77, 129, 300] {
+        of(&format!("length_{length}"), Shape { queries: length, keys: [0, length], ..PLAIN });
+    }
+    of("one_query_many_keys", Shape { queries: 1, keys: [0, 300], ..PLAIN });
+    of("many_queries_one_key", Shape { queries: 300, keys: [1, 0], ..PLAIN });
+    of("text_and_pixels", Shape { queries: 64, keys: [77, 64], heads: 3, ..PLAIN });
+    of("one_key_in_each_set", Shape { keys: [1, 1], ..PLAIN });
+    of("causal", Shape { queries: 70, keys: [0, 70], causal: true, ..PLAIN });
+    of("causal_two_sets", Shape { queries: 70, keys: [20, 50], causal: true, ..PLAIN });
+    of("bias_two_sets", Shape { queries: 7, keys: [12, 21], heads: 3, bias: true, ..PLAIN });
+    of("mask_two_sets", Shape { keys: [77, 17], mask: Some(-10000.0), ..PLAIN });
+    of("mask_infinite", Shape { keys: [33, 2], mask: Some(f32::NEG_INFINITY), ..PLAIN });
+    of(
+        "all_at_once",
+        Shape {
+            queries: 150,
+            keys: [150, 123],
+            dim: 36,
+            bias: true,
+            mask: Some(-10000.0),
+            causal: true,
+            ..PLAIN
+        },
+    );
+    of("big_logits", Shape { queries: 40, keys: [0, 77], spread: 20.0, ..PLAIN });
+    of("equal_logits", Shape { keys: [0, 77], spread: 0.0, ..PLAIN });
+    add("all_masked".into(), &all_masked, &[false], false);
+    add("packed_qkv".into(), &packed, &[false, true], false);
+    add("shared_by_queries".into(), &shared_keys, &[true], false);
+    cases
 }

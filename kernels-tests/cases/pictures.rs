@@ -1,10 +1,11 @@
-//! Cases of `resample`, `concat`, `embedding` and `timestep_embedding`.
+//! Cases of `resample`, `resample_gradient`, `concat`, `embedding` and `timestep_embedding`.
 
 use super::{Case, case};
 use ancestral::graph::Storage;
 use ancestral::kernels::concat::concat;
 use ancestral::kernels::embedding::embedding;
 use ancestral::kernels::resample::{Resample, resample};
+use ancestral::kernels::resample_gradient::resample_gradient;
 use ancestral::kernels::timestep_embedding::timestep_embedding;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -36,9 +37,14 @@ fn resample_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mode_name, mode) in modes {
         for ([h, w], [oh, ow]) in sizes {
-            cases.push(case("resample", format!("{mode_name}_{h}x{w}_to_{oh}x{ow}"), |m| {
+            let name = format!("{mode_name}_{h}x{w}_to_{oh}x{ow}");
+            cases.push(case("resample", &name, |m| {
                 let x = m.elem(&[2, h, w, 3]);
                 resample(&mut m.g, "resample", &x, oh, ow, mode)
+            }));
+            cases.push(case("resample_gradient", &name, |m| {
+                let dy = m.elem(&[2, oh, ow, 3]);
+                resample_gradient(&mut m.g, "resample", &dy, h, w, mode)
             }));
         }
     }
@@ -49,9 +55,14 @@ fn resample_cases() -> Vec<Case> {
         ([2, 2], [1, 1], 3),
         ([5, 5], [5, 5], 2),
     ] {
-        cases.push(case("resample", format!("area_{h}x{w}_to_{oh}x{ow}"), |m| {
+        let name = format!("area_{h}x{w}_to_{oh}x{ow}");
+        cases.push(case("resample", &name, |m| {
             let x = m.elem(&[2, h, w, channels]);
             resample(&mut m.g, "resample", &x, oh, ow, Resample::Area)
+        }));
+        cases.push(case("resample_gradient", &name, |m| {
+            let dy = m.elem(&[2, oh, ow, channels]);
+            resample_gradient(&mut m.g, "resample", &dy, h, w, Resample::Area)
         }));
     }
     cases

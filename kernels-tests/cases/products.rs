@@ -1,9 +1,10 @@
-//! Cases of `matmul`, `conv2d` and `elementwise`, and of the element-wise nodes that fuse into them.
+//! Cases of `matmul`, `conv2d`, its gradient and `elementwise`, and of the element-wise nodes that fuse into them.
 
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
-use ancestral::graph::{Storage, Tensor};
+use ancestral::graph::{Graph, Storage, Tensor};
 use ancestral::kernels::conv2d::{self, Window, conv2d};
+use ancestral::kernels::conv2d_gradient::conv2d_gradient;
 use ancestral::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::kernels::epilogue::{Activation, Epilogue};
 use ancestral::kernels::matmul::{batched_matmul, matmul};
@@ -15,6 +16,7 @@ use ancestral::kernels::winograd_output::winograd_output;
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = matmul_cases();
     cases.extend(conv_cases());
+    cases.extend(conv_gradient_cases());
     cases.extend(winograd_cases());
     cases.extend(slices_cases());
     cases.extend(elementwise_cases());
@@ -165,6 +167,55 @@ fn conv_cases() -> Vec<Case> {
         ("skip_up_2", Conv { input: [2, 3], out: 70, window: twice, batch: 3, ..plain() }),
     ];
     rows.into_iter().map(|(name, s)| case("conv2d", name, |m| record_conv(m, &s))).collect()
+}
+
+/// The gradients of convolutions whose windows lie apart, and of some whose windows do not.
+fn conv_gradient_cases() -> Vec<Case> {
+    let asymmetric = Window { stride: 2, pad: [0, 0, 1, 1], up: 1, repeat: 1 };
+    let strided = |stride, pad| Window { up: 1, ..Window::strided(stride, pad) };
+    let rows = [
+        ("stride_1", plain()),
+        ("1_channel", Conv { input: [1, 0], out: 1, window: strided(2, 1), ..plain() }),
+        ("stride_2", Conv { height: 11, width: 8, window: strided(2, 1), ..plain() }),
+        ("stride_2_asymmetric", Conv { height: 9, width: 10, window: asymmetric, ..plain() }),
+        ("stride_2_one_pixel", Conv { height: 1, width: 1, window: strided(2, 1), ..plain() }),
+        ("stride_2_1x1", Conv { kernel: [1, 1], window: strided(2, 0), ..plain() }),
+        ("stride_3_no_padding", Conv { window: strided(3, 0), ..plain() }),
+        ("rows_that_nothing_reads", Conv { height: 10, width: 12, window: strided(4, 0), ..plain() }),
+        (
+            "patches_4x4",
+            Conv { height: 12, width: 16, input: [3, 0], kernel: [4, 4], window: strided(4, 0), ..plain() },
+        ),
+        (
+            "padding_wider_than_kernel",
+            Conv { window: Window { pad: [4, 0, 1, 5], ..Window::same(3) }, ..plain() },
+        ),
+        (
+            "up_3_stride_2",
+            Conv { window: Window { up: 3, stride: 2, pad: [1, 0, 0, 1], repeat: 1 }, ..plain() },
+        ),
+        ("skip", Conv { input: [5, 3], window: strided(2, 1), ..plain() }),
+        ("5x3", Conv { kernel: [5, 3], window: strided(2, 2), ..plain() }),
+        (
+            "ragged_tiles",
+            Conv { height: 21, width: 13, input: [67, 0], out: 18, window: strided(2, 1), ..plain() },
+        ),
+        (
+            "whole_tiles",
+            Conv { height: 16, width: 16, input: [64, 0], out: 16, window: strided(2, 1), ..plain() },
+        ),
+    ];
+    let record = |m: &mut Maker, s: &Conv| {
+        // The convolution's uniform, from its own record function.
+        let (mut g, [a, b]) = (Graph::new(), s.input);
+        let x = g.input("x", &[s.batch, s.height, s.width, a + b], Storage::Elem);
+        let w = g.input("w", &[s.kernel[0], s.kernel[1], a + b, s.out], Storage::Weight);
+        let y = conv2d(&mut g, "conv", (&x, None), &w, None, s.window);
+        let of = bytemuck::pod_read_unaligned(&g.nodes[0].params);
+        let (dy, w) = (m.elem(&y.shape), m.weight(&[s.kernel[0], s.kernel[1], s.out, a + b]));
+        conv2d_gradient(&mut m.g, "conv", &dy, &w, &of)
+    };
+    rows.into_iter().map(|(name, s)| case("conv2d_gradient", name, |m| record(m, &s))).collect()
 }
 
 /// The two ends of a convolution by Winograd: what they read of the convolution's uniform.

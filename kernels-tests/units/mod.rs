@@ -8,7 +8,7 @@ use crate::cases::{input_name, weights_to_inputs};
 use crate::device::{has_f16, on_gpu};
 use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions, Weights};
-use ancestral::graph::{Graph, Repack, STACKED, Storage, Tensor};
+use ancestral::graph::{Graph, Pass, Repack, STACKED, Storage, Tensor};
 use ancestral::kernels::Precision;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -174,7 +174,7 @@ impl Layer<'_> {
             }
             let values = match weight.repack {
                 Repack::Transpose => permute(&golden, &[1, 0]),
-                Repack::Conv => permute(&golden, &[2, 3, 1, 0]),
+                Repack::Conv(Pass::Forward) => permute(&golden, &[2, 3, 1, 0]),
                 _ => golden.1,
             };
             self.inputs.push((input_name(&self.g, weight.id).to_string(), values));

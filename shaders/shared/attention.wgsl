@@ -1,4 +1,4 @@
-// attention: a key's or value's element, and what is added to a score. Needs the bindings of shaders/attention.wgsl and
+// attention: a key's element, and what is added to a score. Needs the bindings of shaders/attention.wgsl and
 // BOTH: false where only the second keys are given, which spares the question at every element.
 
 const LOWEST: f32 = -3.0e38; // a masked score: no infinity, which WGSL lets an implementation assume away
@@ -11,14 +11,6 @@ fn key_element(n: u32, at: u32, column: u32) -> f32 {
         return f32(k1[(n * p.keys1 + row) * p.k1_stride + p.k1_offset + column]);
     }
     return f32(k2[(n * p.keys2 + row - p.keys1) * p.k2_stride + p.k2_offset + column]);
-}
-
-fn value_element(n: u32, at: u32, column: u32) -> f32 {
-    let row = min(at, p.keys1 + p.keys2 - 1u);
-    if BOTH && row < p.keys1 {
-        return f32(v1[(n * p.keys1 + row) * p.v1_stride + p.v1_offset + column]);
-    }
-    return f32(v2[(n * p.keys2 + row - p.keys1) * p.v2_stride + p.v2_offset + column]);
 }
 
 fn adjusted(score: f32, n: u32, head: u32, query: u32, at: u32) -> f32 {

@@ -1,7 +1,8 @@
 // attention_tile: attention of QUERIES queries of one head of one picture by a workgroup of 256, over KEYS keys at a
 // time with a running maximum and sum (FlashAttention's order: Dao et al. 2022, arXiv:2205.14135). An invocation owns 4
 // queries and 4 PARTS columns of their output; head_dim <= 4096 / QUERIES PARTS. q is read once for KEYS keys, k and v
-// once for QUERIES queries. Needs shared/attention.wgsl and the constants
+// once for QUERIES queries. Needs shared/attention.wgsl, attention_value.wgsl and the
+// constants
 // QUERIES, KEYS: QUERIES KEYS <= 2048, KEYS a multiple of 1024 / QUERIES and of 4
 // PARTS: QUERIES >= 8 PARTS
 

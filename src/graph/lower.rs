@@ -24,7 +24,7 @@ pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
     let same = (p.out_height, p.out_width) == (p.height * p.up, p.width * p.up);
     let plain = (p.kernel_height, p.kernel_width, p.stride, p.pad_top, p.pad_left) == (3, 3, 1, 1, 1);
     let known = match graph.info(node.inputs[2]).source {
-        Source::Weight { repack, .. } => repack == Repack::Conv,
+        Source::Weight { repack, .. } => matches!(repack, Repack::Conv(_)),
         Source::Constant(_) => true,
         _ => false,
     };
@@ -51,8 +51,8 @@ pub fn winograd(graph: &mut Graph, node: &Node) {
     let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
     let shape = [PLANES, (p.in_a + p.in_b) as usize, p.cols as usize];
     let source = match &graph.info(w.id).source {
-        Source::Weight { name, shape, .. } => {
-            Source::Weight { name: name.clone(), shape: shape.clone(), repack: Repack::Winograd }
+        Source::Weight { name, shape, repack: Repack::Conv(pass) } => {
+            Source::Weight { name: name.clone(), shape: shape.clone(), repack: Repack::Winograd(*pass) }
         }
         Source::Constant(values) => Source::Constant(filters(values)),
         other => panic!("{}: filters from {other:?}", node.label),

@@ -82,11 +82,30 @@ pub enum Repack {
     None,
     /// Linear `[out, in]`, or a convolution of one tap `[out, in, 1]`, to `[in, out]`.
     Transpose,
-    /// Convolution `[out, in, kh, kw]` to `[kh, kw, in, out]`.
-    Conv,
-    /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes `[36, in, out]`
+    /// Convolution `[out, in, kh, kw]` to the filters of a pass.
+    Conv(Pass),
+    /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes of the filters of a pass
     /// ([`filters`](crate::kernels::winograd_input::filters)).
-    Winograd,
+    Winograd(Pass),
+}
+
+/// Which way a convolution goes through a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From input to output: `[kh, kw, in, out]`.
+    Forward,
+    /// From the output's gradient to the input's: `[kh, kw, out, in]`, flipped along both `kh` and `kw`.
+    Backward,
+}
+
+impl Pass {
+    /// The filter of the pass the other way.
+    pub(crate) fn reversed(self) -> Pass {
+        match self {
+            Pass::Forward => Pass::Backward,
+            Pass::Backward => Pass::Forward,
+        }
+    }
 }
 
 /// Between the names of several checkpoint tensors that are one weight here.
@@ -240,7 +259,7 @@ impl Graph {
         let outputs = rows::parts(&name).map(|part| part.rows.map_or(all, |rows| rows.len())).sum();
         let here = match (repack, shape) {
             (Repack::Transpose, &[_, i, ..]) => vec![i, outputs],
-            (Repack::Conv, &[_, i, kh, kw]) => vec![kh, kw, i, outputs],
+            (Repack::Conv(Pass::Forward), &[_, i, kh, kw]) => vec![kh, kw, i, outputs],
             (_, [_, rest @ ..]) => [&[outputs], rest].concat(),
             (_, []) => Vec::new(),
         };
@@ -276,7 +295,7 @@ impl Graph {
 
     /// A convolution's `[out, in, k, k]` weight, laid out `[k, k, in, out]`.
     pub fn filter(&mut self, name: &str, out: usize, input: usize, kernel: usize) -> Tensor {
-        self.weight(name, &[out, input, kernel, kernel], Storage::Weight, Repack::Conv)
+        self.weight(name, &[out, input, kernel, kernel], Storage::Weight, Repack::Conv(Pass::Forward))
     }
 
     /// An embedding table `[rows, channels]`, in the file's layout.

@@ -1,8 +1,13 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
+use super::attention_key_gradient::attention_key_gradient;
+use super::attention_query_gradient::{self, attention_query_gradient};
+use super::attention_statistics::attention_statistics;
+use super::cut::{columns, place};
+use super::elementwise::add;
 use super::matmul::gemm_strided;
-use super::{Cost, Kernel, Needs, Shader};
+use super::{Backward, Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 use std::ops::Add;
@@ -48,15 +53,22 @@ params! {
     scale: f32,
 }
 
+/// A masked score: no infinity, which WGSL lets an implementation assume away.
+pub(super) const LOWEST: f32 = -3e38;
+
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
 
-const ELEMENTS: &str = include_str!("../../shaders/shared/attention.wgsl");
-const BY_TILES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_tile.wgsl")];
-const BY_LANES: &[&str] = &[ELEMENTS, include_str!("../../shaders/shared/attention_lanes.wgsl")];
+/// `shaders/shared/attention.wgsl`: keys and scores.
+pub(super) const KEYS: &str = include_str!("../../shaders/shared/attention.wgsl");
+/// `shaders/shared/spread.wgsl`: products of numbers handed round a subgroup.
+pub(super) const SPREAD: &str = include_str!("../../shaders/shared/spread.wgsl");
+const VALUES: &str = include_str!("../../shaders/shared/attention_value.wgsl");
+const BY_TILES: &[&str] = &[KEYS, VALUES, include_str!("../../shaders/shared/attention_tile.wgsl")];
+const BY_LANES: &[&str] = &[KEYS, VALUES, SPREAD, include_str!("../../shaders/shared/attention_lanes.wgsl")];
 
 /// The grid of workgroups that compute `queries` of one head and picture each.
-fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
+pub(super) fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
     let p = Params::read(params);
     [p.queries.div_ceil(queries), p.heads, output[0] as u32]
 }
@@ -116,7 +128,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: false,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
@@ -238,8 +250,76 @@ pub fn attention(
     })
 }
 
+/// Columns of an input that one node gives the gradient of.
+struct Part {
+    /// Which input.
+    input: usize,
+    /// Its first column.
+    offset: usize,
+    gradient: Tensor,
+}
+
+/// Of each set of keys, its part of the queries' gradient and the gradients of its keys and values. Of a tensor that is
+/// several inputs, the first one gets all.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    for (wanted, what) in of.wants[5..].iter().zip(["the bias", "the mask"]) {
+        if *wanted {
+            return Err(what);
+        }
+    }
+    let p = Params::read(&of.node.params);
+    let (label, width) = (of.label(), (p.heads * p.head_dim) as usize);
+    let [q, k1, v1, k2, v2, bias, mask] = [0, 1, 2, 3, 4, 5, 6].map(|i| of.input(g, i));
+    let y = of.output(g);
+    let statistics = attention_statistics(g, &label, [&q, &k1, &k2, &bias, &mask, &y, of.dy], &p);
+    let mut parts = Vec::new();
+    let mut dq: Option<Tensor> = None;
+    for (second, k, v) in [(false, &k1, &v1), (true, &k2, &v2)] {
+        let set = attention_query_gradient::Params::of(&p, second);
+        if set.keys == 0 {
+            continue;
+        }
+        let inputs = [&q, k, v, &bias, &mask, of.dy, &statistics];
+        if of.wants[0] {
+            let part = attention_query_gradient(g, &label, inputs, &set);
+            dq = Some(match dq {
+                Some(sum) => add(g, &sum, &part),
+                None => part,
+            });
+        }
+        let key = if second { 3 } else { 1 };
+        if !of.wants[key] && !of.wants[key + 1] {
+            continue;
+        }
+        let dkv = attention_key_gradient(g, &label, inputs, &set);
+        let (k_offset, v_offset) = (set.k_offset as usize, set.v_offset as usize);
+        if k.id == v.id && v_offset == k_offset + width {
+            parts.push(Part { input: key, offset: k_offset, gradient: dkv });
+            continue;
+        }
+        for (i, offset) in [k_offset, v_offset].into_iter().enumerate().filter(|(i, _)| of.wants[key + i]) {
+            let gradient = columns(g, &label, &dkv, i * width, width);
+            parts.push(Part { input: key + i, offset, gradient });
+        }
+    }
+    parts.extend(dq.map(|gradient| Part { input: 0, offset: p.q_offset as usize, gradient }));
+    let mut gradients: Vec<Option<Tensor>> = vec![None; of.node.inputs.len()];
+    for Part { input, offset, gradient } in parts {
+        let id = of.node.inputs[input];
+        let first = of.node.inputs.iter().position(|other| *other == id).unwrap_or(input);
+        let all = g.tensor(id).channels();
+        let whole = offset == 0 && gradient.channels() == all;
+        let part = if whole { gradient } else { place(g, &label, &gradient, 2, offset, all) };
+        gradients[first] = Some(match gradients[first].take() {
+            Some(sum) => add(g, &sum, &part),
+            None => part,
+        });
+    }
+    Ok(gradients)
+}
+
 /// One source's rows of one picture and head: the slice from its first element on, and the row stride.
-fn head_rows<T>(x: &[T], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[T], usize) {
+pub(super) fn head_rows<T>(x: &[T], n: usize, rows: usize, stride: u32, offset: u32, head: usize, dim: usize) -> (&[T], usize) {
     if rows == 0 {
         return (&[], 1);
     }
@@ -248,7 +328,7 @@ fn head_rows<T>(x: &[T], n: usize, rows: usize, stride: u32, offset: u32, head: 
 
 impl Params {
     /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
-    fn added<T>(&self, inputs: &[&[T]], n: usize, head: usize, query: usize, key: usize) -> Option<T>
+    pub(super) fn added<T>(&self, [bias, mask]: [&[T]; 2], n: usize, head: usize, query: usize, key: usize) -> Option<T>
     where
         T: Copy + Default + Add<Output = T>,
     {
@@ -258,10 +338,10 @@ impl Params {
         }
         let mut sum = T::default();
         if self.has_bias != 0 {
-            sum = sum + inputs[5][(query * keys + key) * self.heads as usize + head];
+            sum = sum + bias[(query * keys + key) * self.heads as usize + head];
         }
         if self.has_mask != 0 && key < keys1 {
-            sum = sum + inputs[6][n * keys1 + key];
+            sum = sum + mask[n * keys1 + key];
         }
         Some(sum)
     }
@@ -289,7 +369,7 @@ fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
         let scores: Vec<f64> = (0..keys1 + keys2)
             .map(|key| {
                 let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| a * b).sum();
-                let added = p.added(inputs, n, head, query, key);
+                let added = p.added([inputs[5], inputs[6]], n, head, query, key);
                 added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + added)
             })
             .collect();
@@ -314,8 +394,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
         y.par_chunks_mut(block * width).enumerate().for_each_init(Vec::new, |scratch: &mut Vec<f32>, (i, y)| {
             let (first, rows) = (i * block, y.len() / width);
-            scratch.resize(rows * (keys + 1), 0.0);
+            scratch.resize(rows * (keys + 2), 0.0);
             let (scores, totals) = scratch.split_at_mut(rows * keys);
+            let totals = totals.as_chunks_mut::<2>().0;
             for head in 0..heads {
                 let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
                 let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
@@ -327,8 +408,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
                 for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
                     for (key, s) in row.iter_mut().enumerate() {
-                        let added = p.added(inputs, n, head, first + r, key);
-                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(-3e38));
+                        let added = p.added([inputs[5], inputs[6]], n, head, first + r, key);
+                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
                     }
                 }
                 exponentials(scores, totals);
@@ -338,7 +419,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                 if keys2 > 0 {
                     gemm_strided(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
                 }
-                for (out, total) in out.chunks_mut(width).zip(&*totals) {
+                for (out, [_, total]) in out.chunks_mut(width).zip(&*totals) {
                     out[..dim].iter_mut().for_each(|y| *y /= total);
                 }
             }
@@ -346,8 +427,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     }
 }
 
-/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum, and their sum.
-fn exponentials(scores: &mut [f32], totals: &mut [f32]) {
+/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum; the maximum and
+/// their sum.
+pub(super) fn exponentials(scores: &mut [f32], totals: &mut [[f32; 2]]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the feature the function is compiled for was just detected.
@@ -359,21 +441,22 @@ fn exponentials(scores: &mut [f32], totals: &mut [f32]) {
 /// The same code compiled for vectors of 8.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn exponentials_avx2(scores: &mut [f32], totals: &mut [f32]) {
+fn exponentials_avx2(scores: &mut [f32], totals: &mut [[f32; 2]]) {
     exponentials_of_rows(scores, totals);
 }
 
 #[inline(always)]
-fn exponentials_of_rows(scores: &mut [f32], totals: &mut [f32]) {
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [[f32; 2]]) {
     const LANES: usize = 32;
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    for (row, total) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
+    for (row, [maximum, total]) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
         let (chunks, rest) = row.as_chunks_mut::<LANES>();
         let mut tops = [f32::NEG_INFINITY; LANES];
         for chunk in &*chunks {
             tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
         }
         let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
+        *maximum = top;
         let mut sums = [0.0; LANES];
         for chunk in chunks {
             for (sum, s) in sums.iter_mut().zip(chunk) {

@@ -1,12 +1,17 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use super::epilogue::Epilogue;
+use super::conv2d_gradient::conv2d_gradient;
+use super::cut::columns;
+use super::resample::Resample;
+use super::resample_gradient::resample_gradient;
 use super::simd::{Panels, Rows};
+use super::sum_axis::sum_axis;
 use super::{
-    ACTIVATION, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Call, Graph, Repack, Source, Storage, Tensor};
 use rayon::prelude::*;
 
 params! {
@@ -112,7 +117,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width) * f64::from(p.in_a + p.in_b);
@@ -205,6 +210,77 @@ pub fn conv2d(
         storage: Storage::Elem,
         label,
     })
+}
+
+/// The gradient of what is read, as if it were enlarged and one tensor: at stride 1 a convolution of dy with the flipped
+/// filters. Then the sums of enlarged pixels and of pictures that are read repeatedly, then the columns of each input.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    let p = Params::read(&of.node.params);
+    for (wanted, what) in of.wants[2..].iter().zip(["the filter", "the bias", "the operand"]) {
+        if *wanted {
+            return Err(what);
+        }
+    }
+    let (label, w) = (of.label(), backward_filters(g, &of.input(g, 2), &p)?);
+    let [height, width] = [p.height * p.up, p.width * p.up];
+    // Zeros around dy, so that a window begins at every pixel; none are negative where dy is large enough.
+    let pad = |kernel: u32, pad: u32, size: u32, out: u32| {
+        let before = kernel.checked_sub(1 + pad)?;
+        let after = (size + kernel - 1).checked_sub(out + before)?;
+        Some([before, after].map(|n| n as usize))
+    };
+    let down = pad(p.kernel_height, p.pad_top, height, p.out_height);
+    let across = pad(p.kernel_width, p.pad_left, width, p.out_width);
+    let mut dx = match (p.stride, down, across) {
+        (1, Some([top, bottom]), Some([left, right])) => {
+            let window = Window { stride: 1, pad: [top, left, bottom, right], up: 1, repeat: 1 };
+            conv2d(g, &label, (of.dy, None), &w, None, window)
+        }
+        _ => conv2d_gradient(g, &label, of.dy, &w, &p),
+    };
+    if p.up > 1 {
+        dx = resample_gradient(g, &label, &dx, p.height as usize, p.width as usize, Resample::Nearest);
+    }
+    let repeat = p.rows / (p.pictures * p.out_height * p.out_width);
+    if repeat > 1 {
+        let x = [p.pictures, p.height, p.width, p.in_a + p.in_b].map(|n| n as usize);
+        let len = x.iter().product();
+        dx = sum_axis(g, &label, &dx, [1, repeat as usize, len], &x);
+    }
+    let [a, b] = [0, 1].map(|i| of.wants[i]);
+    if p.in_b == 0 {
+        return Ok(vec![a.then_some(dx), None, None, None, None]);
+    }
+    let (in_a, in_b) = (p.in_a as usize, p.in_b as usize);
+    let a = a.then(|| columns(g, &label, &dx, 0, in_a));
+    let b = b.then(|| columns(g, &label, &dx, in_a, in_b));
+    Ok(vec![a, b, None, None, None])
+}
+
+/// A known filter for the other pass.
+fn backward_filters(g: &mut Graph, w: &Tensor, p: &Params) -> Result<Tensor, &'static str> {
+    let taps = (p.kernel_height * p.kernel_width) as usize;
+    let (input, output) = ((p.in_a + p.in_b) as usize, p.cols as usize);
+    let source = match &g.info(w.id).source {
+        Source::Weight { name, shape, repack } => {
+            let repack = match repack {
+                Repack::Conv(pass) => Repack::Conv(pass.reversed()),
+                Repack::Transpose if taps == 1 => Repack::None,
+                _ => return Err("its input through such a filter"),
+            };
+            Source::Weight { name: name.clone(), shape: shape.clone(), repack }
+        }
+        Source::Constant(values) => {
+            let mut flipped = Vec::with_capacity(values.len());
+            for tap in values.chunks_exact(input * output).rev() {
+                flipped.extend((0..input * output).map(|i| tap[i % input * output + i / input]));
+            }
+            Source::Constant(flipped)
+        }
+        _ => return Err("its input while the filter is computed"),
+    };
+    let shape = [p.kernel_height as usize, p.kernel_width as usize, output, input];
+    Ok(g.add(&shape, Storage::Weight, source))
 }
 
 impl Params {

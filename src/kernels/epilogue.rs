@@ -97,15 +97,18 @@ impl Activation {
     /// The derivative at x in f32, for the CPU device, as in `shaders/shared/activation_derivative.wgsl`.
     #[inline(always)]
     pub fn derivative(self, x: f32) -> f32 {
-        let sigmoid = |x: f32| 1.0 / (1.0 + exp(-x));
-        let silu = |x: f32| {
-            let near = x.clamp(-80.0, 80.0);
-            let s = sigmoid(near);
-            s * (1.0 + near * (1.0 - s))
+        // Of x · sigmoid(u) where x · u'(x) is `slope`.
+        let gated = |u: f32, slope: f32| {
+            let e = exp(-u.clamp(-80.0, 80.0));
+            let s = 1.0 / (1.0 + e);
+            s * (1.0 + slope * (e * s))
         };
         match self {
             Activation::Identity => 1.0,
-            Activation::Silu => silu(x),
+            Activation::Silu => {
+                let near = x.clamp(-80.0, 80.0);
+                gated(near, near)
+            }
             Activation::Gelu => {
                 let near = x.clamp(-14.0, 14.0);
                 let up_to = 0.5 * (1.0 + erf_f32(near * std::f32::consts::FRAC_1_SQRT_2));
@@ -113,11 +116,13 @@ impl Activation {
             }
             Activation::GeluTanh => {
                 let near = x.clamp(-10.0, 10.0);
-                let squared = near * near;
-                let s = sigmoid(1.595_769 * near * (1.0 + 0.044_715 * squared));
-                s * (1.0 + near * (1.0 - s) * 1.595_769 * (1.0 + 0.134_145 * squared))
+                let (straight, squared) = (1.595_769 * near, near * near);
+                gated(straight * (1.0 + 0.044_715 * squared), straight * (1.0 + 0.134_145 * squared))
             }
-            Activation::QuickGelu => silu(1.702 * x),
+            Activation::QuickGelu => {
+                let near = (1.702 * x).clamp(-80.0, 80.0);
+                gated(near, near)
+            }
             Activation::Relu => f32::from(u8::from(x > 0.0)),
         }
     }

@@ -5,7 +5,7 @@ use super::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
-use crate::graph::{Call, Graph, Repack, Source, Storage, Tensor};
+use crate::graph::{Call, Graph, Pass, Repack, Source, Storage, Tensor};
 use rayon::prelude::*;
 
 params! {
@@ -211,8 +211,9 @@ fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
         Source::Weight { name, shape, repack } if batches == 1 => {
             let repack = match repack {
                 Repack::None => Repack::Transpose,
-                Repack::Transpose | Repack::Conv => Repack::None,
-                Repack::Winograd => return None,
+                Repack::Transpose | Repack::Conv(Pass::Forward) => Repack::None,
+                Repack::Conv(Pass::Backward) => Repack::Conv(Pass::Forward),
+                Repack::Winograd(_) => return None,
             };
             Source::Weight { name: name.clone(), shape: shape.clone(), repack }
         }

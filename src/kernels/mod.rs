@@ -313,9 +313,10 @@ pub mod epilogue;
 pub(crate) mod simd;
 
 kernels! {
-    activation_gradient, attention, batch_norm, concat, conv2d, cut, elementwise, embedding, group_norm,
-    group_norm_gradient, layer_norm, layer_norm_gradient, matmul, pick, product_slices, quantile, resample, softmax,
-    softmax_gradient, step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
+    activation_gradient, attention, attention_key_gradient, attention_query_gradient, attention_statistics, batch_norm,
+    concat, conv2d, conv2d_gradient, cut, elementwise, embedding, group_norm, group_norm_gradient, layer_norm,
+    layer_norm_gradient, matmul, pick, product_slices, quantile, resample, resample_gradient, softmax, softmax_gradient,
+    step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.
@@ -353,5 +354,7 @@ pub(crate) const EPILOGUE: &str = include_str!("../../shaders/shared/epilogue.wg
 pub(crate) const REDUCE: &str = include_str!("../../shaders/shared/reduce.wgsl");
 /// `shaders/shared/reduce_subgroup.wgsl`: sums and maxima over a subgroup that is the workgroup.
 pub(crate) const REDUCE_SUBGROUP: &str = include_str!("../../shaders/shared/reduce_subgroup.wgsl");
+/// `shaders/shared/resample.wgsl`: what an output coordinate of a resized picture reads.
+pub(crate) const RESAMPLE: &str = include_str!("../../shaders/shared/resample.wgsl");
 /// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
 pub(crate) const PREDICT: &str = include_str!("../../shaders/shared/predict.wgsl");

@@ -27,15 +27,15 @@ pub static KERNEL: Kernel = Kernel {
     },
 };
 
-/// x[r, index[r]] of x `[.., C]`, with an index (f32 whole numbers; those beyond the last column are the last) for each
-/// row → `[..]`.
+/// Column `index[r]` of each row r of x `[.., C]` → `[..]`. Indices are f32 whole numbers; those beyond the last column
+/// are the last.
 #[track_caller]
 pub fn pick(g: &mut Graph, label: &str, x: &Tensor, index: &Tensor) -> Tensor {
     assert_eq!(x.rows(), index.len(), "{label}: rows of {:?} by indices {:?}", x.shape, index.shape);
     record(g, label, x, index, &x.shape[..x.shape.len() - 1], x.channels(), false)
 }
 
-/// `[.., cols]` with x[r] at column index[r] of row r, 0 elsewhere: the gradient of [`pick`].
+/// `[.., cols]` with `x[r]` at column `index[r]` of row r, 0 elsewhere: the gradient of [`pick`].
 #[track_caller]
 pub fn scatter(g: &mut Graph, label: &str, x: &Tensor, index: &Tensor, cols: usize) -> Tensor {
     assert_eq!(x.len(), index.len(), "{label}: {:?} by indices {:?}", x.shape, index.shape);

@@ -1,7 +1,8 @@
 //! Pictures at another size: nearest, bilinear, bicubic (Keys 1981), average pooling.
 
+use super::resample_gradient;
 use super::simd::wide;
-use super::{Cost, INDEX, Kernel, Shader, element_grid};
+use super::{Backward, Cost, INDEX, Kernel, RESAMPLE, Shader, element_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -32,12 +33,17 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "resample",
-    shaders: &[Shader::plain("resample", include_str!("../../shaders/resample.wgsl"), &[INDEX], element_grid)],
+    shaders: &[Shader::plain(
+        "resample",
+        include_str!("../../shaders/resample.wgsl"),
+        &[INDEX, RESAMPLE],
+        element_grid,
+    )],
     fields: Params::FIELDS,
     epilogue: false,
     reference,
     cpu,
-    gradient: None,
+    gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
 
@@ -68,25 +74,7 @@ pub fn resample(g: &mut Graph, label: &str, x: &Tensor, height: usize, width: us
     if mode == Resample::Area {
         assert!(height <= h && h / height == w / width, "{label}: blocks of {h}x{w} to {height}x{width}");
     }
-    let (number, align_corners, antialias, cubic_a) = match mode {
-        Resample::Nearest => (0, false, false, 0.0),
-        Resample::Bilinear { align_corners } => (1, align_corners, false, 0.0),
-        Resample::Bicubic { antialias } => (2, false, antialias, if antialias { -0.5 } else { -0.75 }),
-        Resample::Area => (3, false, false, 0.0),
-    };
-    let len = n * height * width * channels;
-    let p = Params {
-        height: h as u32,
-        width: w as u32,
-        out_height: height as u32,
-        out_width: width as u32,
-        channels: channels as u32,
-        len: len as u32,
-        mode: number,
-        align_corners: align_corners.into(),
-        antialias: antialias.into(),
-        cubic_a,
-    };
+    let p = Params::new([h, w], [height, width], channels, n * height * width * channels, mode);
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
@@ -95,6 +83,33 @@ pub fn resample(g: &mut Graph, label: &str, x: &Tensor, height: usize, width: us
         storage: Storage::Elem,
         label,
     })
+}
+
+impl Params {
+    pub(super) fn new(from: [usize; 2], to: [usize; 2], channels: usize, len: usize, mode: Resample) -> Params {
+        let (number, align_corners, antialias, cubic_a) = match mode {
+            Resample::Nearest => (0, false, false, 0.0),
+            Resample::Bilinear { align_corners } => (1, align_corners, false, 0.0),
+            Resample::Bicubic { antialias } => (2, false, antialias, if antialias { -0.5 } else { -0.75 }),
+            Resample::Area => (3, false, false, 0.0),
+        };
+        Params {
+            height: from[0] as u32,
+            width: from[1] as u32,
+            out_height: to[0] as u32,
+            out_width: to[1] as u32,
+            channels: channels as u32,
+            len: len as u32,
+            mode: number,
+            align_corners: align_corners.into(),
+            antialias: antialias.into(),
+            cubic_a,
+        }
+    }
+}
+
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    Ok(vec![Some(resample_gradient::push(g, &of.label(), of.dy, &Params::read(&of.node.params)))])
 }
 
 /// Input coordinates and weights of output coordinate `o`.
@@ -134,67 +149,103 @@ fn taps(p: &Params, o: usize, size: usize, out_size: usize) -> Vec<(usize, f64)>
     (first..end).zip(weights).map(|(i, w)| (i as usize, w / total)).collect()
 }
 
-fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
-    let (p, x) = (&Params::read(params), inputs[0]);
-    let (channels, height, width) = (p.channels as usize, p.height as usize, p.width as usize);
-    let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
-    let columns: Vec<_> = (0..out_width).map(|o| taps(p, o, width, out_width)).collect();
-    for (line, y) in y.chunks_exact_mut(out_width * channels).enumerate() {
-        let (n, oy) = (line / out_height, line % out_height);
-        let lines = taps(p, oy, height, out_height);
-        for (column, y) in columns.iter().zip(y.chunks_exact_mut(channels)) {
-            for (c, y) in y.iter_mut().enumerate() {
-                let mut sum = 0.0;
-                for (iy, wy) in &lines {
-                    for (ix, wx) in column {
-                        sum += wy * wx * x[((n * height + iy) * width + ix) * channels + c];
-                    }
-                }
-                *y = sum;
-            }
-        }
+/// For each coordinate of an output: coordinates of the input, and their weights.
+pub(super) type Taps<T> = Vec<Vec<(usize, T)>>;
+
+/// Weights separable in height and width, between sizes of pictures.
+pub(super) struct Blend<T> {
+    /// Of each row of the output: rows of the input.
+    pub rows: Taps<T>,
+    /// Of each column of the output: columns of the input.
+    pub columns: Taps<T>,
+    /// Height and width of the input.
+    pub size: (usize, usize),
+    /// Channels.
+    pub channels: usize,
+}
+
+impl Params {
+    /// The weights of each output coordinate.
+    pub(super) fn blend(&self) -> Blend<f64> {
+        let [h, w, oh, ow] = [self.height, self.width, self.out_height, self.out_width].map(|n| n as usize);
+        let axis = |size, out_size| (0..out_size).map(|o| taps(self, o, size, out_size)).collect();
+        Blend { rows: axis(h, oh), columns: axis(w, ow), size: (h, w), channels: self.channels as usize }
     }
 }
 
-/// Lines of y, each: the lines of x blended into one, then its pixels.
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    Params::read(params).blend().define(inputs[0], y);
+}
+
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
-    let p = Params::read(params);
-    let (channels, height, width) = (p.channels as usize, p.height as usize, p.width as usize);
-    let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
-    let weights = |taps: Vec<(usize, f64)>| taps.into_iter().map(|(i, weight)| (i, weight as f32)).collect();
-    let columns: Vec<Vec<(usize, f32)>> = (0..out_width).map(|o| weights(taps(&p, o, width, out_width))).collect();
-    let lines = (16_384 / (out_width * channels)).max(1);
-    let line = |blend: &mut Vec<f32>, at: usize, y: &mut [f32]| {
-        let (n, oy) = (at / out_height, at % out_height);
-        let x = |iy: usize| &inputs[0][(n * height + iy) * width * channels..][..width * channels];
-        let rows: Vec<(usize, f32)> = weights(taps(&p, oy, height, out_height));
-        wide(#[inline(always)] || {
-            let blended = if let [(iy, 1.0)] = rows[..] {
-                x(iy)
-            } else {
-                blend.clear();
-                blend.resize(width * channels, 0.0);
-                for (iy, weight) in &rows {
-                    add_scaled(blend, x(*iy), *weight);
-                }
-                blend
-            };
-            for (column, y) in columns.iter().zip(y.chunks_exact_mut(channels)) {
-                if let [(ix, 1.0)] = column[..] {
-                    y.copy_from_slice(&blended[ix * channels..][..channels]);
-                } else {
-                    y.fill(0.0);
-                    for (ix, weight) in column {
-                        add_scaled(y, &blended[ix * channels..], *weight);
+    Params::read(params).blend().rounded().compute(inputs[0], y);
+}
+
+impl Blend<f64> {
+    /// The sums of products.
+    pub(super) fn define(&self, x: &[f64], y: &mut [f64]) {
+        let (channels, (height, width)) = (self.channels, self.size);
+        for (line, y) in y.chunks_exact_mut(self.columns.len() * channels).enumerate() {
+            let (n, lines) = (line / self.rows.len(), &self.rows[line % self.rows.len()]);
+            for (column, y) in self.columns.iter().zip(y.chunks_exact_mut(channels)) {
+                for (c, y) in y.iter_mut().enumerate() {
+                    let mut sum = 0.0;
+                    for (iy, wy) in lines {
+                        for (ix, wx) in column {
+                            sum += wy * wx * x[((n * height + iy) * width + ix) * channels + c];
+                        }
                     }
+                    *y = sum;
                 }
             }
+        }
+    }
+
+    pub(super) fn rounded(self) -> Blend<f32> {
+        let round = |taps: Taps<f64>| {
+            let row = |row: Vec<(usize, f64)>| row.into_iter().map(|(i, weight)| (i, weight as f32)).collect();
+            taps.into_iter().map(row).collect()
+        };
+        Blend { rows: round(self.rows), columns: round(self.columns), size: self.size, channels: self.channels }
+    }
+}
+
+impl Blend<f32> {
+    /// Lines of y, each: the lines of x blended into one, then its pixels.
+    pub(super) fn compute(&self, x: &[f32], y: &mut [f32]) {
+        let (channels, (height, width), out_width) = (self.channels, self.size, self.columns.len());
+        let lines = (16_384 / (out_width * channels)).max(1);
+        let line = |blend: &mut Vec<f32>, at: usize, y: &mut [f32]| {
+            let (n, rows) = (at / self.rows.len(), &self.rows[at % self.rows.len()]);
+            let x = |iy: usize| &x[(n * height + iy) * width * channels..][..width * channels];
+            wide(#[inline(always)] || {
+                let blended = if let [(iy, 1.0)] = rows[..] {
+                    x(iy)
+                } else {
+                    blend.clear();
+                    blend.resize(width * channels, 0.0);
+                    for (iy, weight) in rows {
+                        add_scaled(blend, x(*iy), *weight);
+                    }
+                    blend
+                };
+                for (column, y) in self.columns.iter().zip(y.chunks_exact_mut(channels)) {
+                    if let [(ix, 1.0)] = column[..] {
+                        y.copy_from_slice(&blended[ix * channels..][..channels]);
+                    } else {
+                        y.fill(0.0);
+                        for (ix, weight) in column {
+                            add_scaled(y, &blended[ix * channels..], *weight);
+                        }
+                    }
+                }
+            });
+        };
+        let size = out_width * channels;
+        y.par_chunks_mut(lines * size).enumerate().for_each_init(Vec::new, |blend, (i, y)| {
+            y.chunks_exact_mut(size).enumerate().for_each(|(l, y)| line(blend, i * lines + l, y));
         });
-    };
-    let size = out_width * channels;
-    y.par_chunks_mut(lines * size).enumerate().for_each_init(Vec::new, |blend, (i, y)| {
-        y.chunks_exact_mut(size).enumerate().for_each(|(l, y)| line(blend, i * lines + l, y));
-    });
+    }
 }
 
 /// y + x · weight, as far as y goes.

@@ -4,7 +4,8 @@
 //! (`K = KH·KW` taps, the fastest), and its `[KH, KW, I, O]` is those columns as rows, ordered by tap first;
 //! a linear layer is the case of one tap. A block takes a range of inputs with all their taps, so that the
 //! file is read once, in order within each row; its taps lie apart in the result and are handed on as one
-//! piece each.
+//! piece each. Of filters for the backward pass, `[KH, KW, O, I]`, a block is a range of rows, and taps come last to
+//! first.
 
 use std::borrow::Cow;
 
@@ -15,8 +16,8 @@ use safetensors::Dtype;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::Repack;
 use crate::graph::rows::{Part, parts};
+use crate::graph::{Pass, Repack};
 use crate::kernels::winograd_input::filters;
 
 /// Largest piece, in elements.
@@ -107,6 +108,8 @@ struct View<'a> {
     outputs: usize,
     inputs: usize,
     taps: usize,
+    /// The result is `[taps, inputs, outputs]`, or `[taps, outputs, inputs]` with the taps reversed.
+    pass: Pass,
 }
 
 /// How a tensor is cut into blocks.
@@ -114,11 +117,19 @@ struct View<'a> {
 enum Cut {
     /// Runs of the result that are runs of the file.
     Straight,
-    /// `inputs` × `outputs` at a time, with all taps.
-    Panels { inputs: usize, outputs: usize },
+    /// `rows` × `columns` of the result at a time, with all taps.
+    Panels { rows: usize, columns: usize },
     /// Runs of the result, gathered element by element, slowly: large odd shapes, of no published model,
     /// that panels cannot cut at multiples of 4.
     Gather,
+}
+
+/// A block of panels: its first row and column in the result's matrices, and how many of each.
+struct Panel {
+    row: usize,
+    column: usize,
+    rows: usize,
+    columns: usize,
 }
 
 impl View<'_> {
@@ -141,23 +152,35 @@ impl View<'_> {
         }
     }
 
+    /// Rows and columns of a tap's matrix in the result.
+    fn matrix(&self) -> (usize, usize) {
+        match self.pass {
+            Pass::Forward => (self.inputs, self.outputs),
+            Pass::Backward => (self.outputs, self.inputs),
+        }
+    }
+
     /// The blocks of the transposition. Every piece begins at a multiple of 4.
     fn cut(&self) -> Cut {
-        let View { outputs, inputs, taps, .. } = *self;
-        if [outputs, inputs, taps].iter().filter(|&&n| n > 1).count() <= 1 {
+        let (taps, (rows, columns)) = (self.taps, self.matrix());
+        let straight = match self.pass {
+            Pass::Forward => [rows, columns, taps].iter().filter(|&&n| n > 1).count() <= 1,
+            Pass::Backward => taps <= 1,
+        };
+        if straight {
             return Cut::Straight;
         }
         if self.len() <= PIECE {
-            return Cut::Panels { inputs, outputs };
+            return Cut::Panels { rows, columns };
         }
-        let columns = (PIECE / taps).min(outputs.saturating_mul(inputs));
-        if outputs.is_multiple_of(4) && columns >= 64 {
-            let o = outputs.min(columns / 4 * 4);
-            let i = if o == outputs { columns / outputs } else { 1 };
-            return Cut::Panels { inputs: i.min(inputs), outputs: o };
+        let room = (PIECE / taps).min(rows.saturating_mul(columns));
+        if columns.is_multiple_of(4) && room >= 64 {
+            let across = columns.min(room / 4 * 4);
+            let down = if across == columns { room / columns } else { 1 };
+            return Cut::Panels { rows: down.min(rows), columns: across };
         }
-        if (taps == 1 || inputs.is_multiple_of(4)) && columns / outputs >= 4 {
-            return Cut::Panels { inputs: (columns / outputs / 4 * 4).min(inputs), outputs };
+        if (taps == 1 || rows.is_multiple_of(4)) && room / columns >= 4 {
+            return Cut::Panels { rows: (room / columns / 4 * 4).min(rows), columns };
         }
         Cut::Gather
     }
@@ -166,23 +189,30 @@ impl View<'_> {
     fn count(&self, cut: Cut) -> usize {
         match cut {
             Cut::Straight | Cut::Gather => self.len().div_ceil(PIECE),
-            Cut::Panels { inputs, outputs } => self.inputs.div_ceil(inputs) * self.outputs.div_ceil(outputs),
+            Cut::Panels { rows, columns } => {
+                let (down, across) = self.matrix();
+                down.div_ceil(rows) * across.div_ceil(columns)
+            }
         }
     }
 
-    /// First output and input of a block of panels, and how many of each.
-    fn panel(&self, n: usize, inputs: usize, outputs: usize) -> (usize, usize, usize, usize) {
-        let across = self.outputs.div_ceil(outputs);
-        let (o, i) = (n % across * outputs, n / across * inputs);
-        (o, i, outputs.min(self.outputs - o), inputs.min(self.inputs - i))
+    /// First row and column of a block of panels, and how many of each.
+    fn panel(&self, n: usize, rows: usize, columns: usize) -> Panel {
+        let (down, across) = self.matrix();
+        let blocks = across.div_ceil(columns);
+        let (row, column) = (n / blocks * rows, n % blocks * columns);
+        Panel { row, column, rows: rows.min(down - row), columns: columns.min(across - column) }
     }
 
     /// Computes block `n` into `out`.
     fn fill(&self, cut: Cut, n: usize, out: &mut Vec<f32>) {
-        if let Cut::Panels { inputs, outputs } = cut {
-            let panel = self.panel(n, inputs, outputs);
-            out.resize(panel.2 * panel.3 * self.taps, 0.0);
-            return self.transpose(panel, out);
+        if let Cut::Panels { rows, columns } = cut {
+            let panel = self.panel(n, rows, columns);
+            out.resize(panel.rows * panel.columns * self.taps, 0.0);
+            return match self.pass {
+                Pass::Forward => self.transpose(&panel, out),
+                Pass::Backward => self.reverse(&panel, out),
+            };
         }
         let first = n * PIECE;
         out.resize(PIECE.min(self.len() - first), 0.0);
@@ -192,8 +222,9 @@ impl View<'_> {
         }
     }
 
-    /// A block of panels: `out` is `[taps, inputs, outputs]` of the block.
-    fn transpose(&self, (o0, i0, os, is): (usize, usize, usize, usize), out: &mut [f32]) {
+    /// A block of panels of the forward pass: `out` is `[taps, inputs, outputs]` of the block.
+    fn transpose(&self, panel: &Panel, out: &mut [f32]) {
+        let &Panel { row: i0, column: o0, rows: is, columns: os } = panel;
         // Tiles small enough for the first cache; 16 outputs are one cache line of the result. The rows
         // are 16 longer than used, lest they all fall into the same cache sets.
         const ROWS: usize = 16;
@@ -220,25 +251,44 @@ impl View<'_> {
         }
     }
 
+    /// A block of panels of the backward pass: `out` is `[taps, outputs, inputs]` of the block, the last tap first.
+    fn reverse(&self, panel: &Panel, out: &mut [f32]) {
+        let mut line = vec![0.0; panel.columns * self.taps];
+        for o in 0..panel.rows {
+            self.widen(((panel.row + o) * self.inputs + panel.column) * self.taps, &mut line);
+            for (tap, to) in out.chunks_exact_mut(panel.rows * panel.columns).enumerate() {
+                let to = &mut to[o * panel.columns..][..panel.columns];
+                let from = line[self.taps - 1 - tap..].iter().step_by(self.taps);
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+
     fn gather(&self, first: usize, out: &mut [f32]) {
+        let (rows, columns) = self.matrix();
         for (e, to) in out.iter_mut().enumerate() {
-            let (row, o) = ((first + e) / self.outputs, (first + e) % self.outputs);
-            let (tap, i) = (row / self.inputs, row % self.inputs);
+            let (at, column) = ((first + e) / columns, (first + e) % columns);
+            let (tap, row) = (at / rows, at % rows);
+            let (o, i, tap) = match self.pass {
+                Pass::Forward => (column, row, tap),
+                Pass::Backward => (row, column, self.taps - 1 - tap),
+            };
             self.widen((o * self.inputs + i) * self.taps + tap, std::slice::from_mut(to));
         }
     }
 
     /// Hands block `n` on.
     fn emit(&self, cut: Cut, n: usize, block: &[f32], sink: &mut Sink<'_>) -> Result<()> {
-        let Cut::Panels { inputs, outputs } = cut else {
+        let Cut::Panels { rows, columns } = cut else {
             return sink(n * PIECE, block);
         };
         if block.len() == self.len() {
             return sink(0, block);
         }
-        let (o, i, os, is) = self.panel(n, inputs, outputs);
-        for (tap, piece) in block.chunks_exact(os * is).enumerate() {
-            sink((tap * self.inputs + i) * self.outputs + o, piece)?;
+        let panel = self.panel(n, rows, columns);
+        let (down, across) = self.matrix();
+        for (tap, piece) in block.chunks_exact(panel.rows * panel.columns).enumerate() {
+            sink((tap * down + panel.row) * across + panel.column, piece)?;
         }
         Ok(())
     }
@@ -267,7 +317,7 @@ impl Checkpoint {
         repack: Repack,
         sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        if repack == Repack::Winograd {
+        if matches!(repack, Repack::Winograd(_)) {
             // One layer's filters at a time; they are transformed as a whole.
             return sink(0, &self.read(name, repack)?);
         }
@@ -302,8 +352,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::stream`].
     pub fn read(&self, name: &str, repack: Repack) -> Result<Vec<f32>> {
-        if repack == Repack::Winograd {
-            return Ok(filters(&self.read(name, Repack::Conv)?));
+        if let Repack::Winograd(pass) = repack {
+            return Ok(filters(&self.read(name, Repack::Conv(pass))?));
         }
         let mut values = vec![0.0; self.view(name, repack)?.len()];
         self.stream(name, repack, &mut |first, piece| {
@@ -314,7 +364,8 @@ impl Checkpoint {
     }
 
     fn view(&self, names: &str, repack: Repack) -> Result<View<'_>> {
-        let mut view = View { segments: Vec::new(), outputs: 0, inputs: 0, taps: 0 };
+        let pass = if let Repack::Conv(pass) = repack { pass } else { Pass::Forward };
+        let mut view = View { segments: Vec::new(), outputs: 0, inputs: 0, taps: 0, pass };
         for part in parts(names) {
             let (segment, [outputs, inputs, taps]) = self.segment(&part, repack, view.len())?;
             if !view.segments.is_empty() && [inputs, taps] != [view.inputs, view.taps] {
@@ -343,9 +394,9 @@ impl Checkpoint {
             (Repack::None, _) => [bytes.len() / kind.size(), 1, 1],
             (Repack::Transpose, &[o, i, ref ones @ ..]) if ones.iter().all(|&n| n == 1) => [o, i, 1],
             // Taps of an empty tensor may be any number; nothing is computed from them.
-            (Repack::Conv, &[o, i, kh, kw]) => [o, i, kh.saturating_mul(kw)],
+            (Repack::Conv(_), &[o, i, kh, kw]) => [o, i, kh.saturating_mul(kw)],
             (_, shape) => {
-                let needed = if repack == Repack::Conv { "[out, in, kh, kw]" } else { "[out, in]" };
+                let needed = if let Repack::Conv(_) = repack { "[out, in, kh, kw]" } else { "[out, in]" };
                 let what =
                     format!("expected a shape {needed}, found {shape:?}: these weights are of another model");
                 return Err(Error::tensor(path, name, what));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::Error;
-use crate::graph::Repack;
+use crate::graph::{Pass, Repack};
 
 /// Opens a file of one f16 tensor `w` whose element `e` is `e mod 2039`: exact in f16, and of a period
 /// that no dimension here divides.
@@ -17,7 +17,10 @@ fn ramp(folder: &Folder, shape: &[usize]) -> Checkpoint {
 fn source(repack: Repack, shape: &[usize], e: usize) -> usize {
     match (repack, shape) {
         (Repack::Transpose, &[o, i]) => (e % o) * i + e / o,
-        (Repack::Conv, &[o, i, kh, kw]) => ((e % o) * i + e / o % i) * kh * kw + e / o / i,
+        (Repack::Conv(Pass::Forward), &[o, i, kh, kw]) => ((e % o) * i + e / o % i) * kh * kw + e / o / i,
+        (Repack::Conv(Pass::Backward), &[o, i, kh, kw]) => {
+            (e / i % o * i + e % i) * kh * kw + kh * kw - 1 - e / i / o
+        }
         _ => e,
     }
 }
@@ -69,6 +72,11 @@ fn transposed() {
 
 #[test]
 fn convolutions() {
+    let compare = |shape: &[usize]| {
+        for pass in [Pass::Forward, Pass::Backward] {
+            compare(Repack::Conv(pass), shape);
+        }
+    };
     for shape in [
         [1, 1, 1, 1],
         [5, 1, 3, 3],
@@ -78,7 +86,7 @@ fn convolutions() {
         [6, 8, 14, 14],
         [19, 29, 3, 3],
     ] {
-        compare(Repack::Conv, &shape);
+        compare(&shape);
     }
     // Larger than a piece: panels, one tap, outputs split, odd outputs, then shapes that must be gathered.
     for shape in [
@@ -89,11 +97,11 @@ fn convolutions() {
         [131_076, 2, 2, 2],
         [41_948, 1, 5, 5],
     ] {
-        compare(Repack::Conv, &shape);
+        compare(&shape);
     }
     for shape in [[351, 343, 3, 3], [5, 3, 270, 270], [8, 4, 182, 182], [1, 3, 600, 600], [1, 1, 1025, 1025]]
     {
-        compare(Repack::Conv, &shape);
+        compare(&shape);
     }
 }
 
@@ -189,8 +197,8 @@ fn rows_of_tensors() {
         let repacks: &[Repack] = match shape.len() {
             1 => &[Repack::None],
             2 | 3 => &[Repack::None, Repack::Transpose],
-            _ if shape[2] == 3 => &[Repack::None, Repack::Conv],
-            _ => &[Repack::None, Repack::Transpose, Repack::Conv],
+            _ if shape[2] == 3 => &[Repack::None, Repack::Conv(Pass::Forward), Repack::Conv(Pass::Backward)],
+            _ => &[Repack::None, Repack::Transpose, Repack::Conv(Pass::Forward)],
         };
         for &repack in repacks {
             let mut cut = shape.to_vec();
@@ -208,8 +216,12 @@ fn rows_of_tensors() {
     }
     let path = folder.write("x", file(&[("w", Dtype::F32, &[3, 3, 3, 3], &[0.5; 81])]));
     let checkpoint = Checkpoint::open_file(&path).unwrap();
-    assert_eq!(checkpoint.read("w[1:3]", Repack::Winograd).unwrap().len(), 36 * 3 * 2);
-    refused(checkpoint.read("w[2:4]", Repack::Conv), &path, &["`w`", "expected rows 2 to 4, found 3"]);
+    assert_eq!(checkpoint.read("w[1:3]", Repack::Winograd(Pass::Forward)).unwrap().len(), 36 * 3 * 2);
+    refused(
+        checkpoint.read("w[2:4]", Repack::Conv(Pass::Forward)),
+        &path,
+        &["`w`", "expected rows 2 to 4, found 3"],
+    );
     let far = format!("w[1:{}]", usize::MAX);
     refused(checkpoint.read(&far, Repack::None), &path, &["`w`", "found 3"]);
 }
@@ -228,7 +240,7 @@ fn refusals() {
         &["`v`", "expected a shape [out, in], found [2]"],
     );
     refused(
-        checkpoint.read("v", Repack::Conv),
+        checkpoint.read("v", Repack::Conv(Pass::Forward)),
         &path,
         &["`v`", "expected a shape [out, in, kh, kw], found [2]"],
     );

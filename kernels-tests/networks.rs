@@ -3,6 +3,7 @@
 
 use crate::shaders::check_storage;
 use ancestral::graph::{Graph, fuse::fuse};
+use ancestral::models::adm::{self, presets};
 use ancestral::models::{t5, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
@@ -40,5 +41,15 @@ fn ddpm_networks() {
     for case in ["ddpm", "ddpm_resnet"] {
         let config: unet2d::Config = config(&format!("{case}/pipeline/unet/config.json"));
         check(case, ddpm::network_graph(&config));
+    }
+}
+
+#[test]
+fn guided_diffusion_networks() {
+    for preset in presets::UNETS {
+        check(preset.name, preset.flags::<adm::Config>().graph());
+    }
+    for preset in presets::CLASSIFIERS {
+        check(preset.name, preset.flags::<adm::classifier::Config>().graph());
     }
 }

@@ -7,6 +7,7 @@ use ancestral::estimate::Target;
 use ancestral::graph::fuse::fuse;
 use ancestral::graph::plan::{Limits, Plan};
 use ancestral::graph::{Graph, Storage, TensorId};
+use ancestral::models::adm::{self, presets};
 use ancestral::models::unet;
 use ancestral::systems::denoise::{Parts, Shape};
 use ancestral::systems::imagen::{self, Stage};
@@ -80,41 +81,67 @@ fn plans_say_what_programs_take() {
     assert!(cost.fits() && planned.weights > 0 && step.moved > step.fewest && cost.peak > least);
 }
 
+/// A network's graphs, fused, by their parts' names and batch.
+type Recorded = Vec<(String, Graph)>;
+
+fn of_imagen(config: &unet::Config) -> Recorded {
+    let mut all = Vec::new();
+    for (pictures, guided) in [(1, false), (1, true), (2, true)] {
+        let parts = parts(config, pictures, guided, 50);
+        let batch = if guided { 2 * pictures } else { pictures };
+        for (part, graph) in [("once", parts.once), ("times", parts.times), ("step", parts.step)] {
+            all.push((format!("{part}, batch {batch}"), graph));
+        }
+    }
+    all
+}
+
+/// A published U-Net of guided-diffusion as one graph.
+fn of_adm(name: &str) -> Recorded {
+    let config: adm::Config = presets::by_name(name).expect("a published checkpoint").flags();
+    let record = |batch: usize| {
+        let mut g = Graph::new();
+        let x = g.input("x", &[batch, config.image_size, config.image_size, 3], Storage::Elem);
+        let (t, y) = (g.input("t", &[batch], Storage::F32), g.input("y", &[batch], Storage::F32));
+        let out = config.forward(&mut g, &adm::Inputs { x: &x, low_res: None, t: &t, y: Some(&y) });
+        g.output("out", &out);
+        fuse(&mut g);
+        (format!("batch {batch}"), g)
+    };
+    [1, 2].map(record).into()
+}
+
 #[test]
 fn plans_are_close_to_their_lower_bounds() {
     let networks = [
-        ("IF-I-XL", layout("IF-I-XL")),
-        ("IF-I-M", layout("IF-I-M")),
-        ("IF-II", layout("IF-II")),
-        ("bundled base", config("models/scenes/stage_1/unet/config.json")),
-        ("bundled super-resolution", config("models/scenes/stage_2/unet/config.json")),
+        ("IF-I-XL", of_imagen(&layout("IF-I-XL"))),
+        ("IF-I-M", of_imagen(&layout("IF-I-M"))),
+        ("IF-II", of_imagen(&layout("IF-II"))),
+        ("bundled base", of_imagen(&config("models/scenes/stage_1/unet/config.json"))),
+        ("bundled super-resolution", of_imagen(&config("models/scenes/stage_2/unet/config.json"))),
+        ("64x64_diffusion", of_adm("64x64_diffusion")),
+        ("256x256_diffusion", of_adm("256x256_diffusion")),
     ];
     let mut above = Vec::new();
-    for (name, config) in &networks {
-        for (half, pictures, guided) in
-            [false, true].into_iter().flat_map(|half| [(half, 1, false), (half, 1, true), (half, 2, true)])
+    for (name, parts) in &networks {
+        for (half, (part, graph)) in [false, true].into_iter().flat_map(|h| parts.iter().map(move |p| (h, p)))
         {
-            let parts = parts(config, pictures, guided, 50);
-            for (part, graph) in [("once", &parts.once), ("times", &parts.times), ("step", &parts.step)] {
-                let bytes = |id: TensorId| {
-                    let info = graph.info(id);
-                    info.len() as u64 * if half && info.storage != Storage::F32 { 2 } else { 4 }
-                };
-                // One buffer, and as many as the largest tensor forces.
-                let largest = graph.nodes.iter().map(|n| bytes(n.output)).max().unwrap_or(1);
-                let ratio = |max_buffer: u64| {
-                    let limits = Limits { align: 256, max_buffer: max_buffer.next_multiple_of(256) };
-                    let plan =
-                        Plan::new(graph, limits, bytes, &[]).expect("no tensor is larger than a buffer");
-                    plan.bytes() as f64 / plan.lower_bound.max(1) as f64
-                };
-                let (ratio, split) = (ratio(1 << 31), ratio(largest));
-                let batch = if guided { 2 * pictures } else { pictures };
-                let what = format!("{name}, {part}, batch {batch}, {}", if half { "f16" } else { "f32" });
-                println!("{what}: {ratio:.3}, in the smallest buffers {split:.3}");
-                if ratio.max(split) > MOST_MEMORY {
-                    above.push(format!("{what}: {ratio:.3}, {split:.3}"));
-                }
+            let bytes = |id: TensorId| {
+                let info = graph.info(id);
+                info.len() as u64 * if half && info.storage != Storage::F32 { 2 } else { 4 }
+            };
+            // One buffer, and as many as the largest tensor forces.
+            let largest = graph.nodes.iter().map(|n| bytes(n.output)).max().unwrap_or(1);
+            let ratio = |max_buffer: u64| {
+                let limits = Limits { align: 256, max_buffer: max_buffer.next_multiple_of(256) };
+                let plan = Plan::new(graph, limits, bytes, &[]).expect("no tensor is larger than a buffer");
+                plan.bytes() as f64 / plan.lower_bound.max(1) as f64
+            };
+            let (ratio, split) = (ratio(1 << 31), ratio(largest));
+            let what = format!("{name}, {part}, {}", if half { "f16" } else { "f32" });
+            println!("{what}: {ratio:.3}, in the smallest buffers {split:.3}");
+            if ratio.max(split) > MOST_MEMORY {
+                above.push(format!("{what}: {ratio:.3}, {split:.3}"));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! published models (`goldens/layouts`).
 
 use ancestral::graph::Graph;
+use ancestral::models::adm::{self, presets};
 use ancestral::models::{efficient_unet, t5, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
@@ -44,6 +45,14 @@ fn conditional(config: &unet::Config) -> Weights {
 fn unconditional(config: &unet2d::Config) -> Weights {
     config.validate(Path::new("unet")).unwrap();
     weights(&ddpm::network_graph(config))
+}
+
+/// A published checkpoint of OpenAI's, by its flags.
+fn openai(name: &str) -> Weights {
+    if presets::CLASSIFIERS.iter().any(|preset| preset.name == name) {
+        return weights(&presets::by_name(name).unwrap().flags::<adm::classifier::Config>().graph());
+    }
+    weights(&presets::by_name(name).unwrap().flags::<adm::Config>().graph())
 }
 
 fn encoder(config: &t5::Config) -> Weights {
@@ -122,6 +131,30 @@ fn published_layouts() {
     assert_eq!(tied.as_ref(), published.get("shared.weight"));
     same(&encoder(&t5_xxl()), &published, 4_762_310_656);
     same(&unconditional(&ddpm_cifar10()), &layout("ddpm-cifar10-32.unet", 0), 35_746_307);
+    for (name, parameters) in [
+        ("64x64_diffusion", 295_904_454),
+        ("64x64_classifier", 65_438_568),
+        ("256x256_diffusion", 553_838_086),
+    ] {
+        same(&openai(name), &layout(&format!("adm.{name}"), 0), parameters);
+    }
+}
+
+/// Every preset has a row with its number of parameters.
+#[test]
+fn every_preset_is_listed() {
+    let text = read("weights.md");
+    for preset in presets::UNETS.iter().chain(presets::CLASSIFIERS) {
+        let count: usize = openai(preset.name).values().map(|shape| shape.iter().product::<usize>()).sum();
+        let cell = format!("`{}.pt`", preset.name);
+        let row = text.lines().find(|line| {
+            line.strip_prefix("| ").is_some_and(|line| line.split(" | ").next().unwrap().contains(&cell))
+        });
+        let row =
+            row.unwrap_or_else(|| panic!("weights.md has no row of {cell}: {:.1} M", count as f64 / 1e6));
+        let millions = format!("| {:.1} M |", count as f64 / 1e6);
+        assert!(row.contains(&millions), "weights.md: {cell} has {millions}: {row}");
+    }
 }
 
 /// Every network of a section of weights.md.
@@ -143,6 +176,15 @@ fn networks(section: &str) -> Vec<Weights> {
             unconditional(&golden_config("ddpm/pipeline/unet")),
             unconditional(&golden_config("ddpm_resnet/pipeline/unet")),
         ],
+        "guided-diffusion and improved-diffusion" => {
+            let config = adm::classifier::Config {
+                classifier_pool: adm::classifier::Pool::Adaptive,
+                ..adm::classifier::Config::default()
+            };
+            let mut all = vec![weights(&config.graph())];
+            all.extend(presets::UNETS.iter().chain(presets::CLASSIFIERS).map(|preset| openai(preset.name)));
+            all
+        }
         other => panic!("weights.md has a table of tensors under `{other}`, which this test does not know"),
     }
 }
@@ -154,7 +196,7 @@ struct Row {
     forms: Vec<(String, Vec<Vec<String>>)>,
 }
 
-/// Writes out `{block}`, `{resnet}` and `{weight,bias}`.
+/// Writes out `{block}`, `{resnet}`, `{part}` and `{weight,bias}`.
 fn expand(pattern: &str) -> Vec<String> {
     let places = |key: &str, values: &[&str], list: Vec<String>| -> Vec<String> {
         list.iter().flat_map(|p| values.iter().map(|v| p.replacen(key, v, 1)).collect::<Vec<_>>()).collect()
@@ -163,6 +205,10 @@ fn expand(pattern: &str) -> Vec<String> {
     if pattern.contains("{resnet}") {
         let values = ["{block}.resnets.{j}", "down_blocks.{i}.downsamplers.0", "up_blocks.{i}.upsamplers.0"];
         list = places("{resnet}", &values, list);
+    }
+    if pattern.contains("{part}") {
+        let values = ["input_blocks.{i}.{j}", "middle_block.{j}", "output_blocks.{i}.{j}"];
+        list = places("{part}", &values, list);
     }
     list.into_iter()
         .flat_map(|p| match p.contains("{block}") {
@@ -235,7 +281,7 @@ fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, u
 #[test]
 fn every_tensor_is_described() {
     let sections = rows(&read("weights.md"));
-    assert_eq!(sections.len(), 3, "{:?}", sections.keys());
+    assert_eq!(sections.len(), 4, "{:?}", sections.keys());
     for (section, rows) in &sections {
         let mut used = vec![0; rows.len()];
         for network in networks(section) {

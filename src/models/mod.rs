@@ -7,7 +7,6 @@ pub mod adm;
 pub mod attention;
 pub mod blocks;
 pub(crate) mod check;
-pub mod classes;
 pub mod efficient_unet;
 pub mod embeddings;
 pub mod t5;

@@ -209,7 +209,7 @@ impl Adm {
             }
         }
         let count = count.or(classifier.as_ref().map(|c| c.config.num_classes)).unwrap_or(0);
-        let names = adm::classes::Classes::new(files.names.clone(), count);
+        let names = adm::classes::Classes::new(files.names.clone(), count)?;
         Ok(Adm { stages, classifier, guidance: None, names })
     }
 

@@ -151,15 +151,13 @@ fn preset<F: Flags>(
     shapes: &Shapes,
     user: &[(&str, Value)],
 ) -> Result<(F, Origin), Option<String>> {
-    let stem = weights.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let fits = |preset: &Preset| -> Result<F, String> {
         let mut flags: F = preset.flags();
         set_all(&mut flags, user.to_vec(), true).map_err(|(flag, what)| format!("`{flag}`: {what}"))?;
         flags.validate(weights).map_err(|error| error.to_string())?;
         first_difference(&flags.graph(), shapes).map_or(Ok(flags), Err)
     };
-    let named = F::presets().iter().filter(|p| stem.contains(p.name)).max_by_key(|p| p.name.len());
-    if let Some(preset) = named {
+    if let Some(preset) = presets::called(F::presets(), weights) {
         let flags = fits(preset).map_err(|why| Some(format!("called like {}, but {why}", preset.name)))?;
         return Ok((flags, Origin::Preset { name: preset.name, by_name: true }));
     }

@@ -2,6 +2,7 @@
 
 use super::flags::{Flags, set_all};
 use serde_json::Value;
+use std::path::Path;
 
 /// A published checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +38,14 @@ impl Preset {
 }
 
 /// The U-Net of this file's name.
-pub fn named(path: &std::path::Path) -> Option<&'static Preset> {
+pub fn named(path: &Path) -> Option<&'static Preset> {
+    called(UNETS, path)
+}
+
+/// The one of these whose name is in this file's.
+pub(super) fn called(presets: &'static [Preset], path: &Path) -> Option<&'static Preset> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    UNETS.iter().filter(|p| stem.contains(p.name)).max_by_key(|p| p.name.len())
+    presets.iter().filter(|preset| stem.contains(preset.name)).max_by_key(|preset| preset.name.len())
 }
 
 /// The published checkpoint of that name, of any kind.

@@ -24,7 +24,7 @@ use super::Entry;
 use crate::error::{Error, Result};
 
 /// Keys under which trainers keep the weights.
-const WRAPPERS: [&str; 14] = [
+pub(super) const WRAPPERS: [&str; 14] = [
     "state_dict",
     "model_state_dict",
     "model",

@@ -1,4 +1,4 @@
-//! The fuzz targets' corpora (`fuzz/corpus`) through the loaders they fuzz: no panic, on stable Rust, in every test run.
+//! The fuzz targets' corpora (`fuzz/corpus`) through the loaders they fuzz: no panic, in every test run.
 
 #[path = "../fuzz/loaders.rs"]
 mod loaders;

@@ -454,7 +454,19 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
                 &[opcodes(&dict(&[("a", scalar())])), b"q\x00".to_vec(), doubling[..9 * 30].to_vec()]
                     .concat(),
             ),
-            vec!["65536 tensors"],
+            vec!["32768 tensors"],
+        ),
+        (
+            "doubling_names",
+            program(
+                &[
+                    opcodes(&dict(&[(&"k".repeat(400), scalar())])),
+                    b"q\x00".to_vec(),
+                    doubling[..9 * 14].to_vec(),
+                ]
+                .concat(),
+            ),
+            vec!["names have more than 4194304 bytes"],
         ),
         ("empty_dict", root(dict(&[])), vec!["holds no tensors"]),
         ("one_tensor", root(scalar()), vec!["without a name"]),

@@ -625,7 +625,8 @@ impl<'a> Machine<'a> {
 
 const EMPTY: &str = "takes a value where there is none";
 const NOT_OURS: &str = "of a form that torch.save does not write for tensors";
-const STATE_DICT: &str = "If you trust where it came from, load it in PyTorch and save its state dict alone: torch.save(model.state_dict(), …)";
+const STATE_DICT: &str = "If you trust where it came from, load it in PyTorch and save its state dict alone: \
+     torch.save(model.state_dict(), …)";
 
 fn bounded(count: usize, most: usize) -> Result<(), Fault> {
     if count < most {

@@ -30,12 +30,18 @@ fn write(name: &str, data: &[u8]) -> PathBuf {
     path
 }
 
+/// Removes the folder of the inputs.
+pub fn clean() {
+    let _ = fs::remove_dir_all(&*FOLDER);
+}
+
 /// A weights file: safetensors or PyTorch's, told by its content. What is listed must be readable.
 pub fn checkpoint(data: &[u8]) {
     let Ok(checkpoint) = Checkpoint::open_file(&write("weights", data)) else { return };
     for name in checkpoint.names().take(64) {
         let shape = checkpoint.shape(name).expect("a listed tensor has a shape");
-        let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).expect("a listed shape has a size");
+        let count =
+            shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).expect("a listed shape has a size");
         if count <= 1 << 16
             && let Ok(values) = checkpoint.read(name, Repack::None)
         {

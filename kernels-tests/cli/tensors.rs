@@ -66,7 +66,9 @@ fn headers() {
     broken(announce(24_000_000), &["truncated in its header"]);
     broken(announce(0), &["header is not a JSON object"]);
     broken(|_| b"<!doctype html><html>Log in</html>".to_vec(), &["web page", "log in"]);
-    broken(|_| b"PK\x03\x04 a PyTorch archive".to_vec(), &["PyTorch", "tools/convert.py"]);
+    broken(|_| b"PK\x03\x04 a PyTorch archive".to_vec(), &["PyTorch file", "cut off", "Download it again"]);
+    let old = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
+    broken(|_| old.to_vec(), &["before 1.6", "tools/convert.py"]);
 }
 
 #[test]
@@ -142,8 +144,8 @@ fn absent() {
         let (folder, path) = stage(file);
         fs::remove_file(&path).unwrap();
         refused_model(&folder.0, &[part, "is this the right folder, and complete?"]);
-        fs::write(path.with_extension("bin"), "PK").unwrap();
-        refused_model(&folder.0, &[part, "tools/convert.py"]);
+        fs::write(path.with_extension("pt"), "PK").unwrap();
+        refused_model(&folder.0, &[part, "rename the file"]);
         fs::create_dir(&path).unwrap();
         refused_model(&folder.0, &[part, "is a folder"]);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();

@@ -2,9 +2,10 @@
 //! use, and handed on as f32 in the kernels' layout.
 //!
 //! A folder is looked through once (`locate`), each file is mapped and told by its first bytes (`shard`), its
-//! list of tensors is proved against the file's length (`header` for safetensors, `torch`), the model's list of tensors is compared with the file's (`check`), and then tensors are
-//! streamed out in bounded pieces (`stream`), so that a checkpoint of many gigabytes needs no more
-//! memory than a few pieces. Values are not inspected: NaN and infinities are passed on as they are.
+//! list of tensors is proved against the file's length (`header` for safetensors, `torch` for PyTorch's
+//! files), the model's list of tensors is compared with the file's (`check`), and then tensors are streamed
+//! out in bounded pieces (`stream`), so that a checkpoint of many gigabytes needs no more memory than a few
+//! pieces. Values are not inspected: NaN and infinities are passed on as they are.
 
 mod check;
 mod header;

@@ -40,8 +40,23 @@ impl Shard {
 
     /// Its tensors by name; `number` is the file's in the checkpoint.
     pub(super) fn tensors(&self, number: usize) -> Result<Vec<(String, Entry)>> {
-        let parse = if torch::is_zip(&self.map) { torch::parse } else { header::parse };
-        parse(&self.path, &self.map, number)
+        if !torch::is_zip(&self.map) {
+            return header::parse(&self.path, &self.map, number);
+        }
+        // An archive's entries are looked at all over the file, a line of each: reading ahead there would
+        // read much of a large file.
+        self.advise(true);
+        let tensors = torch::parse(&self.path, &self.map, number);
+        self.advise(false);
+        tensors
+    }
+
+    /// Tells the kernel whether to expect reads here and there; a hint, which it may refuse.
+    fn advise(&self, random: bool) {
+        #[cfg(unix)]
+        let _ = self.map.advise(if random { memmap2::Advice::Random } else { memmap2::Advice::Normal });
+        #[cfg(not(unix))]
+        let _ = random;
     }
 
     pub(super) fn path(&self) -> &Path {

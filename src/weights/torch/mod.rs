@@ -5,7 +5,7 @@
 //! **Names.** A tensor's name is its path in the file, joined with `.`: keys of dictionaries, indices of lists,
 //! attributes of TorchScript modules. A dictionary that only wraps the weights ([`WRAPPERS`]) is left out of the path,
 //! again and again, while all tensors lie under one of its keys; a trainer's state beside it ([`TRAINING`]) does not
-//! count and is not listed. Of a flat dictionary whose names all begin with `module.` (`DataParallel`) that is left out.
+//! count and is not listed. Where all names begin with `module.` (`DataParallel`), that is left out too.
 //!
 //! **Bounds.** The pickle's length, its values, nesting, tensors and their names are bounded, products are checked, and
 //! a tensor's first and last element lie inside its storage, which lies inside its entry: a broken file costs no
@@ -14,7 +14,7 @@
 mod pickle;
 mod zip;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ use super::Entry;
 use crate::error::{Error, Result};
 
 /// Keys under which trainers keep the weights.
-const WRAPPERS: [&str; 14] = [
+pub(super) const WRAPPERS: [&str; 14] = [
     "state_dict",
     "model_state_dict",
     "model",
@@ -58,9 +58,10 @@ const TRAINING: [&str; 10] = [
 const MAX_DEPTH: usize = 64;
 /// Most values looked at: a file whose containers share parts can have many more paths than values.
 const MAX_VISITS: usize = 1 << 20;
-/// Most tensors, and longest name.
-const MAX_TENSORS: usize = 1 << 16;
+/// Most tensors, longest name, and most bytes of all names.
+const MAX_TENSORS: usize = 1 << 15;
 const MAX_NAME: usize = 512;
+const MAX_NAMES: usize = 4 << 20;
 /// Most dimensions: PyTorch's own limit for most kernels is 25, no weight has more than 6.
 const MAX_RANK: usize = 16;
 /// A view that repeats elements (`expand`) is copied when it is read; up to so many elements, or its storage's.
@@ -78,26 +79,25 @@ pub(super) fn parse(path: &Path, file: &[u8], shard: usize) -> Result<Vec<(Strin
     let folder = folder(&archive).map_err(wrong)?;
     let text = read(&archive, &format!("{folder}data.pkl")).map_err(wrong)?;
     let (pickle, root) = Pickle::load(text).map_err(wrong)?;
-    let mut walk = Walk { pickle: &pickle, visits: 0, path: Vec::new(), found: Vec::new() };
+    let mut walk = Walk { pickle: &pickle, visits: 0, path: Vec::new(), found: Vec::new(), named: 0 };
     let root = walk.unwrap(root).map_err(wrong)?;
     walk.visit(root).map_err(wrong)?;
-    let mut names = HashSet::new();
-    let mut entries = Vec::with_capacity(walk.found.len());
     let prefixed =
         walk.found.iter().all(|(name, _)| name.strip_prefix("module.").is_some_and(|n| !n.is_empty()));
     let strip = if prefixed && matches!(root, Value::Dict(_)) { "module." } else { "" };
+    let mut entries = BTreeMap::new();
     for (name, tensor) in walk.found {
-        let name = name.strip_prefix(strip).unwrap_or(&name).to_string();
-        if !names.insert(name.clone()) {
+        let name = name.strip_prefix(strip).unwrap_or(&name);
+        let entry = place(&archive, folder, &pickle, tensor, shard);
+        let entry = entry.map_err(|what| Error::tensor(path, name, what))?;
+        if entries.insert(name.to_string(), entry).is_some() {
             return Err(Error::tensor(path, name, "two tensors have this name: save the file again"));
         }
-        let entry = place(&archive, folder, &pickle, tensor, shard);
-        entries.push((name.clone(), entry.map_err(|what| Error::tensor(path, name, what))?));
     }
     if entries.is_empty() {
         return Err(Error::file(path, "holds no tensors: not a checkpoint of weights"));
     }
-    Ok(entries)
+    Ok(entries.into_iter().collect())
 }
 
 /// The one folder of the archive, with its slash: named after the file, or `archive`. Proves the byte order.
@@ -155,6 +155,8 @@ struct Walk<'p, 'a> {
     /// The containers around the present value, and the way through each.
     path: Vec<(Value, Step)>,
     found: Vec<(String, Tensor)>,
+    /// Bytes of their names.
+    named: usize,
 }
 
 /// The children of a container.
@@ -285,7 +287,7 @@ impl<'p> Walk<'p, '_> {
     }
 
     /// The present path as a name.
-    fn name(&self) -> Result<String, String> {
+    fn name(&mut self) -> Result<String, String> {
         if self.found.len() == MAX_TENSORS {
             return Err(format!("holds more than {MAX_TENSORS} tensors: not a checkpoint of weights"));
         }
@@ -310,6 +312,12 @@ impl<'p> Walk<'p, '_> {
                     return Err("holds a tensor under a key that is neither text nor a number".into());
                 }
             }
+        }
+        self.named += name.len();
+        if self.named > MAX_NAMES {
+            return Err(format!(
+                "its tensors' names have more than {MAX_NAMES} bytes: not a checkpoint of weights"
+            ));
         }
         if name.is_empty() {
             return Err("holds one tensor without a name, expected a dictionary of weights".into());

@@ -104,7 +104,13 @@ impl<'a> Pickle<'a> {
         let mut machine = Machine::new(text);
         match machine.run() {
             Ok(root) => Ok((machine.made, root)),
-            Err(what) => Err(format!("byte {} of data.pkl: {what}", machine.opcode)),
+            Err(fault) => {
+                let (what, remedy) = match fault {
+                    Fault::Damaged(what) => (what, "The file is damaged: download it again"),
+                    Fault::Refused(what) => (what, STATE_DICT),
+                };
+                Err(format!("byte {} of data.pkl: {what}. {remedy}", machine.opcode))
+            }
         }
     }
 
@@ -142,6 +148,26 @@ fn slice<T>(all: &[T], span: Span) -> &[T] {
     &all[span.at as usize..(span.at + span.len) as usize]
 }
 
+/// Why a program is not run to its end.
+enum Fault {
+    /// It is no sound program.
+    Damaged(String),
+    /// It may be sound, but is more than weights need.
+    Refused(String),
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Fault::Damaged(what)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(what: &str) -> Self {
+        Fault::Damaged(what.into())
+    }
+}
+
 /// The stack machine.
 struct Machine<'a> {
     made: Pickle<'a>,
@@ -161,22 +187,22 @@ impl<'a> Machine<'a> {
     }
 
     /// The program's value. The opcodes are those of protocols 2 to 5 that a pickler writes for plain values.
-    fn run(&mut self) -> Result<Value, String> {
+    fn run(&mut self) -> Result<Value, Fault> {
         loop {
             self.opcode = self.at;
             let [code] = self.take()?;
             match code {
                 0x80 => match self.take()? {
                     [2..=5] => {}
-                    [other] => return Err(format!("pickle protocol {other}; 2 to 5 are read")),
+                    [other] => return Err(format!("pickle protocol {other}; 2 to 5 are read").into()),
                 },
                 // FRAME: the next so many bytes belong together.
                 0x95 => {
                     let length = u64::from_le_bytes(self.take()?);
                     if length > (self.made.text.len() - self.at) as u64 {
-                        return Err(format!(
-                            "announces a frame of {length} bytes, more than there are. {DAMAGED}"
-                        ));
+                        return Err(
+                            format!("announces a frame of {length} bytes, more than there are").into()
+                        );
                     }
                 }
                 b'.' => return self.pop(),
@@ -185,7 +211,7 @@ impl<'a> Machine<'a> {
                     self.marks.push(self.stack.len());
                 }
                 b'0' => drop(self.pop()?),
-                b'1' => drop(self.to_mark()?),
+                b'1' => drop(self.drain_group()?),
                 b'2' => {
                     let top = *self.stack.last().ok_or(EMPTY)?;
                     self.push(top)?;
@@ -262,7 +288,7 @@ impl<'a> Machine<'a> {
                     self.push(list)?;
                 }
                 b'l' => {
-                    let items: Vec<_> = self.to_mark()?.collect();
+                    let items: Vec<_> = self.drain_group()?.collect();
                     let list = self.new_list(items)?;
                     self.push(list)?;
                 }
@@ -319,25 +345,24 @@ impl<'a> Machine<'a> {
                 0x81 => self.new_object()?,
                 b'b' => self.build()?,
                 other => {
-                    return Err(format!(
-                        "pickle opcode {other:#04x}, which no checkpoint of weights needs. {STATE_DICT}"
-                    ));
+                    return Err(Fault::Refused(format!(
+                        "pickle opcode {other:#04x}, which no checkpoint of weights needs"
+                    )));
                 }
             }
         }
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let bytes =
-            self.made.text[self.at..].first_chunk().ok_or_else(|| format!("ends too early. {DAMAGED}"))?;
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let bytes = self.made.text[self.at..].first_chunk().ok_or("ends too early")?;
         self.at += N;
         Ok(*bytes)
     }
 
     /// The next `length` bytes.
-    fn run_of(&mut self, length: u64) -> Result<Span, String> {
+    fn run_of(&mut self, length: u64) -> Result<Span, Fault> {
         if length > (self.made.text.len() - self.at) as u64 {
-            return Err(format!("announces {length} bytes, more than there are. {DAMAGED}"));
+            return Err(format!("announces {length} bytes, more than there are").into());
         }
         let span = Span { at: self.at as u32, len: length as u32 };
         self.at += length as usize;
@@ -345,7 +370,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The text up to the next end of line.
-    fn line(&mut self) -> Result<&'a str, String> {
+    fn line(&mut self) -> Result<&'a str, Fault> {
         let rest = &self.made.text[self.at..];
         // No name of a module is longer.
         let length = rest.iter().take(1024).position(|&byte| byte == b'\n').ok_or("a name without an end")?;
@@ -353,43 +378,43 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&rest[..length]).map_err(|_| "a name is not UTF-8".into())
     }
 
-    fn push(&mut self, value: Value) -> Result<(), String> {
+    fn push(&mut self, value: Value) -> Result<(), Fault> {
         bounded(self.stack.len(), MAX_STACK)?;
         self.stack.push(value);
         Ok(())
     }
 
     /// Takes the top value; what lies below a mark is out of reach.
-    fn pop(&mut self) -> Result<Value, String> {
+    fn pop(&mut self) -> Result<Value, Fault> {
         self.within(1)?;
         self.stack.pop().ok_or_else(|| EMPTY.into())
     }
 
-    fn within(&self, count: usize) -> Result<(), String> {
+    fn within(&self, count: usize) -> Result<(), Fault> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() < floor + count { Err(EMPTY.into()) } else { Ok(()) }
     }
 
-    fn mark(&mut self) -> Result<usize, String> {
+    fn mark(&mut self) -> Result<usize, Fault> {
         self.marks.pop().ok_or_else(|| "the end of a group without its begin".into())
     }
 
-    fn to_mark(&mut self) -> Result<std::vec::Drain<'_, Value>, String> {
+    fn drain_group(&mut self) -> Result<std::vec::Drain<'_, Value>, Fault> {
         let mark = self.mark()?;
         Ok(self.stack.drain(mark..))
     }
 
-    fn charge(&mut self, cells: usize) -> Result<(), String> {
+    fn charge(&mut self, cells: usize) -> Result<(), Fault> {
         self.cells += cells;
         if self.cells > MAX_CELLS {
-            return Err(format!(
-                "more than {MAX_CELLS} values, which no checkpoint of weights needs. {STATE_DICT}"
-            ));
+            return Err(Fault::Refused(format!(
+                "more than {MAX_CELLS} values, which no checkpoint of weights needs"
+            )));
         }
         Ok(())
     }
 
-    fn long(&mut self, length: u64) -> Result<(), String> {
+    fn long(&mut self, length: u64) -> Result<(), Fault> {
         let span = self.run_of(length)?;
         let bytes = slice(self.made.text, span);
         let value = if bytes.len() <= 8 {
@@ -404,7 +429,7 @@ impl<'a> Machine<'a> {
         self.push(value)
     }
 
-    fn string(&mut self, length: u64, unicode: bool) -> Result<(), String> {
+    fn string(&mut self, length: u64, unicode: bool) -> Result<(), Fault> {
         let span = self.run_of(length)?;
         match std::str::from_utf8(slice(self.made.text, span)) {
             Ok(_) => self.push(Value::Text(span)),
@@ -413,12 +438,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn bytes(&mut self, length: u64) -> Result<(), String> {
+    fn bytes(&mut self, length: u64) -> Result<(), Fault> {
         self.run_of(length)?;
         self.push(Value::Plain)
     }
 
-    fn tuple(&mut self, count: usize) -> Result<(), String> {
+    fn tuple(&mut self, count: usize) -> Result<(), Fault> {
         self.within(count)?;
         self.charge(count)?;
         let at = self.made.items.len() as u32;
@@ -427,20 +452,20 @@ impl<'a> Machine<'a> {
         self.push(Value::Tuple(Span { at, len: count as u32 }))
     }
 
-    fn new_list(&mut self, items: Vec<Value>) -> Result<Value, String> {
+    fn new_list(&mut self, items: Vec<Value>) -> Result<Value, Fault> {
         self.charge(CONTAINER + items.len())?;
         self.made.lists.push(items);
         Ok(Value::List(self.made.lists.len() as u32 - 1))
     }
 
-    fn new_dict(&mut self) -> Result<Value, String> {
+    fn new_dict(&mut self) -> Result<Value, Fault> {
         self.charge(CONTAINER)?;
         self.made.dicts.push(Vec::new());
         Ok(Value::Dict(self.made.dicts.len() as u32 - 1))
     }
 
     /// The top `count` values go to the list below them.
-    fn append(&mut self, count: usize) -> Result<(), String> {
+    fn append(&mut self, count: usize) -> Result<(), Fault> {
         self.within(count + 1)?;
         self.charge(count)?;
         let start = self.stack.len() - count;
@@ -450,7 +475,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The top `count` values are keys and values of the dictionary below them.
-    fn set_items(&mut self, count: usize) -> Result<(), String> {
+    fn set_items(&mut self, count: usize) -> Result<(), Fault> {
         self.within(count + 1)?;
         self.charge(count)?;
         let start = self.stack.len() - count;
@@ -465,27 +490,27 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn memoize(&mut self, number: u32) -> Result<(), String> {
+    fn memoize(&mut self, number: u32) -> Result<(), Fault> {
         self.within(1)?;
         self.charge(2)?;
         self.memo.insert(number, self.stack[self.stack.len() - 1]);
         Ok(())
     }
 
-    fn recall(&mut self, number: u32) -> Result<(), String> {
+    fn recall(&mut self, number: u32) -> Result<(), Fault> {
         let value = *self.memo.get(&number).ok_or_else(|| format!("memo {number} was never set"))?;
         self.push(value)
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+    fn global(&mut self, module: &str, name: &str) -> Result<(), Fault> {
         let value = global(module, name).ok_or_else(|| refusal(module, name))?;
         self.push(value)
     }
 
     /// `('storage', type, key, location, count)`
-    fn persistent(&mut self) -> Result<(), String> {
+    fn persistent(&mut self) -> Result<(), Fault> {
         let id = self.pop()?;
-        let Value::Tuple(parts) = id else { return Err(format!("a persistent id {NOT_OURS}")) };
+        let Value::Tuple(parts) = id else { return Err(format!("a persistent id {NOT_OURS}").into()) };
         let &[
             Value::Text(kind),
             Value::Global(Global::Storage(dtype)),
@@ -494,17 +519,17 @@ impl<'a> Machine<'a> {
             Value::Int(count),
         ] = self.made.tuple(parts)
         else {
-            return Err(format!("a persistent id {NOT_OURS}"));
+            return Err(format!("a persistent id {NOT_OURS}").into());
         };
         if self.made.text(kind) != "storage" {
-            return Err(format!("a persistent id {NOT_OURS}"));
+            return Err(format!("a persistent id {NOT_OURS}").into());
         }
         self.charge(CONTAINER)?;
         self.made.storages.push(Storage { dtype, key, count });
         self.push(Value::Storage(self.made.storages.len() as u32 - 1))
     }
 
-    fn reduce(&mut self) -> Result<(), String> {
+    fn reduce(&mut self) -> Result<(), Fault> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let (Value::Global(function), Value::Tuple(span)) = (function, arguments) else {
             return Err("calls what is no function, or with what are no arguments".into());
@@ -519,13 +544,13 @@ impl<'a> Machine<'a> {
             // Python 2's form: a list of pairs.
             (Global::OrderedDict, &[Value::List(list)]) => self.pairs(list)?,
             (Global::Plain, _) => Value::Plain,
-            (other, _) => return Err(format!("{other:?} with arguments {NOT_OURS}")),
+            (other, _) => return Err(format!("{other:?} with arguments {NOT_OURS}").into()),
         };
         self.push(value)
     }
 
     /// `storage, offset, shape, strides, requires_grad, hooks[, type][, metadata]`
-    fn tensor(&mut self, typed: bool, arguments: Span) -> Result<Value, String> {
+    fn tensor(&mut self, typed: bool, arguments: Span) -> Result<Value, Fault> {
         let arguments = self.made.tuple(arguments);
         let &[
             Value::Storage(storage),
@@ -537,7 +562,7 @@ impl<'a> Machine<'a> {
             ref rest @ ..,
         ] = arguments
         else {
-            return Err(format!("a tensor's arguments {NOT_OURS}"));
+            return Err(format!("a tensor's arguments {NOT_OURS}").into());
         };
         let dtype = match rest {
             [Value::Dtype(dtype), ..] if typed => Some(*dtype),
@@ -550,7 +575,7 @@ impl<'a> Machine<'a> {
         Ok(Value::Tensor(self.made.tensors.len() as u32 - 1))
     }
 
-    fn pairs(&mut self, list: u32) -> Result<Value, String> {
+    fn pairs(&mut self, list: u32) -> Result<Value, Fault> {
         let count = self.made.list(list).len();
         self.charge(CONTAINER + 2 * count)?;
         let pair = |value: &Value| {
@@ -568,7 +593,7 @@ impl<'a> Machine<'a> {
         Ok(Value::Dict(self.made.dicts.len() as u32 - 1))
     }
 
-    fn new_object(&mut self) -> Result<(), String> {
+    fn new_object(&mut self) -> Result<(), Fault> {
         let (_, class) = (self.pop()?, self.pop()?);
         match class {
             Value::Global(Global::Module) => {
@@ -580,12 +605,12 @@ impl<'a> Machine<'a> {
                 let dict = self.new_dict()?;
                 self.push(dict)
             }
-            _ => Err(format!("a new object of a class {NOT_OURS}")),
+            _ => Err(format!("a new object of a class {NOT_OURS}").into()),
         }
     }
 
     /// Sets an object's attributes.
-    fn build(&mut self) -> Result<(), String> {
+    fn build(&mut self) -> Result<(), Fault> {
         let state = self.pop()?;
         self.within(1)?;
         match self.stack[self.stack.len() - 1] {
@@ -599,19 +624,19 @@ impl<'a> Machine<'a> {
 }
 
 const EMPTY: &str = "takes a value where there is none";
-const DAMAGED: &str = "The file is damaged: download it again";
 const NOT_OURS: &str = "of a form that torch.save does not write for tensors";
-const STATE_DICT: &str = "If you trust where it came from, load it in PyTorch and save its state dict alone: torch.save(model.state_dict(), …)";
+const STATE_DICT: &str = "If you trust where it came from, load it in PyTorch and save its state dict alone: \
+     torch.save(model.state_dict(), …)";
 
-fn bounded(count: usize, most: usize) -> Result<(), String> {
+fn bounded(count: usize, most: usize) -> Result<(), Fault> {
     if count < most {
         Ok(())
     } else {
-        Err(format!("more than {most} values wait on the stack. {STATE_DICT}"))
+        Err(Fault::Refused(format!("more than {most} values wait on the stack")))
     }
 }
 
-fn refusal(module: &str, name: &str) -> String {
+fn refusal(module: &str, name: &str) -> Fault {
     let what = match module {
         "torch" if name.ends_with("Storage") => "is an element type that is not supported",
         _ => {
@@ -622,7 +647,7 @@ fn refusal(module: &str, name: &str) -> String {
     let full = format!("{module}.{name}");
     // Not a page of it, and no control characters.
     let shown: String = full.chars().take(120).flat_map(char::escape_debug).collect();
-    format!("global `{shown}` {what}. {STATE_DICT}")
+    Fault::Refused(format!("global `{shown}` {what}"))
 }
 
 fn global(module: &str, name: &str) -> Option<Value> {

@@ -5,10 +5,11 @@ use crate::golden::case::{Case, Checked, Tensors, need, own_goldens, text};
 use crate::golden::forward::{self, Outputs};
 use crate::golden::report::{Limit, Report};
 use ancestral::device::{Device, Weights};
-use ancestral::graph::{Graph, Storage};
+use ancestral::graph::{Graph, Repack, Storage};
 use ancestral::models::adm::flags::{Flags, Origin, find};
 use ancestral::models::adm::{Config, Inputs, classifier, detect};
 use ancestral::weights::Checkpoint;
+use std::path::PathBuf;
 
 /// Everything a case stores.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
@@ -37,10 +38,33 @@ fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(
     Ok(())
 }
 
+/// The checkpoint of that name, `.pt` or safetensors; if both are there, the same bit for bit.
+fn checkpoint(case: &Case, name: &str) -> Checked<Checkpoint> {
+    let paths = ["pt", "safetensors"].map(|ending| case.dir.join(format!("{name}.{ending}")));
+    let open = |path: &PathBuf| Checkpoint::open_file(path).map_err(text);
+    let mut all = paths.iter().filter(|path| path.exists()).map(open).collect::<Checked<Vec<_>>>()?;
+    if let [pt, safe] = &all[..] {
+        if !pt.names().eq(safe.names()) {
+            return Err(format!("{name}.pt and {name}.safetensors name other tensors"));
+        }
+        for tensor in pt.names() {
+            let bits = |checkpoint: &Checkpoint| -> Checked<Vec<u32>> {
+                let values = checkpoint.read(tensor, Repack::None).map_err(text)?;
+                Ok(values.iter().map(|value| value.to_bits()).collect())
+            };
+            if pt.shape(tensor) != safe.shape(tensor) || bits(pt)? != bits(safe)? {
+                return Err(format!("`{tensor}` is another in {name}.pt and {name}.safetensors"));
+            }
+        }
+    }
+    all.truncate(1);
+    all.pop().ok_or_else(|| format!("{}: neither {name}.pt nor {name}.safetensors", case.dir.display()))
+}
+
 /// A network of a case, with changes of its flags.
 fn network<F: Flags>(case: &Case, name: &str, changes: &[(&str, &str)]) -> Checked<(F, Weights, Origin)> {
-    let path = case.dir.join(format!("{name}.safetensors"));
-    let checkpoint = Checkpoint::open_file(&path).map_err(text)?;
+    let checkpoint = checkpoint(case, name)?;
+    let path = checkpoint.path().to_path_buf();
     let mine = |(key, value): &(&str, &str)| {
         Some((key.strip_prefix(name)?.strip_prefix('.')?.to_string(), value.to_string()))
     };

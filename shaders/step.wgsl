@@ -9,7 +9,7 @@
 //   z      [B, HW, C]         f32    standard normal
 //   coef   [16]               f32    see shared/predict.wgsl
 //   s      [B]                f32    quantiles of |x̂₀|, read if the clip kind is 2
-//   steer  [3, B, HW, C]      f32    guidance by gradients, read if steered: added to clip(x̂₀), to y, and to y times σ²
+//   steer  [3, B, HW, C]      f32    read if steered: added to clip(x̂₀); to y; times σ² to y
 //   y      [2, B, HW, C]      f32    the next sample, then the clipped x̂₀
 // One workgroup computes WG elements. One pass over memory.
 struct Params { len: u32, item: u32, channels: u32, out_channels: u32, guided: u32, steered: u32 }

@@ -10,6 +10,7 @@ use crate::kernels::embedding::embedding;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::layer_norm::layer_norm;
 use std::ops::Range;
+use std::slice::from_ref;
 
 /// Two linear layers with an activation between: `[N, I]` → `[N, dim]`.
 pub fn mlp(g: &mut Graph, names: [&str; 2], x: &Tensor, dim: usize, act: Activation) -> Tensor {
@@ -65,9 +66,10 @@ pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize,
         let (first, others) = (positions(g, 0..1, 1), positions(g, 1..count + 1, n));
         let mean = token_mean(g, &pixels, head_dim);
         let (mean, pixels) = (add(g, &mean, &first), add(g, &pixels, &others));
-        let q = pointwise(g, "qkv_proj", &mean, 3 * channels, &[0..channels]);
+        let (queries, others) = (0..channels, channels..3 * channels);
+        let q = pointwise(g, "qkv_proj", &mean, 3 * channels, from_ref(&queries));
         let key_value = |g: &mut Graph, x: &Tensor| {
-            let both = pointwise(g, "qkv_proj", x, 3 * channels, &[channels..3 * channels]);
+            let both = pointwise(g, "qkv_proj", x, 3 * channels, from_ref(&others));
             KeyValue { key: rows(&both, 0), value: rows(&both, channels) }
         };
         let both = [key_value(g, &mean), key_value(g, &pixels)];

@@ -4,11 +4,11 @@ use super::attention::{options, rows, tokens};
 use super::blocks::{linear, pointwise};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::attention::{KeyValue, attention};
-use crate::kernels::concat::concat;
 use crate::kernels::elementwise::{activate, add};
 use crate::kernels::embedding::embedding;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::layer_norm::layer_norm;
+use crate::kernels::sum_axis::mean_rows;
 use std::ops::Range;
 use std::slice::from_ref;
 
@@ -38,7 +38,7 @@ pub fn text_embedding(g: &mut Graph, name: &str, states: &Tensor, heads: usize, 
 /// The mean of the text states plus a learned position attends to itself and to the states.
 fn attention_pooling(g: &mut Graph, states: &Tensor, heads: usize) -> Tensor {
     let channels = states.channels();
-    let mean = token_mean(g, states, channels / heads);
+    let mean = token_mean(g, states);
     let position = g.vector("positional_embedding", &[1, channels]);
     let class_token = add(g, &mean, &position);
     let q = linear(g, "q_proj", &class_token, channels);
@@ -64,7 +64,7 @@ pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize,
             embedding(g, "positional_embedding", &ids, &table)
         };
         let (first, others) = (positions(g, 0..1, 1), positions(g, 1..count + 1, n));
-        let mean = token_mean(g, &pixels, head_dim);
+        let mean = token_mean(g, &pixels);
         let (mean, pixels) = (add(g, &mean, &first), add(g, &pixels, &others));
         let (queries, others) = (0..channels, channels..3 * channels);
         let q = pointwise(g, "qkv_proj", &mean, 3 * channels, from_ref(&queries));
@@ -78,15 +78,10 @@ pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize,
     })
 }
 
-/// Mean over the tokens of states `[N, L, C]` → `[N, 1, C]`, by heads of so many columns, which divide C.
-pub fn token_mean(g: &mut Graph, states: &Tensor, head_dim: usize) -> Tensor {
-    let (n, channels) = (states.dim(0), states.channels());
-    let options = options(channels, head_dim);
-    // A zero query weighs all keys alike, so attention with it is the mean over the tokens.
-    let zeros = g.constant(&[1, 1, channels], vec![0.0; channels]);
-    let zeros = concat(g, "zeros", &zeros, None, n);
-    let rows = KeyValue { key: states.into(), value: states.into() };
-    attention(g, "mean", &(&zeros).into(), None, Some(&rows), &options)
+/// Mean over the tokens of states `[N, L, C]` → `[N, 1, C]`.
+pub fn token_mean(g: &mut Graph, states: &Tensor) -> Tensor {
+    let mean = mean_rows(g, "mean", states, states.dim(1));
+    g.reshape(&mean, &[states.dim(0), 1, states.channels()])
 }
 
 /// One query q `[N, 1, C]` attends to its own key and to all others → `[N, C]`.

@@ -154,21 +154,21 @@ impl Classifier {
         &self.weights
     }
 
-    /// log p(class | x_t, t) of every picture; the numbers of the classes are the input `class` `[N]`.
-    pub fn log_probability(&self) -> Box<Scalar> {
-        let config = self.config.clone();
-        Box::new(move |g, x, t| {
-            let class = g.input("class", &x.shape[..1], Storage::F32);
-            let logits = config.forward(g, x, t);
-            let log_p = log_softmax(g, "log_softmax", &logits);
-            pick(g, "class", &log_p, &class)
-        })
-    }
-
     /// Its gradient as a guidance; [set](GraphGuidance::set) `class`.
     pub fn guidance(&self, device: &Device) -> GraphGuidance {
-        GraphGuidance::new(device, self.weights.clone(), self.log_probability())
+        GraphGuidance::new(device, self.weights.clone(), log_probability(&self.config))
     }
+}
+
+/// A classifier's log p(class | x_t, t) of every picture; the numbers of the classes are the input `class` `[N]`.
+pub fn log_probability(config: &classifier::Config) -> Box<Scalar> {
+    let config = config.clone();
+    Box::new(move |g, x, t| {
+        let class = g.input("class", &x.shape[..1], Storage::F32);
+        let logits = config.forward(g, x, t);
+        let log_p = log_softmax(g, "log_softmax", &logits);
+        pick(g, "class", &log_p, &class)
+    })
 }
 
 /// A base stage, upsamplers after it, and what steers the base.
@@ -387,7 +387,8 @@ impl System for Adm {
             networks.push(NetworkCost::of_denoiser(&name, shape, steps.len(), &network, on));
             let steered = i == 0 && !stage.is_upsampler() && self.scale(cfg) != 0.0;
             if let Some(classifier) = self.classifier.as_ref().filter(|_| steered) {
-                let graph = score_graph(shape.sample(), &*classifier.log_probability(), MEMORY_BUDGET)?;
+                let graph =
+                    score_graph(shape.sample(), &*log_probability(&classifier.config), MEMORY_BUDGET)?;
                 networks.push(NetworkCost::of_guidance(
                     "classifier's gradient",
                     shape,

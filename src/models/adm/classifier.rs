@@ -116,7 +116,7 @@ impl Config {
             Pool::Adaptive => {
                 let (n, channels) = (h.dim(0), h.channels());
                 let pixels = tokens(g, &h);
-                let mean = token_mean(g, &pixels, GROUPS);
+                let mean = token_mean(g, &pixels);
                 let mean = g.reshape(&mean, &[n, 1, 1, channels]);
                 let logits = conv(g, "out.3", (&mean, None), self.num_classes, 1, Window::same(1));
                 g.reshape(&logits, &[n, self.num_classes])

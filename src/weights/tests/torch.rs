@@ -445,6 +445,22 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
         ),
         ("long_pickle", program(&vec![b'N'; (16 << 20) + 1]), vec!["data.pkl has", "16777216"]),
         ("in_itself", program(b"}q\x00X\x01\0\0\0a]q\x01h\x01as"), vec!["inside themselves"]),
+        // {"optimizer": tensor, "model": the same dictionary}
+        (
+            "wrapper_in_itself",
+            program(
+                &[
+                    b"}q\x00",
+                    &opcodes(&text("opt"))[..],
+                    &opcodes(&scalar()),
+                    b"s",
+                    &opcodes(&text("model")),
+                    b"h\x00s",
+                ]
+                .concat(),
+            ),
+            vec!["1048576 ways"],
+        ),
         ("list_in_itself", program(b"]q\x00h\x00a"), vec!["inside itself"]),
         ("deep", program(&nested(1 << 16)), vec!["nested more than 64 deep"]),
         ("doubling", program(&[b"]q\x00".to_vec(), doubling.clone()].concat()), vec!["1048576 ways"]),

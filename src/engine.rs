@@ -127,8 +127,8 @@ impl Engine {
 
     /// Draws pictures of a prompt. The same prompt, seed and settings give the same pictures.
     ///
-    /// Errors: settings that make no sense ([`Error::Request`]), a device that fails ([`Error::Device`],
-    /// [`Error::DeviceLost`]), a callback that cancels ([`Error::Cancelled`]).
+    /// Errors: settings that make no sense ([`Error::Request`](crate::Error::Request)), a device that fails ([`Error::Device`](crate::Error::Device),
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost)), a callback that cancels ([`Error::Cancelled`](crate::Error::Cancelled)).
     pub fn generate(&mut self, prompt: &str, mut cfg: GenerateConfig<'_>) -> Result<Vec<Picture>> {
         check_request(&cfg)?;
         let mut noise = SeededNoise::new(cfg.seed, cfg.count);

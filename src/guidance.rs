@@ -2,7 +2,7 @@
 //!
 //! A [`Guidance`] sees x_t, t and x̂₀ at each step and says where to go: along a score ∇ log p(y | x_t), by a shift of ε,
 //! or by a shift of the mean. Several are summed by their weights. [`GraphGuidance`] is the score of any recorded
-//! network, differentiated by [`mod@gradient`]; classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) is one.
+//! network, differentiated by [`graph::gradient`](mod@crate::graph::gradient); classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) is one.
 //! Classifier-free guidance needs no gradient: the denoiser runs both halves in one batch.
 //!
 //! ```

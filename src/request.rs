@@ -31,7 +31,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) classes: Vec<String>,
     pub(crate) guidance_scale: Vec<f64>,
     pub(crate) negative_prompt: String,
-    pub(crate) size: Option<(usize, usize)>,
+    pub(crate) size: Option<Size>,
     pub(crate) stages: Option<usize>,
     pub(crate) sampler: Option<Sampler>,
     pub(crate) clip: Option<Clip>,
@@ -177,7 +177,7 @@ pub(crate) fn stage_steps(
 }
 
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.
-pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[(usize, usize)]) -> Result<usize> {
+pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[Size]) -> Result<usize> {
     let Some(picture) = cfg.from.first() else { return Ok(0) };
     let sizes_before_last = &sizes[..sizes.len() - 1];
     let named = sizes_before_last.iter().map(|(w, h)| format!("{w}x{h}")).collect::<Vec<_>>().join(" or ");
@@ -223,6 +223,9 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
     Ok(count)
 }
 
+/// Width and height.
+pub(crate) type Size = (usize, usize);
+
 /// What a stage needs of the final picture's size.
 pub(crate) struct StageSide {
     /// Side of the pictures the stage was trained on.
@@ -232,7 +235,7 @@ pub(crate) struct StageSide {
 }
 
 /// Width and height of every stage: the networks' own, scaled so that the last has the size asked for.
-pub(crate) fn stage_sizes(stages: &[StageSide], size: Option<(usize, usize)>) -> Result<Vec<(usize, usize)>> {
+pub(crate) fn stage_sizes(stages: &[StageSide], size: Option<Size>) -> Result<Vec<Size>> {
     let last = stages.last().map_or(1, |s| s.side.max(1));
     let (width, height) = size.unwrap_or((last, last));
     // The smallest final size that gives each stage a multiple of what it needs; all sizes are multiples of it.

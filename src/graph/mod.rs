@@ -282,13 +282,13 @@ impl Graph {
         self.stacked(names, &[out, input], Storage::Weight, Repack::Transpose)
     }
 
-    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows](rows) of
+    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows] of
     /// them, side by side: `[in, all rows]`.
     pub fn pointwise(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
         self.stacked(names, &[out, input, 1], Storage::Weight, Repack::Transpose)
     }
 
-    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows](rows).
+    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows].
     pub fn vectors(&mut self, names: &[&str], len: usize) -> Tensor {
         self.stacked(names, &[len], Storage::F32, Repack::None)
     }

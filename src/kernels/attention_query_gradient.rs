@@ -1,4 +1,4 @@
-//! The gradient of [`attention`](super::attention)'s queries, from one of its sets of keys. Scores and their gradients
+//! The gradient of [`attention`]'s queries, from one of its sets of keys. Scores and their gradients
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
 use super::attention::{self, LOWEST, SPREAD, head_rows};

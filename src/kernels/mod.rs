@@ -1,7 +1,7 @@
 //! The kernels: one module per file of `shaders/`, same name.
 //!
 //! Each module holds the kernel's `Params` (the WGSL uniform), `record` functions that prove shapes and append
-//! nodes to a [`Graph`](crate::graph::Graph), the `reference` (the definition in plain loops with f64 sums), the
+//! nodes to a [`Graph`], the `reference` (the definition in plain loops with f64 sums), the
 //! `cpu` version the CPU device runs, and the cost. Adding a kernel is `shaders/x.wgsl`, `src/kernels/x.rs`, one
 //! word in `kernels!` below, and its cases in `kernels-tests/`.
 

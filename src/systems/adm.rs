@@ -17,8 +17,9 @@ use crate::layout::{AdmFiles, Defaults};
 use crate::models::adm::flags::{Flags, NoiseSchedule, Origin, Overrides, find};
 use crate::models::adm::{self, classifier, detect};
 use crate::picture::{Picture, Rounding};
-use crate::request::{GenerateConfig, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::weights::Checkpoint;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +81,7 @@ impl Stage {
     }
 
     /// The sizes of a run that draws pictures of `width` by `height`.
-    pub fn shape(&self, steps: &[Step], pictures: usize, (width, height): (usize, usize)) -> Shape {
+    pub fn shape(&self, steps: &[Step], pictures: usize, (width, height): Size) -> Shape {
         let (channels, dynamic) = (self.unet.in_channels(), Shape::is_dynamic(steps));
         Shape { pictures, height, width, channels, tokens: 0, guided: false, dynamic }
     }
@@ -241,8 +242,8 @@ impl Adm {
         if self.classifier.is_some() { scale } else { 0.0 }
     }
 
-    /// Which stages run, and the widths and heights of the pictures they make.
-    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<(usize, usize, Vec<(usize, usize)>)> {
+    /// Which stages run, and the widths and heights of the pictures that each stage makes.
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
         let count = stage_count(cfg, self.stages.len())?;
         let mut sides: Vec<StageSide> = self.stages[..count]
             .iter()
@@ -274,11 +275,11 @@ impl Adm {
                 return Err(Error::Request(what));
             }
         }
-        Ok((first, count, sizes))
+        Ok((first..count, sizes))
     }
 
     /// The classifier's own size is all that its pooling takes.
-    fn fits_classifier(&self, (width, height): (usize, usize), scale: f64) -> Result<()> {
+    fn fits_classifier(&self, (width, height): Size, scale: f64) -> Result<()> {
         match &self.classifier {
             Some(c)
                 if scale != 0.0
@@ -320,25 +321,26 @@ impl System for Adm {
 
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
-        let (first, count, sizes) = self.sizes(cfg)?;
+        let (runs, sizes) = self.sizes(cfg)?;
+        let count = runs.end;
         for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
             stage.steps(defaults, cfg, i)?;
         }
         let classes = self.classes(cfg, prompt)?;
-        let told = self.stages[first..count].iter().any(|(stage, _)| stage.unet.class_cond);
+        let told = self.stages[runs.clone()].iter().any(|(stage, _)| stage.unet.class_cond);
         let Some(numbers) = classes.clone().or((!told).then(Vec::new)) else {
             let what = format!("this model draws a class: give `--class` ({})", self.names.examples());
             return Err(Error::Request(what));
         };
         let numbers: Vec<f32> = numbers.iter().map(|n| *n as f32).collect();
         let scale = if classes.is_some() { self.scale(cfg) } else { 0.0 };
-        if first == 0 && !self.stages[0].0.is_upsampler() {
+        if runs.start == 0 && !self.stages[0].0.is_upsampler() {
             self.fits_classifier(sizes[0], scale)?;
         }
         let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
-        for i in first..count {
+        for (i, &size) in sizes.iter().enumerate().filter(|(i, _)| runs.contains(i)) {
             let (stage, defaults) = &mut self.stages[i];
-            let (steps, size) = (stage.steps(defaults, cfg, i)?, sizes[i]);
+            let steps = stage.steps(defaults, cfg, i)?;
             let shape = stage.shape(&steps, cfg.count, size);
             let enlarges = stage.is_upsampler();
             let (told, mut guides) = (stage.unet.class_cond, Vec::new());
@@ -412,7 +414,7 @@ impl System for Adm {
 }
 
 /// Pictures whose bytes are made as OpenAI's scripts make them.
-fn pictures(values: &[f32], (width, height): (usize, usize)) -> Vec<Picture> {
+fn pictures(values: &[f32], (width, height): Size) -> Vec<Picture> {
     let mut pictures = Picture::split(values, height, width, 3);
     pictures.iter_mut().for_each(|picture| picture.rounding = Rounding::Down);
     pictures

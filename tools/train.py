@@ -32,8 +32,8 @@ import adm
 import model
 import scenes
 
-DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 12.0, "ddpm": 80.0}
-BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 64, "ddpm": 32}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 30.0, "ddpm": 60.0}
+BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32}
 RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
 CROP = 64                                     # side of sr256's training crops
@@ -226,7 +226,10 @@ def adm_loss(stage, net, classes, x, acp):
     """The weighted noise loss of one batch, or the classifier's cross-entropy on its noisy pictures."""
     n = len(x)
     x = x.contiguous(memory_format=torch.channels_last)
-    t = ((torch.arange(n) + torch.rand(n)) / n * adm.STEPS).long().clamp(max=adm.STEPS - 1).to(x.device)
+    spread = (torch.arange(n) + torch.rand(n)) / n
+    if stage == "classifier":                  # shapes are learned where they can be seen
+        spread = spread ** 1.5
+    t = (spread * adm.STEPS).long().clamp(max=adm.STEPS - 1).to(x.device)
     noise = torch.randn_like(x)
     with torch.autocast(x.device.type, torch.bfloat16):
         out = net(model.mix(x, noise, acp[t]), t).float()
@@ -348,6 +351,7 @@ def main():
     ap.add_argument("--out", default="runs/scenes", type=Path)
     ap.add_argument("--stages", default="text,base,sr256")
     ap.add_argument("--budget-minutes", default="", help="text=5,base=90,sr256=15")
+    ap.add_argument("--batch", default="", help="ddpm=16, other batches than the usual")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--workers", type=int, default=0, help="processes; 0: one per core on the CPU, one on CUDA")
     ap.add_argument("--seed", type=int, default=1)
@@ -366,13 +370,16 @@ def main():
         sys.exit(launch(args.out, world))
     if WORLD > 1:
         dist.init_process_group("gloo", init_method=f"file://{args.out.resolve()}/rendezvous", rank=RANK, world_size=WORLD)
-    torch.set_num_threads(1 if WORLD > 1 else os.cpu_count())
+    torch.set_num_threads(1 if WORLD > 1 else int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     torch.set_float32_matmul_precision("high")
     args.hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{world} CPU cores ({platform.machine()})"
     minutes = dict(DEFAULT_MINUTES)
     for item in filter(None, args.budget_minutes.split(",")):
         name, value = item.split("=")
         minutes[name] = float(value)
+    for item in filter(None, args.batch.split(",")):
+        name, value = item.split("=")
+        BATCH[name] = int(value)
     log(args.out, f"{' '.join(sys.argv)} on {args.hardware}, torch {torch.__version__}, minutes {json.dumps(minutes)}")
     for stage in stages:
         train_stage(args.out, stage, minutes[stage], args, device)

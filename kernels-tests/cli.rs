@@ -8,6 +8,8 @@
 //! cargo test --release --test cli
 //! ```
 
+#[path = "cli/adm.rs"]
+mod adm;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/pictures.rs"]

@@ -3,7 +3,7 @@
 use crate::bisect::{Parting, bisect};
 use crate::device::{Choices, Device, DeviceChoice, ProgramOptions, Weights};
 use crate::diffusion::NoiseStream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::estimate::{RunCost, Target};
 use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
@@ -127,8 +127,8 @@ impl Engine {
 
     /// Draws pictures of a prompt. The same prompt, seed and settings give the same pictures.
     ///
-    /// Errors: settings that make no sense ([`Error::Request`](crate::Error::Request)), a device that fails ([`Error::Device`](crate::Error::Device),
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost)), a callback that cancels ([`Error::Cancelled`](crate::Error::Cancelled)).
+    /// Errors: settings that make no sense ([`Error::Request`]), a device that fails ([`Error::Device`],
+    /// [`Error::DeviceLost`]), a callback that cancels ([`Error::Cancelled`]).
     pub fn generate(&mut self, prompt: &str, mut cfg: GenerateConfig<'_>) -> Result<Vec<Picture>> {
         check_request(&cfg)?;
         let mut noise = SeededNoise::new(cfg.seed, cfg.count);
@@ -143,6 +143,13 @@ impl Engine {
         noise: &mut dyn Noise,
     ) -> Result<Vec<Picture>> {
         check_request(cfg)?;
+        if !cfg.classes.is_empty() && self.condition() != Condition::Class {
+            let follows = match self.condition() {
+                Condition::Prompt => "this model follows a prompt",
+                _ => "this model knows no classes",
+            };
+            return Err(Error::Request(format!("{follows}: leave `--class` out")));
+        }
         let options = ProgramOptions { precision: self.precision, ..Default::default() };
         self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
     }

@@ -3,7 +3,8 @@
 use crate::diffusion::Sampler;
 use crate::engine::LoadOptions;
 use crate::error::{Error, Result};
-use crate::models::adm::presets;
+use crate::models::adm::flags::Flags;
+use crate::models::adm::{classifier, presets};
 use crate::models::check::require;
 use crate::request::MAX_GUIDANCE;
 use crate::weights::read_json;
@@ -232,7 +233,7 @@ fn find_adm(paths: &[PathBuf], options: &LoadOptions) -> Result<AdmFiles> {
     let (mut stages, mut classifier, mut names) = (Vec::new(), None, None);
     for (i, path) in paths.iter().enumerate() {
         let flags = options.flags.get(i).map(|text| parse_flags(text)).transpose()?.unwrap_or_default();
-        let (of_classifier, overrides) =
+        let (of_classifier, overrides): (Vec<_>, Vec<_>) =
             flags.into_iter().partition(|(flag, _)| flag.starts_with("classifier_"));
         let mut stage = AdmFile {
             weights: path.clone(),
@@ -267,13 +268,23 @@ fn find_adm(paths: &[PathBuf], options: &LoadOptions) -> Result<AdmFiles> {
             classifier = given.or(beside).map(|(weights, flags)| AdmFile {
                 weights,
                 flags,
-                overrides: of_classifier,
+                overrides: of_classifier.into_iter().map(classifier_flag).collect(),
                 defaults: stage.defaults.clone(),
             });
         }
         stages.push(stage);
     }
     Ok(AdmFiles { stages, classifier, names })
+}
+
+/// The classifier's flags that are not called `classifier_…` on OpenAI's command lines are set with that before them.
+fn classifier_flag((flag, value): (String, String)) -> (String, String) {
+    let names = classifier::Config::NAMES;
+    let short = flag.strip_prefix("classifier_").filter(|short| names.contains(short));
+    match short.filter(|_| !names.contains(&flag.as_str())) {
+        Some(short) => (short.to_string(), value),
+        None => (flag, value),
+    }
 }
 
 /// `stem.safetensors` or `stem.pt` in a folder.

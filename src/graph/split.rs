@@ -23,6 +23,8 @@ pub fn split(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
     }
     let (mut once, mut each) = (Part::default(), Part::default());
     let mut names = Names::default();
+    // A node may be called like an input; what crosses is not.
+    graph.input_names().for_each(|input| drop(names.unique(input)));
     for node in &graph.nodes {
         if !varies[node.output.0] {
             once.push(graph, node);
@@ -146,6 +148,18 @@ mod tests {
         second.run(&mut |_| true).unwrap();
         assert_eq!(second.read("y").unwrap(), expected);
         assert!(expected.iter().any(|v| *v != 0.0));
+    }
+
+    #[test]
+    fn what_crosses_is_not_called_like_an_input() {
+        let mut g = Graph::new();
+        let a = g.input("scale", &[4], Storage::Elem);
+        let b = g.input("b", &[4], Storage::Elem);
+        let made = scale(&mut g, &a, 2.0);
+        let y = add(&mut g, &b, &made);
+        g.output("y", &y);
+        let (once, each) = split(&g, &["b"]);
+        assert_eq!((names(&once), names(&each)), (vec!["scale"], vec!["scale#2", "b"]));
     }
 
     #[test]

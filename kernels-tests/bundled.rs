@@ -1,6 +1,9 @@
-//! The bundled model, end to end: the picture diffusers draws, the same on every run and on both devices.
+//! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
+//! that steers.
 
+use ancestral::engine::Bundled;
 use ancestral::kernels::Precision;
+use ancestral::systems::adm::Classifier;
 use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, Gpu, LoadOptions, Picture};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -160,4 +163,47 @@ fn pictures_of_a_batch_are_the_single_ones_and_runs_can_be_cancelled() {
     });
     assert!(matches!(engine.generate(prompt, cfg), Err(Error::Cancelled)));
     assert!(calls > 3 && estimates == 3, "{calls} calls, {estimates} estimates");
+}
+
+fn adm(device: DeviceChoice) -> Engine {
+    let options = LoadOptions { device, precision: Some(Precision::F32), ..Default::default() };
+    Engine::bundled_as(Bundled::Adm, &options).expect("the bundled model loads")
+}
+
+/// A few steps of the bundled classifier-guided model.
+fn guided(engine: &mut Engine, scale: f64) -> Vec<Picture> {
+    let cfg = GenerateConfig::new().seed(1).count(8).respacing(["20"]).guidance_scale([scale]);
+    engine.generate("red circle", cfg).expect("pictures")
+}
+
+#[test]
+fn bundled_classifier_steers_towards_its_class() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/adm-scenes");
+    let flags = folder.join("config.json");
+    let file = folder.join("classifier.safetensors");
+    let classifier = Classifier::load(&file, (Some(&flags), "classifier"), &[]).expect("the classifier");
+    let mut judge = classifier.guidance(&Device::Cpu);
+    // The class "red circle" is the first.
+    judge.set("class", vec![0.0; 8]);
+    let mut engine = adm(DeviceChoice::Cpu);
+    let mut mean = |scale: f64| {
+        let pictures = guided(&mut engine, scale);
+        let shape = [8, pictures[0].height, pictures[0].width, 3];
+        let values: Vec<f32> = pictures.into_iter().flat_map(|picture| picture.values).collect();
+        let (log_p, _) = judge.evaluate(&values, shape, 0.0, &mut |_| true).expect("it runs");
+        log_p.iter().sum::<f32>() / 8.0
+    };
+    let (free, steered) = (mean(0.0), mean(4.0));
+    println!("log p of the class: {free:.2} unguided, {steered:.2} at scale 4");
+    assert!(steered > free + 1.0, "{steered} at scale 4, {free} unguided");
+}
+
+#[test]
+fn bundled_adm_draws_the_same_on_both_devices() {
+    let Some(choice) = gpu() else { return };
+    let one = |mut engine: Engine| {
+        let cfg = GenerateConfig::new().seed(5).respacing(["8"]).classes(["blue star"]).guidance_scale([2.0]);
+        engine.generate("", cfg).expect("a picture").remove(0).to_bytes()
+    };
+    alike(&one(adm(DeviceChoice::Cpu)), &one(adm(choice))).expect("the same picture");
 }

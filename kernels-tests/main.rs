@@ -19,6 +19,7 @@
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
+//! - [`guidance`]: what steering does to a run.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -28,6 +29,7 @@ mod cooperative;
 mod device;
 mod golden;
 mod gradients;
+mod guidance;
 mod harness;
 mod networks;
 mod plans;

@@ -62,9 +62,7 @@ pub(crate) struct AdmFiles {
 /// What a folder's `config.json` says besides flags.
 #[derive(Deserialize)]
 struct AdmConfig {
-    /// Its presence tells that the file is one of these.
-    #[serde(rename = "diffusion")]
-    _diffusion: serde_json::Map<String, serde_json::Value>,
+    /// The classes' names.
     classes: Option<Vec<String>>,
     #[serde(default)]
     defaults: AdmDefaults,
@@ -72,6 +70,7 @@ struct AdmConfig {
 
 #[derive(Default, Deserialize)]
 struct AdmDefaults {
+    /// A respacing, in OpenAI's notation.
     steps: Option<String>,
     sampler: Option<String>,
     eta: Option<f64>,
@@ -166,10 +165,8 @@ fn unknown(folder: &Path, class: &str) -> Error {
 fn class_of(folder: &Path) -> Result<String> {
     if !folder.is_dir() {
         let what = if folder.exists() { "is not a folder" } else { "does not exist" };
-        return Err(Error::file(
-            folder,
-            format!("{what}; give the folder of a model, as diffusers saves it"),
-        ));
+        let give = "give the folder of a model, as diffusers saves it, or a checkpoint: 64x64_diffusion.pt";
+        return Err(Error::file(folder, format!("{what}; {give}")));
     }
     let index = folder.join("model_index.json");
     let config = folder.join("config.json");
@@ -220,7 +217,8 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
 
 /// A folder whose `config.json` holds the flags of guided diffusion.
 fn is_adm_folder(folder: &Path) -> bool {
-    read_json::<AdmConfig>(&folder.join("config.json")).is_ok()
+    let config = read_json::<serde_json::Map<String, serde_json::Value>>(&folder.join("config.json"));
+    config.is_ok_and(|config| config.contains_key("diffusion"))
 }
 
 /// The files of guided diffusion: a folder with `config.json`, `diffusion.*` and maybe `classifier.*`, or single

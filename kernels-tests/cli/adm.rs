@@ -31,7 +31,10 @@ fn classes_and_guidance() {
     asked(&["--class", "1", "--clip", "-1"], &["clipping to -1"]);
     asked(&["--class", "1", "--classifier", "no.pt"], &["no.pt"]);
     let upsampler = adm().join("upsampler.pt");
-    asked(&["--class", "1", "--classifier", upsampler.to_str().unwrap()], &["upsampler.pt", "no network of guided-diffusion"]);
+    asked(
+        &["--class", "1", "--classifier", upsampler.to_str().unwrap()],
+        &["upsampler.pt", "no network of guided-diffusion"],
+    );
     let line = refused(&["a", "--class", "1", "--steps", "1"], &["follows a prompt", "--class"]);
     assert!(!line.contains("panicked"), "{line}");
 }

@@ -60,10 +60,13 @@ fn devices_and_models() {
         generate(&place).args(["x", "--device", "nosuchgpu", "--model"]).arg(model).output().unwrap();
     error_of(&output, &["no adapter's name holds `nosuchgpu`", "--device"]);
     assert!(place.names().is_empty());
-    refused_model(&place.0.join("absent"), &["absent", "does not exist", "give the folder of a model"]);
+    refused_model(
+        &place.0.join("absent"),
+        &["absent", "does not exist", "give the folder of a model", "64x64_diffusion.pt"],
+    );
     refused_model(&place.0, &["holds no model_index.json", "give the root folder of a model"]);
     fs::write(place.0.join("file"), "x").unwrap();
-    refused_model(&place.0.join("file"), &["is not a folder", "give the folder of a model"]);
+    refused_model(&place.0.join("file"), &["file", "no safetensors file"]);
     fs::write(place.0.join("model_index.json"), r#"{"_class_name": "FluxPipeline"}"#).unwrap();
     refused_model(&place.0, &["`FluxPipeline`", "IFPipeline"]);
     refused_model(&golden("if_stage2"), &["super-resolution stage", "--model BASE --model THIS"]);

@@ -1,12 +1,12 @@
-// attention: y = softmax(scale * q · kᵀ + bias + mask) · v per head, for heads of up to 512 columns
+// attention: y = softmax(scale * q · kᵀ + bias + mask) · v per head
 //   q        [N, LQ, q_stride]   Elem   head h of a row starts at column q_offset + h D
 //   k1, v1   [N, L1, kv1_stride] Elem   the first keys and values (text); L1 may be 0
 //   k2, v2   [N, L2, kv2_stride] Elem   the rest (pixels); L2 may be 0
 //   bias     [LQ, L1 + L2, heads] Elem  added to every picture's scores, if has_bias (T5's relative positions)
 //   mask     [N, L1]             f32    added to the scores of the first keys, if has_mask
 //   y        [N, LQ, heads D]    Elem
-// One workgroup computes 16 queries of one head of one picture (shared/attention_tile.wgsl): q is read once for 64
-// keys, k and v once for 16 queries; the scores are never written to memory.
+// One workgroup computes ROWS queries of one head of one picture (shared/attention_tile.wgsl): q is read once for
+// OTHERS keys, k and v once for ROWS queries; the scores are never written to memory. Needs shared/rows*_others*.wgsl.
 struct Params {
     heads: u32, head_dim: u32, queries: u32, keys1: u32, keys2: u32,
     q_stride: u32, k1_stride: u32, k1_offset: u32, v1_stride: u32, v1_offset: u32,
@@ -23,9 +23,6 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> mask: array<f32>; // [N, L1]
 @group(0) @binding(8) var<storage, read_write> y: array<Elem>;   // [N, LQ, heads D]
 
-const QUERIES: u32 = 16u;
-const KEYS: u32 = 64u;
-const PARTS: u32 = 2u;
 const BOTH: bool = true;
 
 @compute @workgroup_size(256)

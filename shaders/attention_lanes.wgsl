@@ -1,4 +1,4 @@
-// attention_lanes: y = softmax(scale * q · kᵀ + bias + mask) · v per head, for heads of up to 64 columns
+// attention_lanes: y = softmax(scale * q · kᵀ + bias + mask) · v per head, for heads of up to DIM columns
 //   q        [N, LQ, q_stride]   Elem   head h of a row starts at column q_offset + h D
 //   k1, v1   [N, L1, kv1_stride] Elem   the first keys and values (text); L1 may be 0
 //   k2, v2   [N, L2, kv2_stride] Elem   the rest (pixels); L2 may be 0
@@ -6,7 +6,7 @@
 //   mask     [N, L1]             f32    added to the scores of the first keys, if has_mask
 //   y        [N, LQ, heads D]    Elem
 // One workgroup computes 64 queries of one head of one picture (shared/attention_lanes.wgsl): q is read once, k and v
-// once for 32 queries; the scores stay with their invocation. Subgroups of 8.
+// once for 32 queries; the scores stay with their invocation. Subgroups of 8. Needs the sizes of shared/dim*.wgsl.
 struct Params {
     heads: u32, head_dim: u32, queries: u32, keys1: u32, keys2: u32,
     q_stride: u32, k1_stride: u32, k1_offset: u32, v1_stride: u32, v1_offset: u32,
@@ -24,9 +24,6 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> y: array<Elem>;   // [N, LQ, heads D]
 
 const WG: u32 = 16u;
-const DIM: u32 = 64u;
-const BLOCK: u32 = 256u;
-const BOTH: bool = true;
 
 @compute @workgroup_size(WG)
 fn main(

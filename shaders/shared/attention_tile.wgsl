@@ -1,22 +1,22 @@
-// attention_tile: attention of QUERIES queries of one head of one picture by a workgroup of 256, over KEYS keys at a
+// attention_tile: attention of ROWS queries of one head of one picture by a workgroup of 256, over OTHERS keys at a
 // time with a running maximum and sum (FlashAttention's order: Dao et al. 2022, arXiv:2205.14135). An invocation owns 4
-// queries and 4 PARTS columns of their output; head_dim <= 4096 / QUERIES PARTS. q is read once for KEYS keys, k and v
-// once for QUERIES queries. Needs shared/attention.wgsl, attention_value.wgsl and the
+// queries and 4 PARTS columns of their output; head_dim <= 4096 / ROWS PARTS. q is read once for OTHERS keys, k and v
+// once for ROWS queries. Needs shared/attention.wgsl, attention_value.wgsl and the
 // constants
-// QUERIES, KEYS: QUERIES KEYS <= 2048, KEYS a multiple of 1024 / QUERIES and of 4
-// PARTS: QUERIES >= 8 PARTS
+// ROWS, OTHERS: ROWS OTHERS <= 2048, OTHERS a multiple of 1024 / ROWS and of 4
+// PARTS: ROWS >= 8 PARTS
 
 const WG: u32 = 256u;
 const DEPTH: u32 = 16u;         // columns of q and k that are staged at a time
-const DOWN: u32 = QUERIES / 4u;             // groups of 4 queries
+const DOWN: u32 = ROWS / 4u;             // groups of 4 queries
 const ACROSS: u32 = WG / DOWN;              // invocations that share 4 queries
-const OWN: u32 = KEYS / ACROSS;             // keys an invocation scores for its 4 queries
+const OWN: u32 = OTHERS / ACROSS;             // keys an invocation scores for its 4 queries
 const WIDE: u32 = ACROSS * PARTS;           // groups of 4 columns
 const STAGED: u32 = 256u / WIDE;            // rows of v that are staged at a time
 
 var<workgroup> left: array<vec4f, 256>;     // q: [DEPTH, DOWN], 4 queries each
-var<workgroup> right: array<vec4f, 256>;    // k: [DEPTH, KEYS / 4], 4 keys each; v: [STAGED, WIDE], 4 columns each
-var<workgroup> weights: array<vec4f, 512>;  // [KEYS, DOWN], 4 queries each
+var<workgroup> right: array<vec4f, 256>;    // k: [DEPTH, OTHERS / 4], 4 keys each; v: [STAGED, WIDE], 4 columns each
+var<workgroup> weights: array<vec4f, 512>;  // [OTHERS, DOWN], 4 queries each
 
 fn attend_tile(group: vec3<u32>, lane: u32) {
     let head = group.y;
@@ -24,11 +24,11 @@ fn attend_tile(group: vec3<u32>, lane: u32) {
     let keys = p.keys1 + p.keys2;
     let down = lane / ACROSS;
     let across = lane % ACROSS;
-    let query = group.x * QUERIES + down * 4u;
+    let query = group.x * ROWS + down * 4u;
     var sums: array<mat4x4f, PARTS>; // a column each for 4 queries
     var top = vec4f(LOWEST);
     var total = vec4f(0.0);
-    for (var first = 0u; first < keys; first = first + KEYS) {
+    for (var first = 0u; first < keys; first = first + OTHERS) {
         var s: array<vec4f, OWN>;
         for (var j = 0u; j < OWN; j = j + 1u) {
             s[j] = vec4f(0.0);
@@ -39,13 +39,13 @@ fn attend_tile(group: vec3<u32>, lane: u32) {
             let from_column = head * p.head_dim + min(column, p.head_dim - 1u);
             workgroupBarrier();
             for (var g = lane / DEPTH; g < DOWN; g = g + WG / DEPTH) {
-                let row = min(vec4u(0u, 1u, 2u, 3u) + group.x * QUERIES + g * 4u, vec4u(p.queries - 1u));
+                let row = min(vec4u(0u, 1u, 2u, 3u) + group.x * ROWS + g * 4u, vec4u(p.queries - 1u));
                 let at = (n * p.queries + row) * p.q_stride + p.q_offset + from_column;
                 left[lane % DEPTH * DOWN + g] = inside * vec4f(f32(q[at.x]), f32(q[at.y]), f32(q[at.z]), f32(q[at.w]));
             }
-            for (var g = lane / DEPTH; g < KEYS / 4u; g = g + WG / DEPTH) {
+            for (var g = lane / DEPTH; g < OTHERS / 4u; g = g + WG / DEPTH) {
                 let at = first + g * 4u;
-                right[lane % DEPTH * (KEYS / 4u) + g] = vec4f(
+                right[lane % DEPTH * (OTHERS / 4u) + g] = vec4f(
                     key_element(n, at, from_column), key_element(n, at + 1u, from_column),
                     key_element(n, at + 2u, from_column), key_element(n, at + 3u, from_column));
             }
@@ -54,7 +54,7 @@ fn attend_tile(group: vec3<u32>, lane: u32) {
                 let x = left[d * DOWN + down];
                 for (var j = 0u; j < OWN; j = j + 1u) {
                     let k = across * OWN + j;
-                    s[j] = s[j] + x * right[d * (KEYS / 4u) + k / 4u][k % 4u];
+                    s[j] = s[j] + x * right[d * (OTHERS / 4u) + k / 4u][k % 4u];
                 }
             }
         }
@@ -67,7 +67,7 @@ fn attend_tile(group: vec3<u32>, lane: u32) {
         }
         workgroupBarrier();
         var new_top = top;
-        for (var k = 0u; k < KEYS; k = k + 1u) {
+        for (var k = 0u; k < OTHERS; k = k + 1u) {
             new_top = max(new_top, weights[k * DOWN + down]);
         }
         let keep = exp(top - new_top);
@@ -80,7 +80,7 @@ fn attend_tile(group: vec3<u32>, lane: u32) {
         for (var g = 0u; g < PARTS; g = g + 1u) {
             sums[g] = mat4x4f(sums[g][0] * keep.x, sums[g][1] * keep.y, sums[g][2] * keep.z, sums[g][3] * keep.w);
         }
-        for (var part = 0u; part < KEYS; part = part + STAGED) {
+        for (var part = 0u; part < OTHERS; part = part + STAGED) {
             workgroupBarrier();
             let from_row = first + part + lane / WIDE;
             let c = head * p.head_dim + min(vec4u(0u, 1u, 2u, 3u) + lane % WIDE * 4u, vec4u(p.head_dim - 1u));

@@ -1,4 +1,4 @@
-// rows64_others32: sizes for attention_products.wgsl, with up to 64 columns of a head.
+// rows64_others32: sizes for attention_tile.wgsl and attention_products.wgsl, with up to 64 columns of a head.
 
 const ROWS: u32 = 64u;
 const OTHERS: u32 = 32u;

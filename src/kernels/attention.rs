@@ -64,8 +64,17 @@ pub(super) const KEYS: &str = include_str!("../../shaders/shared/attention.wgsl"
 /// `shaders/shared/spread.wgsl`: products of numbers handed round a subgroup.
 pub(super) const SPREAD: &str = include_str!("../../shaders/shared/spread.wgsl");
 const VALUES: &str = include_str!("../../shaders/shared/attention_value.wgsl");
-const BY_TILES: &[&str] = &[KEYS, VALUES, include_str!("../../shaders/shared/attention_tile.wgsl")];
-const BY_LANES: &[&str] = &[KEYS, VALUES, SPREAD, include_str!("../../shaders/shared/attention_lanes.wgsl")];
+const TILE: &str = include_str!("../../shaders/shared/attention_tile.wgsl");
+const LANES: &str = include_str!("../../shaders/shared/attention_lanes.wgsl");
+const DIM64: &str = include_str!("../../shaders/shared/dim64.wgsl");
+const DIM64_SELF: &str = include_str!("../../shaders/shared/dim64_self.wgsl");
+const DIM512: &str = include_str!("../../shaders/shared/dim512.wgsl");
+/// Sizes of the tiles for every head.
+pub(super) const ROWS16: &str = include_str!("../../shaders/shared/rows16_others64.wgsl");
+/// Sizes of the tiles for heads of up to 128 columns.
+pub(super) const ROWS32: &str = include_str!("../../shaders/shared/rows32_others32.wgsl");
+/// Sizes of the tiles for heads of up to 64 columns.
+pub(super) const ROWS64: &str = include_str!("../../shaders/shared/rows64_others32.wgsl");
 
 /// The grid of workgroups that compute `queries` of one head and picture each.
 pub(super) fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
@@ -73,42 +82,35 @@ pub(super) fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
     [p.queries.div_ceil(queries), p.heads, output[0] as u32]
 }
 
+const WGSL: &str = include_str!("../../shaders/attention.wgsl");
+
+/// A shader in which the lanes of subgroups of 8 are queries.
+const fn by_lanes(name: &'static str, shared: &'static [&'static str], fits: fn(&[u8]) -> bool) -> Shader {
+    Shader {
+        name,
+        wgsl: include_str!("../../shaders/attention_lanes.wgsl"),
+        shared,
+        constants: &[],
+        needs: Needs::SUBGROUP8,
+        fits,
+        grid: |p, y| grid(p, y, 64),
+    }
+}
+
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
     shaders: &[
-        Shader::plain("attention", include_str!("../../shaders/attention.wgsl"), BY_TILES, |p, y| grid(p, y, 16)),
-        Shader {
-            name: "attention_lanes512",
-            wgsl: include_str!("../../shaders/attention_lanes512.wgsl"),
-            shared: BY_LANES,
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: |p, y| grid(p, y, 64),
-        },
-        Shader {
-            name: "attention_lanes",
-            wgsl: include_str!("../../shaders/attention_lanes.wgsl"),
-            shared: BY_LANES,
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-        Shader {
-            name: "attention_lanes_self",
-            wgsl: include_str!("../../shaders/attention_lanes_self.wgsl"),
-            shared: BY_LANES,
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0,
-            grid: |p, y| grid(p, y, 64),
-        },
+        Shader::plain("attention", WGSL, &[KEYS, VALUES, ROWS16, TILE], |p, y| grid(p, y, 16)),
+        by_lanes("attention_lanes512", &[KEYS, VALUES, SPREAD, DIM512, LANES], |_| true),
+        by_lanes("attention_lanes", &[KEYS, VALUES, SPREAD, DIM64, LANES], |p| Params::read(p).head_dim <= 64),
+        by_lanes("attention_lanes_self", &[KEYS, VALUES, SPREAD, DIM64_SELF, LANES], |p| {
+            Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0
+        }),
         Shader {
             name: "attention_tile128",
-            wgsl: include_str!("../../shaders/attention_tile128.wgsl"),
-            shared: BY_TILES,
+            wgsl: WGSL,
+            shared: &[KEYS, VALUES, ROWS32, TILE],
             constants: &[],
             needs: Needs::HARDWARE,
             fits: |p| Params::read(p).head_dim <= 128,
@@ -116,8 +118,8 @@ pub static KERNEL: Kernel = Kernel {
         },
         Shader {
             name: "attention_tile64",
-            wgsl: include_str!("../../shaders/attention_tile64.wgsl"),
-            shared: BY_TILES,
+            wgsl: WGSL,
+            shared: &[KEYS, VALUES, ROWS64, TILE],
             constants: &[],
             needs: Needs::HARDWARE,
             fits: |p| Params::read(p).head_dim <= 64,

@@ -1,8 +1,8 @@
 //! The gradient of [`attention`]'s queries, from one of its sets of keys. Scores and their gradients
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
-use super::attention::{self, LOWEST, SPREAD, head_rows};
-use super::attention_statistics::{PRODUCTS, ROWS16, ROWS64};
+use super::attention::{self, LOWEST, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};
+use super::attention_statistics::PRODUCTS;
 use super::matmul::gemm_strided;
 use super::simd::{exp, wide};
 use super::{Cost, Kernel, Needs, Shader};
@@ -44,8 +44,6 @@ params! {
     scale: f32,
 }
 
-/// Sizes of [`PRODUCTS`] for heads of up to 128 columns.
-const ROWS32: &str = include_str!("../../shaders/shared/rows32_others32.wgsl");
 const WEIGHTS: &str = include_str!("../../shaders/shared/attention_gradient.wgsl");
 const TILE: &str = include_str!("../../shaders/shared/attention_gradient_tile.wgsl");
 const LANES: &str = include_str!("../../shaders/shared/attention_gradient_lanes.wgsl");

@@ -2,7 +2,7 @@
 //! compute every probability again, so that no score matrix is kept (FlashAttention, Dao et al. 2022,
 //! arXiv:2205.14135).
 
-use super::attention::{KEYS, LOWEST, Params, SPREAD, exponentials, grid, head_rows};
+use super::attention::{KEYS, LOWEST, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows};
 use super::matmul::gemm_strided;
 use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -10,10 +10,6 @@ use rayon::prelude::*;
 
 /// `shaders/shared/attention_products.wgsl`: rows of one side times rows of the other.
 pub(super) const PRODUCTS: &str = include_str!("../../shaders/shared/attention_products.wgsl");
-/// Sizes of [`PRODUCTS`] for every head.
-pub(super) const ROWS16: &str = include_str!("../../shaders/shared/rows16_others64.wgsl");
-/// Sizes of [`PRODUCTS`] for heads of up to 64 columns.
-pub(super) const ROWS64: &str = include_str!("../../shaders/shared/rows64_others32.wgsl");
 
 const WGSL: &str = include_str!("../../shaders/attention_statistics.wgsl");
 const TILE: &str = include_str!("../../shaders/shared/attention_statistics_tile.wgsl");

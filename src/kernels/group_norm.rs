@@ -7,7 +7,7 @@ use super::epilogue::Activation;
 use super::group_norm_gradient::group_norm_gradient;
 use super::simd::{load, store, wide};
 use super::sum_axis::sum_rows;
-use super::{ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader};
+use super::{ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -39,15 +39,12 @@ pub static KERNEL: Kernel = Kernel {
             &[ACTIVATION, GROUP_WALK, REDUCE],
             grid,
         ),
-        Shader {
-            name: "group_norm_subgroup",
-            wgsl: include_str!("../../shaders/group_norm.wgsl"),
-            shared: &[ACTIVATION, GROUP_WALK, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
+        Shader::narrow(
+            "group_norm_subgroup",
+            include_str!("../../shaders/group_norm.wgsl"),
+            &[ACTIVATION, GROUP_WALK, REDUCE_SUBGROUP],
             grid,
-        },
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: false,

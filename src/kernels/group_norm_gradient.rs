@@ -4,7 +4,7 @@ use super::epilogue::{Activation, Epilogue};
 use super::group_norm::{self, Affine, Blocks, GroupNorm, LANES};
 use super::simd::{load, store, wide};
 use super::{
-    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, STORE_AT,
+    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT,
     Shader,
 };
 use crate::graph::{Call, Graph, Storage, Tensor};
@@ -61,15 +61,12 @@ pub static KERNEL: Kernel = Kernel {
             &[ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, GROUP_WALK, STORE_AT, REDUCE],
             grid,
         ),
-        Shader {
-            name: "group_norm_gradient_subgroup",
-            wgsl: include_str!("../../shaders/group_norm_gradient.wgsl"),
-            shared: &[ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, GROUP_WALK, STORE_AT, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
+        Shader::narrow(
+            "group_norm_gradient_subgroup",
+            include_str!("../../shaders/group_norm_gradient.wgsl"),
+            &[ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, GROUP_WALK, STORE_AT, REDUCE_SUBGROUP],
             grid,
-        },
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: true,

@@ -2,7 +2,7 @@
 //! arXiv:1910.07467), over the innermost dimension.
 
 use super::layer_norm_gradient::layer_norm_gradient;
-use super::{Backward, Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
+use super::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -22,15 +22,12 @@ pub static KERNEL: Kernel = Kernel {
     name: "layer_norm",
     shaders: &[
         Shader::plain("layer_norm", include_str!("../../shaders/layer_norm.wgsl"), &[INDEX, REDUCE], row_grid),
-        Shader {
-            name: "layer_norm_subgroup",
-            wgsl: include_str!("../../shaders/layer_norm.wgsl"),
-            shared: &[INDEX, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: row_grid,
-        },
+        Shader::narrow(
+            "layer_norm_subgroup",
+            include_str!("../../shaders/layer_norm.wgsl"),
+            &[INDEX, REDUCE_SUBGROUP],
+            row_grid,
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: false,

@@ -1,7 +1,7 @@
 //! The gradient of [`super::layer_norm`], layer and RMS norms alike.
 
 use super::epilogue::Epilogue;
-use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, STORE_AT, Shader, row_grid};
+use super::{ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -34,15 +34,12 @@ pub static KERNEL: Kernel = Kernel {
             &[INDEX, ACTIVATION, EPILOGUE, STORE_AT, REDUCE],
             row_grid,
         ),
-        Shader {
-            name: "layer_norm_gradient_subgroup",
-            wgsl: include_str!("../../shaders/layer_norm_gradient.wgsl"),
-            shared: &[INDEX, ACTIVATION, EPILOGUE, STORE_AT, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: row_grid,
-        },
+        Shader::narrow(
+            "layer_norm_gradient_subgroup",
+            include_str!("../../shaders/layer_norm_gradient.wgsl"),
+            &[INDEX, ACTIVATION, EPILOGUE, STORE_AT, REDUCE_SUBGROUP],
+            row_grid,
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: true,

@@ -216,6 +216,17 @@ impl Shader {
         Shader { name, wgsl, shared, constants: &[], needs: Needs::NOTHING, fits: |_| true, grid }
     }
 
+    /// A shader whose workgroups are subgroups of 8, with sums over them (`shared/reduce_subgroup.wgsl`).
+    pub(crate) const fn narrow(
+        name: &'static str,
+        wgsl: &'static str,
+        shared: &'static [&'static str],
+        grid: fn(&[u8], &[usize]) -> [u32; 3],
+    ) -> Shader {
+        let constants = &[("WG", 8.0)];
+        Shader { name, wgsl, shared, constants, needs: Needs::SUBGROUP8, fits: |_| true, grid }
+    }
+
     /// Name of its file in `shaders/`, as the file's first words say it.
     pub fn file(&self) -> &'static str {
         self.wgsl.trim_start_matches("// ").split(':').next().unwrap_or_default()

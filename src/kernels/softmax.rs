@@ -2,7 +2,7 @@
 
 use super::simd::{exp, wide};
 use super::softmax_gradient::softmax_gradient;
-use super::{Backward, Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
+use super::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -20,15 +20,12 @@ pub static KERNEL: Kernel = Kernel {
     name: "softmax",
     shaders: &[
         Shader::plain("softmax", include_str!("../../shaders/softmax.wgsl"), &[INDEX, REDUCE], row_grid),
-        Shader {
-            name: "softmax_subgroup",
-            wgsl: include_str!("../../shaders/softmax.wgsl"),
-            shared: &[INDEX, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: row_grid,
-        },
+        Shader::narrow(
+            "softmax_subgroup",
+            include_str!("../../shaders/softmax.wgsl"),
+            &[INDEX, REDUCE_SUBGROUP],
+            row_grid,
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: false,

@@ -1,6 +1,6 @@
 //! The gradient of [`super::softmax`] and of its logarithm, from what they computed.
 
-use super::{Cost, INDEX, Kernel, Needs, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
+use super::{Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -23,15 +23,12 @@ pub static KERNEL: Kernel = Kernel {
             &[INDEX, REDUCE],
             row_grid,
         ),
-        Shader {
-            name: "softmax_gradient_subgroup",
-            wgsl: include_str!("../../shaders/softmax_gradient.wgsl"),
-            shared: &[INDEX, REDUCE_SUBGROUP],
-            constants: &[("WG", 8.0)],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: row_grid,
-        },
+        Shader::narrow(
+            "softmax_gradient_subgroup",
+            include_str!("../../shaders/softmax_gradient.wgsl"),
+            &[INDEX, REDUCE_SUBGROUP],
+            row_grid,
+        ),
     ],
     fields: Params::FIELDS,
     epilogue: false,

@@ -1,0 +1,5 @@
+// dim64: sizes for attention_lanes.wgsl, with heads of up to 64 columns and both sets of keys.
+
+const DIM: u32 = 64u;
+const BLOCK: u32 = 256u;
+const BOTH: bool = true;

@@ -1,0 +1,64 @@
+//! Where the time of a network goes: seconds and GFLOP/s by shader, and the slowest nodes, of the bundled models.
+//!
+//! `cargo bench --bench profile` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names, where
+//! each node is a submission of its own, waited for, which adds some tenths of a millisecond to it.
+
+use ancestral::device::{Device, DeviceChoice, Program, ProgramOptions};
+use ancestral::guidance::score_graph;
+use ancestral::systems::adm::{Classifier, log_probability};
+use ancestral::systems::denoise::Shape;
+use ancestral::systems::imagen::{MAX_TOKENS, Stage};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Nodes listed by themselves.
+const SLOWEST: usize = 10;
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+}
+
+/// Prints a program's profile; the first run finds everything cold.
+fn profile(name: &str, program: &mut Program) {
+    program.run(&mut |_| true).expect("it runs");
+    let mut times = program.profile().expect("it runs");
+    let total: f64 = times.iter().map(|t| t.seconds).sum();
+    println!("\n{name}: {} nodes, {:.1} ms one by one", times.len(), 1e3 * total);
+    let mut by_shader: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
+    for t in &times {
+        let (nodes, seconds, flops) = by_shader.entry(t.shader).or_default();
+        (*nodes, *seconds, *flops) = (*nodes + 1, *seconds + t.seconds, *flops + t.cost.flops);
+    }
+    let mut rows: Vec<_> = by_shader.into_iter().collect();
+    rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (shader, (nodes, seconds, flops)) in rows {
+        println!("  {shader:28} {nodes:4} {:9.2} ms {:7.1} GFLOP/s", 1e3 * seconds, flops / seconds * 1e-9);
+    }
+    times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    for t in times.iter().take(SLOWEST) {
+        println!("    {:8.2} ms {:28} {}", 1e3 * t.seconds, t.shader, t.label);
+    }
+}
+
+fn main() {
+    let choice = std::env::var("ANCESTRAL_TEST_DEVICE").map_or(DeviceChoice::Cpu, DeviceChoice::Named);
+    let device = Device::open(&choice).expect("the device opens");
+    println!("{}", device.name());
+    let options = ProgramOptions::default();
+    for (path, side, guided) in [("stage_1", 32, true), ("stage_2", 256, false)] {
+        let mut stage = Stage::load(&models().join("scenes").join(path), None).expect("the bundled model");
+        let (channels, tokens) = (stage.channels(), MAX_TOKENS);
+        let shape = Shape { pictures: 1, height: side, width: side, channels, tokens, guided, dynamic: true };
+        let denoiser = stage.denoiser(&device, &options, shape).expect("it fits");
+        profile(&format!("scenes {path}, a step"), denoiser.program());
+    }
+    let folder = models().join("adm-scenes");
+    let flags = folder.join("config.json");
+    let file = folder.join("classifier.safetensors");
+    let classifier = Classifier::load(&file, (Some(&flags), "classifier"), &[]).expect("the bundled model");
+    let side = classifier.config.image_size;
+    let scalar = log_probability(&classifier.config);
+    let graph = score_graph([1, side, side, 3], &*scalar, u64::MAX).expect("a gradient");
+    let mut program = device.program(graph, classifier.weights(), &options).expect("it fits");
+    profile("adm-scenes classifier and its gradient", &mut program);
+}

@@ -25,7 +25,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Draw a picture of a prompt
+    /// Draw a picture of a prompt or of a class
     Generate(Box<Generate>),
     /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
     Plan(Box<PlanArgs>),

@@ -14,6 +14,7 @@ pub mod presets;
 #[cfg(test)]
 mod tests;
 mod unet;
+mod values;
 
 pub use unet::{Config, Inputs};
 

@@ -229,7 +229,7 @@ def alpha_bar(steps=STEPS):
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
 
 
-def eps_weight(acp, gamma=5.0, most=50.0):
+def eps_weight(acp, gamma=5.0, most=100.0):
     """Loss weight on the noise: model.v_weight in terms of it, (min(snr, gamma) + 1) / snr, up to `most`.
 
     The plain loss hardly asks what the noisiest steps settle, the background's and the object's colour:

@@ -229,7 +229,7 @@ def alpha_bar(steps=STEPS):
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
 
 
-def eps_weight(acp, gamma=5.0, most=50.0):
+def eps_weight(acp, gamma=5.0, most=100.0):
     """Loss weight on the noise: model.v_weight in terms of it, (min(snr, gamma) + 1) / snr, up to `most`.
 
     The plain loss hardly asks what the noisiest steps settle, the background's and the object's colour:
@@ -314,9 +314,7 @@ def judge(args):
     (net, ck), (classifier, cc) = load_run(args.run, "ddpm"), load_run(args.run, "classifier")
     print(f"ddpm {ck['seen']} pictures, classifier {cc['seen']}")
     args.out.mkdir(parents=True, exist_ok=True)
-    each = max(1, args.count // len(CLASSES))
-    classes = [i for i in range(len(CLASSES)) for _ in range(each)] if args.count >= len(CLASSES) else \
-        list(np.linspace(0, len(CLASSES) - 1, args.count).round().astype(int).repeat(1))
+    classes = [i * len(CLASSES) // args.count for i in range(args.count)]
     for scale in map(float, args.scales.split(",")):
         start, made = time.time(), []
         for i in range(0, len(classes), 96):

@@ -30,7 +30,7 @@ DEFAULTS = [
 ]
 STAGE_NAMES = ["base", "sr256"]
 ADM_FILES = {"ddpm": "diffusion", "classifier": "classifier"}
-ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 4.0}
+ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 10.0}
 
 
 def write_json(path, obj):

@@ -107,6 +107,8 @@ pub(crate) fn steer(
         sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor as f32 * v);
     };
     let (signal, noise) = (at.alpha_bar.sqrt(), (1.0 - at.alpha_bar).sqrt());
+    // x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ; at zero terminal SNR, ε says nothing about it.
+    let of_epsilon = if signal > 0.0 { -noise / signal } else { 0.0 };
     for Weighted { weight, guidance } in guides.iter_mut().filter(|g| g.weight != 0.0) {
         let direction = guidance.direction(at, monitor)?;
         let (Direction::Score(values) | Direction::Epsilon(values) | Direction::Mean(values)) = &direction;
@@ -121,9 +123,8 @@ pub(crate) fn steer(
             Direction::Score(_) => None,
         };
         match (&direction, by_epsilon) {
-            // x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ
             (_, Some(factor)) => {
-                add(0, values, -noise / signal * factor);
+                add(0, values, of_epsilon * factor);
                 add(1, values, step.coefficients.mean_eps * factor);
             }
             (Direction::Score(_), None) => add(2, values, *weight),

@@ -1,13 +1,18 @@
 //! A pickle machine that can do nothing but build containers and describe tensors.
 //!
 //! Python's pickle is a program for a stack machine that may call any function of any module. This one knows the
-//! handful of globals that a checkpoint of weights needs ([`Global`]), describes what they would make, and refuses
+//! handful of globals that a checkpoint of weights needs ([`globals`]), describes what they would make, and refuses
 //! every other by its name; nothing is ever called. Values live in flat tables and refer to each other by number, so
 //! that neither nesting nor a list inside itself costs a recursion here; the sizes of all tables together are bounded.
 
-use std::collections::HashMap;
+mod globals;
+mod objects;
+mod values;
 
-use safetensors::Dtype;
+use values::slice;
+pub(super) use values::{Pickle, Span, Tensor, Value};
+
+use std::collections::HashMap;
 
 /// Largest pickle: a state dict takes about 200 bytes for a tensor.
 pub(super) const MAX_PICKLE: usize = 16 << 20;
@@ -17,86 +22,6 @@ const MAX_CELLS: usize = 1 << 19;
 const MAX_STACK: usize = 1 << 18;
 /// What a container of its own counts for.
 const CONTAINER: usize = 4;
-
-/// A run of bytes of the pickle, or of [`Pickle::items`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    at: u32,
-    len: u32,
-}
-
-/// What a program may name.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Global {
-    /// `torch._utils._rebuild_tensor_v2`, and `_v3`, which names the element type too.
-    RebuildTensor {
-        typed: bool,
-    },
-    /// `torch._utils._rebuild_parameter`: the tensor itself.
-    RebuildParameter,
-    OrderedDict,
-    /// `torch.FloatStorage` and its like; no type: `torch.storage.UntypedStorage`.
-    Storage(Option<Dtype>),
-    /// `torch.Size`: a tuple.
-    Size,
-    /// `torch.device`, `_codecs.encode` (how protocol 2 spells bytes): a value without tensors.
-    Plain,
-    /// TorchScript's marks of a list's or dictionary's type: the first argument itself.
-    Typed,
-    /// A TorchScript module's class, `__torch__.…`: a holder of attributes.
-    Module,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Value {
-    /// What holds no tensor and is not asked for: None, True, 1.5, bytes, a device.
-    Plain,
-    Int(i64),
-    Text(Span),
-    Tuple(Span),
-    List(u32),
-    Dict(u32),
-    /// A TorchScript module: an index into [`Pickle::modules`].
-    Module(u32),
-    Storage(u32),
-    Tensor(u32),
-    Dtype(Dtype),
-    Global(Global),
-}
-
-/// A run of elements, or of bytes, in an entry of the archive.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Storage {
-    pub(super) dtype: Option<Dtype>,
-    /// The entry's name.
-    pub(super) key: Span,
-    /// Elements of `dtype`, else bytes.
-    pub(super) count: i64,
-}
-
-/// A view of a storage, as the file describes it: nothing is proved yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tensor {
-    pub(super) storage: u32,
-    pub(super) dtype: Dtype,
-    pub(super) offset: i64,
-    pub(super) shape: Span,
-    pub(super) strides: Span,
-}
-
-/// What a pickle built.
-#[derive(Debug, Default)]
-pub(super) struct Pickle<'a> {
-    text: &'a [u8],
-    /// Tuples' values, one tuple after the other.
-    items: Vec<Value>,
-    lists: Vec<Vec<Value>>,
-    dicts: Vec<Vec<(Value, Value)>>,
-    /// Each module's attributes, once they are set.
-    modules: Vec<Option<Value>>,
-    storages: Vec<Storage>,
-    tensors: Vec<Tensor>,
-}
 
 impl<'a> Pickle<'a> {
     /// Runs the program: its tables, and the value it ends with.
@@ -113,39 +38,6 @@ impl<'a> Pickle<'a> {
             }
         }
     }
-
-    pub(super) fn text(&self, span: Span) -> &'a str {
-        // Proved UTF-8 when the value was made.
-        std::str::from_utf8(slice(self.text, span)).unwrap_or_default()
-    }
-
-    pub(super) fn tuple(&self, span: Span) -> &[Value] {
-        slice(&self.items, span)
-    }
-
-    pub(super) fn list(&self, n: u32) -> &[Value] {
-        &self.lists[n as usize]
-    }
-
-    pub(super) fn dict(&self, n: u32) -> &[(Value, Value)] {
-        &self.dicts[n as usize]
-    }
-
-    pub(super) fn module(&self, n: u32) -> Option<Value> {
-        self.modules[n as usize]
-    }
-
-    pub(super) fn storage(&self, n: u32) -> Storage {
-        self.storages[n as usize]
-    }
-
-    pub(super) fn tensor(&self, n: u32) -> Tensor {
-        self.tensors[n as usize]
-    }
-}
-
-fn slice<T>(all: &[T], span: Span) -> &[T] {
-    &all[span.at as usize..(span.at + span.len) as usize]
 }
 
 /// Why a program is not run to its end.
@@ -501,126 +393,6 @@ impl<'a> Machine<'a> {
         let value = *self.memo.get(&number).ok_or_else(|| format!("memo {number} was never set"))?;
         self.push(value)
     }
-
-    fn global(&mut self, module: &str, name: &str) -> Result<(), Fault> {
-        let value = global(module, name).ok_or_else(|| refusal(module, name))?;
-        self.push(value)
-    }
-
-    /// `('storage', type, key, location, count)`
-    fn persistent(&mut self) -> Result<(), Fault> {
-        let id = self.pop()?;
-        let Value::Tuple(parts) = id else { return Err(format!("a persistent id {NOT_OURS}").into()) };
-        let &[
-            Value::Text(kind),
-            Value::Global(Global::Storage(dtype)),
-            Value::Text(key),
-            _,
-            Value::Int(count),
-        ] = self.made.tuple(parts)
-        else {
-            return Err(format!("a persistent id {NOT_OURS}").into());
-        };
-        if self.made.text(kind) != "storage" {
-            return Err(format!("a persistent id {NOT_OURS}").into());
-        }
-        self.charge(CONTAINER)?;
-        self.made.storages.push(Storage { dtype, key, count });
-        self.push(Value::Storage(self.made.storages.len() as u32 - 1))
-    }
-
-    fn reduce(&mut self) -> Result<(), Fault> {
-        let (arguments, function) = (self.pop()?, self.pop()?);
-        let (Value::Global(function), Value::Tuple(span)) = (function, arguments) else {
-            return Err("calls what is no function, or with what are no arguments".into());
-        };
-        let arguments = self.made.tuple(span);
-        let value = match (function, arguments) {
-            (Global::RebuildTensor { typed }, _) => self.tensor(typed, span)?,
-            (Global::RebuildParameter, &[tensor @ Value::Tensor(_), ..])
-            | (Global::Size, &[tensor @ Value::Tuple(_)])
-            | (Global::Typed, &[tensor, ..]) => tensor,
-            (Global::OrderedDict, []) => self.new_dict()?,
-            // Python 2's form: a list of pairs.
-            (Global::OrderedDict, &[Value::List(list)]) => self.pairs(list)?,
-            (Global::Plain, _) => Value::Plain,
-            (other, _) => return Err(format!("{other:?} with arguments {NOT_OURS}").into()),
-        };
-        self.push(value)
-    }
-
-    /// `storage, offset, shape, strides, requires_grad, hooks[, type][, metadata]`
-    fn tensor(&mut self, typed: bool, arguments: Span) -> Result<Value, Fault> {
-        let arguments = self.made.tuple(arguments);
-        let &[
-            Value::Storage(storage),
-            Value::Int(offset),
-            Value::Tuple(shape),
-            Value::Tuple(strides),
-            _,
-            _,
-            ref rest @ ..,
-        ] = arguments
-        else {
-            return Err(format!("a tensor's arguments {NOT_OURS}").into());
-        };
-        let dtype = match rest {
-            [Value::Dtype(dtype), ..] if typed => Some(*dtype),
-            _ if typed => None,
-            _ => self.made.storage(storage).dtype,
-        };
-        let dtype = dtype.ok_or("a tensor without an element type")?;
-        self.charge(CONTAINER)?;
-        self.made.tensors.push(Tensor { storage, dtype, offset, shape, strides });
-        Ok(Value::Tensor(self.made.tensors.len() as u32 - 1))
-    }
-
-    fn pairs(&mut self, list: u32) -> Result<Value, Fault> {
-        let count = self.made.list(list).len();
-        self.charge(CONTAINER + 2 * count)?;
-        let pair = |value: &Value| {
-            let pair = match *value {
-                Value::Tuple(span) => self.made.tuple(span),
-                Value::List(n) => self.made.list(n),
-                _ => &[],
-            };
-            <[Value; 2]>::try_from(pair)
-                .map(|[key, value]| (key, value))
-                .map_err(|_| "a dictionary not of pairs")
-        };
-        let dict = self.made.list(list).iter().map(pair).collect::<Result<Vec<_>, _>>()?;
-        self.made.dicts.push(dict);
-        Ok(Value::Dict(self.made.dicts.len() as u32 - 1))
-    }
-
-    fn new_object(&mut self) -> Result<(), Fault> {
-        let (_, class) = (self.pop()?, self.pop()?);
-        match class {
-            Value::Global(Global::Module) => {
-                self.charge(CONTAINER)?;
-                self.made.modules.push(None);
-                self.push(Value::Module(self.made.modules.len() as u32 - 1))
-            }
-            Value::Global(Global::OrderedDict) => {
-                let dict = self.new_dict()?;
-                self.push(dict)
-            }
-            _ => Err(format!("a new object of a class {NOT_OURS}").into()),
-        }
-    }
-
-    /// Sets an object's attributes.
-    fn build(&mut self) -> Result<(), Fault> {
-        let state = self.pop()?;
-        self.within(1)?;
-        match self.stack[self.stack.len() - 1] {
-            Value::Module(n) => self.made.modules[n as usize] = Some(state),
-            // A state dict's `_metadata`: its modules' versions.
-            Value::Dict(_) => {}
-            _ => return Err("sets attributes of what has none".into()),
-        }
-        Ok(())
-    }
 }
 
 const EMPTY: &str = "takes a value where there is none";
@@ -634,80 +406,4 @@ fn bounded(count: usize, most: usize) -> Result<(), Fault> {
     } else {
         Err(Fault::Refused(format!("more than {most} values wait on the stack")))
     }
-}
-
-fn refusal(module: &str, name: &str) -> Fault {
-    let what = match module {
-        "torch" if name.ends_with("Storage") => "is an element type that is not supported",
-        _ => {
-            "is not what tensors need, and is refused: nothing in a file is ever run. The file holds more than weights \
-             (a whole model, or a trainer's state), or is malicious"
-        }
-    };
-    let full = format!("{module}.{name}");
-    // Not a page of it, and no control characters.
-    let shown: String = full.chars().take(120).flat_map(char::escape_debug).collect();
-    Fault::Refused(format!("global `{shown}` {what}"))
-}
-
-fn global(module: &str, name: &str) -> Option<Value> {
-    let global = match (module, name) {
-        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor { typed: false },
-        ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTensor { typed: true },
-        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-        ("collections", "OrderedDict") => Global::OrderedDict,
-        ("torch.storage" | "torch", "UntypedStorage") => Global::Storage(None),
-        ("torch", "Size") => Global::Size,
-        ("torch", "device") | ("_codecs", "encode") => Global::Plain,
-        (
-            "torch.jit._pickle",
-            "build_intlist" | "build_tensorlist" | "build_doublelist" | "build_boollist" | "restore_type_tag",
-        ) => Global::Typed,
-        ("torch", _) => match name.strip_suffix("Storage") {
-            Some(kind) => Global::Storage(Some(storage_type(kind)?)),
-            None => return Some(Value::Dtype(dtype(name)?)),
-        },
-        _ if module == "__torch__" || module.starts_with("__torch__.") => Global::Module,
-        _ => return None,
-    };
-    Some(Value::Global(global))
-}
-
-fn storage_type(kind: &str) -> Option<Dtype> {
-    Some(match kind {
-        "Float" => Dtype::F32,
-        "Half" => Dtype::F16,
-        "BFloat16" => Dtype::BF16,
-        "Double" => Dtype::F64,
-        "Long" => Dtype::I64,
-        "Int" => Dtype::I32,
-        "Short" => Dtype::I16,
-        "Char" => Dtype::I8,
-        "Byte" => Dtype::U8,
-        "Bool" => Dtype::BOOL,
-        "ComplexFloat" => Dtype::C64,
-        _ => return None,
-    })
-}
-
-fn dtype(name: &str) -> Option<Dtype> {
-    Some(match name {
-        "float32" | "float" => Dtype::F32,
-        "float16" | "half" => Dtype::F16,
-        "bfloat16" => Dtype::BF16,
-        "float64" | "double" => Dtype::F64,
-        "int64" | "long" => Dtype::I64,
-        "int32" | "int" => Dtype::I32,
-        "int16" | "short" => Dtype::I16,
-        "int8" => Dtype::I8,
-        "uint8" => Dtype::U8,
-        "uint16" => Dtype::U16,
-        "uint32" => Dtype::U32,
-        "uint64" => Dtype::U64,
-        "bool" => Dtype::BOOL,
-        "float8_e4m3fn" => Dtype::F8_E4M3,
-        "float8_e5m2" => Dtype::F8_E5M2,
-        "complex64" => Dtype::C64,
-        _ => return None,
-    })
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Guidance`] sees x_t, t and x̂₀ at each step and says where to go: along a score ∇ log p(y | x_t), by a shift of ε,
 //! or by a shift of the mean. Several are summed by their weights. [`GraphGuidance`] is the score of any recorded
-//! network, differentiated by [`graph::gradient`](mod@crate::graph::gradient); classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) is one.
+//! network, differentiated by [`graph::gradient`](mod@crate::graph::gradient); classifier guidance (Dhariwal & Nichol
+//! 2021, arXiv:2105.05233) is one.
 //! Classifier-free guidance needs no gradient: the denoiser runs both halves in one batch.
 //!
 //! ```
@@ -73,23 +74,7 @@ pub struct Weighted<'a> {
     /// Factor of its direction.
     pub weight: f64,
     /// What steers.
-    pub guidance: Box<dyn Guidance + 'a>,
-}
-
-impl<'a> Weighted<'a> {
-    /// The same for a while.
-    pub(crate) fn borrowed<'b>(&'b mut self) -> Weighted<'b> {
-        Weighted { weight: self.weight, guidance: Box::new(Borrowed(&mut *self.guidance)) }
-    }
-}
-
-/// A guidance that its owner lends.
-pub(crate) struct Borrowed<'b>(pub &'b mut dyn Guidance);
-
-impl Guidance for Borrowed<'_> {
-    fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
-        self.0.direction(at, monitor)
-    }
+    pub guidance: &'a mut dyn Guidance,
 }
 
 /// The sum of all directions, as [`kernels::step`](crate::kernels::step) takes it: `[3, N, H, W, C]`, what is added to
@@ -102,10 +87,6 @@ pub(crate) fn steer(
 ) -> Result<Vec<f32>> {
     let len = at.x.len();
     let mut sums = vec![0.0; 3 * len];
-    let mut add = |part: usize, values: &[f32], factor: f64| {
-        let sums = &mut sums[part * len..][..len];
-        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor as f32 * v);
-    };
     let (signal, noise) = (at.alpha_bar.sqrt(), (1.0 - at.alpha_bar).sqrt());
     // x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ; at zero terminal SNR, ε says nothing about it.
     let of_epsilon = if signal > 0.0 { -noise / signal } else { 0.0 };
@@ -116,19 +97,16 @@ pub(crate) fn steer(
             let what = format!("a guidance gave {} values for a sample of {len}", values.len());
             return Err(Error::Request(what));
         }
-        let by_epsilon = match direction {
-            Direction::Mean(_) => None,
-            Direction::Epsilon(_) => Some(*weight),
-            Direction::Score(_) if step.score_shifts == ScoreShifts::Epsilon => Some(-noise * *weight),
-            Direction::Score(_) => None,
+        let by_epsilon = |factor: f64| [of_epsilon * factor, step.coefficients.mean_eps * factor, 0.0];
+        let parts = match (&direction, step.score_shifts) {
+            (Direction::Mean(_), _) => [0.0, 1.0, 0.0],
+            (Direction::Epsilon(_), _) => by_epsilon(1.0),
+            (Direction::Score(_), ScoreShifts::Epsilon) => by_epsilon(-noise),
+            (Direction::Score(_), ScoreShifts::Mean) => [0.0, 0.0, 1.0],
         };
-        match (&direction, by_epsilon) {
-            (_, Some(factor)) => {
-                add(0, values, of_epsilon * factor);
-                add(1, values, step.coefficients.mean_eps * factor);
-            }
-            (Direction::Score(_), None) => add(2, values, *weight),
-            (_, None) => add(1, values, *weight),
+        for (sums, factor) in sums.chunks_exact_mut(len).zip(parts).filter(|(_, factor)| *factor != 0.0) {
+            let factor = (factor * *weight) as f32;
+            sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor * v);
         }
     }
     Ok(sums)

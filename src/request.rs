@@ -3,7 +3,7 @@
 use crate::diffusion::{Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, steps};
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
-use crate::guidance::{Guidance, Weighted};
+use crate::guidance::Guidance;
 use crate::layout::Defaults;
 use crate::picture::Picture;
 
@@ -37,7 +37,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
     pub(crate) from: Vec<Picture>,
-    pub(crate) guides: Vec<Weighted<'a>>,
+    pub(crate) guides: Vec<(f64, Box<dyn Guidance + 'a>)>,
     pub(crate) on_progress: Option<OnProgress<'a>>,
     pub(crate) on_stage: Option<OnStage<'a>>,
 }
@@ -132,7 +132,7 @@ impl<'a> GenerateConfig<'a> {
 
     /// Steers the first stage by what the caller brings, `weight` times as strongly as it says; several add up.
     pub fn guide(mut self, weight: f64, guidance: impl Guidance + 'a) -> Self {
-        self.guides.push(Weighted { weight, guidance: Box::new(guidance) });
+        self.guides.push((weight, Box::new(guidance)));
         self
     }
 

@@ -169,8 +169,6 @@ impl Run {
         let classifier = Classifier::load(&weights_of(case, "classifier"), (Some(&file), "classifier"), &[]);
         let mut guidance = classifier.map_err(text)?.guidance(device);
         guidance.set("class", classes.clone());
-        let mut guides = vec![Weighted { weight: self.scale, guidance: Box::new(guidance) }];
-        guides.retain(|guide| guide.weight != 0.0);
         let shape = stage.shape(&steps, pictures, (width, height));
         let denoiser = stage.denoiser(device, &ProgramOptions::default(), shape).map_err(text)?;
         if denoiser.takes("y") {
@@ -186,7 +184,10 @@ impl Run {
                 true
             };
             let mut noise = Stored::new([self.golden["noise"].at(i).values]);
-            let mut guided = Guided { scale: 1.0, by_gradients: &mut guides };
+            let mut guided = Guided::classifier_free(1.0);
+            if self.scale != 0.0 {
+                guided.by_gradients.push(Weighted { weight: self.scale, guidance: &mut guidance });
+            }
             let start = x.at(i).channels_last();
             let one = std::slice::from_ref(step);
             let next = denoiser.sample(one, &mut guided, &mut noise, start, &mut keep).map_err(text)?;

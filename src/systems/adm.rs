@@ -4,13 +4,13 @@
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
 use super::imagen::initial_noise;
-use super::{Condition, Run, System, progress};
+use super::{Condition, Run, System, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{BetaSchedule, PredictionType, SchedulerConfig, Step, VarianceType};
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
 use crate::graph::{Graph, Storage};
-use crate::guidance::{Borrowed, GraphGuidance, MEMORY_BUDGET, Scalar, Weighted, score_graph};
+use crate::guidance::{GraphGuidance, MEMORY_BUDGET, Scalar, Weighted, score_graph};
 use crate::kernels::pick::pick;
 use crate::kernels::softmax::log_softmax;
 use crate::layout::{AdmFiles, Defaults};
@@ -242,13 +242,19 @@ impl Adm {
         if self.classifier.is_some() { scale } else { 0.0 }
     }
 
+    /// What the first stages need of the final picture's size.
+    fn sides(&self, count: usize) -> Vec<StageSide> {
+        let side = |(s, _): &(Stage, Defaults)| StageSide {
+            side: s.unet.image_size,
+            multiple: s.unet.size_multiple(),
+        };
+        self.stages[..count].iter().map(side).collect()
+    }
+
     /// Which stages run, and the widths and heights of the pictures that each stage makes.
     fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
         let count = stage_count(cfg, self.stages.len())?;
-        let mut sides: Vec<StageSide> = self.stages[..count]
-            .iter()
-            .map(|(s, _)| StageSide { side: s.unet.image_size, multiple: s.unet.size_multiple() })
-            .collect();
+        let mut sides = self.sides(count);
         // An upsampler alone goes on from pictures that another program made.
         let alone = self.stages[0].0.unet.small_size;
         if let Some(side) = alone {
@@ -323,9 +329,9 @@ impl System for Adm {
         let Run { device, options, prompt, cfg, noise } = run;
         let (runs, sizes) = self.sizes(cfg)?;
         let count = runs.end;
-        for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
-            stage.steps(defaults, cfg, i)?;
-        }
+        let stages = self.stages[..count].iter().enumerate();
+        let lists = stages.map(|(i, (stage, defaults))| stage.steps(defaults, cfg, i));
+        let lists = lists.collect::<Result<Vec<Vec<Step>>>>()?;
         let classes = self.classes(cfg, prompt)?;
         let told = self.stages[runs.clone()].iter().any(|(stage, _)| stage.unet.class_cond);
         let Some(numbers) = classes.clone().or((!told).then(Vec::new)) else {
@@ -339,18 +345,17 @@ impl System for Adm {
         }
         let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
         for (i, &size) in sizes.iter().enumerate().filter(|(i, _)| runs.contains(i)) {
-            let (stage, defaults) = &mut self.stages[i];
-            let steps = stage.steps(defaults, cfg, i)?;
-            let shape = stage.shape(&steps, cfg.count, size);
+            let (stage, steps) = (&mut self.stages[i].0, &lists[i]);
+            let shape = stage.shape(steps, cfg.count, size);
             let enlarges = stage.is_upsampler();
             let (told, mut guides) = (stage.unet.class_cond, Vec::new());
             if i == 0 && !enlarges {
                 if let Some(classifier) = self.classifier.as_ref().filter(|_| scale != 0.0) {
                     let guidance = self.guidance.get_or_insert_with(|| classifier.guidance(device));
                     guidance.set("class", numbers.clone());
-                    guides.push(Weighted { weight: scale, guidance: Box::new(Borrowed(guidance)) });
+                    guides.push(Weighted { weight: scale, guidance });
                 }
-                guides.extend(cfg.guides.iter_mut().map(Weighted::borrowed));
+                guides.extend(lent(&mut cfg.guides));
             }
             let start = initial_noise(noise, shape);
             let denoiser = stage.denoiser(device, options, shape)?;
@@ -360,9 +365,9 @@ impl System for Adm {
             if enlarges {
                 denoiser.write("low_res", &through_bytes(&picture));
             }
-            let mut guided = Guided { scale: 1.0, by_gradients: &mut guides };
+            let mut guided = Guided { scale: 1.0, by_gradients: guides };
             let mut on_step = progress(cfg.on_progress.as_mut(), (i, count), size);
-            picture = denoiser.sample(&steps, &mut guided, noise, start, &mut on_step)?;
+            picture = denoiser.sample(steps, &mut guided, noise, start, &mut on_step)?;
             drop(on_step);
             if i + 1 < count {
                 if let Some(on_stage) = &mut cfg.on_stage {
@@ -377,10 +382,7 @@ impl System for Adm {
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
         let count = stage_count(cfg, self.stages.len())?;
-        let sides = self.stages[..count]
-            .iter()
-            .map(|(s, _)| StageSide { side: s.unet.image_size, multiple: s.unet.size_multiple() });
-        let sizes = stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?;
+        let sizes = stage_sizes(&self.sides(count), cfg.size)?;
         let mut networks = Vec::new();
         for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
             let steps = stage.steps(defaults, cfg, i)?;

@@ -2,7 +2,7 @@
 //! root as in the oldest ones).
 
 use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
-use super::{Condition, Run, System, progress};
+use super::{Condition, Run, System, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl Ddpm {
         steps: &[Step],
         pictures: usize,
         (height, width): (usize, usize),
-        guidance: &mut Guided<'_, '_>,
+        guidance: &mut Guided<'_>,
         noise: &mut dyn Noise,
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<Picture>> {
@@ -139,7 +139,7 @@ impl System for (Ddpm, Defaults) {
         let (ddpm, defaults) = self;
         let ((width, height), steps) = ddpm.request(defaults, cfg)?;
         let mut on_step = progress(cfg.on_progress.as_mut(), (0, 1), (width, height));
-        let mut guided = Guided { scale: 1.0, by_gradients: &mut cfg.guides };
+        let mut guided = Guided { scale: 1.0, by_gradients: lent(&mut cfg.guides) };
         ddpm.sample(device, options, &steps, cfg.count, (height, width), &mut guided, noise, &mut on_step)
     }
 

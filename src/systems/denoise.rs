@@ -57,17 +57,17 @@ pub struct StepDone<'a> {
 }
 
 /// What leads a run where the network alone would not go.
-pub struct Guided<'a, 'g> {
+pub struct Guided<'a> {
     /// Classifier-free guidance: how far from the unconditional output over the conditional one; 1 is none.
     pub scale: f64,
     /// What steers by gradients.
-    pub by_gradients: &'a mut [Weighted<'g>],
+    pub by_gradients: Vec<Weighted<'a>>,
 }
 
-impl Guided<'_, '_> {
+impl Guided<'_> {
     /// Classifier-free guidance alone.
     pub fn classifier_free(scale: f64) -> Self {
-        Guided { scale, by_gradients: &mut [] }
+        Guided { scale, by_gradients: Vec::new() }
     }
 }
 
@@ -402,7 +402,7 @@ impl Denoiser {
     pub fn sample(
         &mut self,
         steps: &[Step],
-        guidance: &mut Guided<'_, '_>,
+        guidance: &mut Guided<'_>,
         noise: &mut dyn Noise,
         start: Vec<f32>,
         on_step: &mut OnStep<'_>,
@@ -455,7 +455,7 @@ impl Denoiser {
     fn steer(
         &mut self,
         step: &Step,
-        guidance: &mut Guided<'_, '_>,
+        guidance: &mut Guided<'_>,
         z: &[f32],
         x: &[f32],
         monitor: &mut dyn FnMut(f32) -> bool,
@@ -469,7 +469,7 @@ impl Denoiser {
             alpha_bar: step.alpha_bar,
         };
         // The share of the step that guidance takes is not known; the bar waits at its end.
-        let steering = steer(guidance.by_gradients, &at, step, &mut |_| monitor(1.0))?;
+        let steering = steer(&mut guidance.by_gradients, &at, step, &mut |_| monitor(1.0))?;
         let graph = self.step.graph();
         let out = graph.outputs.iter().find(|(name, _)| name == "out").map(|(_, id)| *id);
         let Some(out) = out else { return Err(Error::Device("the network has no output".into())) };

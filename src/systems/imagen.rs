@@ -2,7 +2,7 @@
 //! from DeepFloyd IF's diffusers folders.
 
 use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
-use super::{Condition, Run, System, progress};
+use super::{Condition, Run, System, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
@@ -209,7 +209,7 @@ impl Stage {
         device: &Device,
         options: &ProgramOptions,
         steps: &[Step],
-        guidance: &mut Guided<'_, '_>,
+        guidance: &mut Guided<'_>,
         shape: Shape,
         conditioning: &Conditioning<'_>,
         noise: &mut dyn Noise,
@@ -478,7 +478,7 @@ fn run_stage(
     let low_res = low_res.as_deref().map(|values| LowRes { values, noise_level: defaults.noise_level });
     let conditioning = Conditioning { context: &context, low_res };
     let mut on_step = progress(cfg.on_progress.as_mut(), (run.index, run.count), run.size);
-    let by_gradients = if run.index == 0 { &mut cfg.guides[..] } else { &mut [] };
+    let by_gradients = if run.index == 0 { lent(&mut cfg.guides) } else { Vec::new() };
     let mut guided = Guided { scale: guidance_scale, by_gradients };
     stage.sample(device, options, &steps, &mut guided, shape, &conditioning, noise, start, &mut on_step)
 }

@@ -10,6 +10,7 @@ use crate::engine::{OnProgress, Progress};
 use crate::error::Result;
 use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
+use crate::guidance::{Guidance, Weighted};
 use crate::picture::Picture;
 use crate::request::GenerateConfig;
 use denoise::{Noise, OnStep};
@@ -50,6 +51,14 @@ pub(crate) trait System {
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>>;
     /// Its denoising networks by name, as small as they may be.
     fn networks(&self) -> Vec<(String, Graph, &Weights)>;
+}
+
+/// The caller's guidances for a run.
+fn lent<'r>(guides: &'r mut [(f64, Box<dyn Guidance + '_>)]) -> Vec<Weighted<'r>> {
+    guides
+        .iter_mut()
+        .map(|(weight, guidance)| Weighted { weight: *weight, guidance: &mut **guidance })
+        .collect()
 }
 
 /// A stage's steps as the caller's progress.

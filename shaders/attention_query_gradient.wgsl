@@ -33,17 +33,11 @@ fn others() -> u32 {
 }
 
 fn own(second: bool, n: u32, head: u32, row: u32, column: u32) -> f32 {
-    if second {
-        return dy_element(n, head, row, column);
-    }
-    return query_element(n, head, row, column);
+    return of_query(second, n, head, row, column);
 }
 
 fn other(second: bool, n: u32, head: u32, row: u32, column: u32) -> f32 {
-    if second {
-        return value_element(n, head, row, column);
-    }
-    return key_element(n, head, row, column);
+    return of_key(second, n, head, row, column);
 }
 
 var<private> top: vec4f;         // of this invocation's queries

@@ -28,6 +28,21 @@ fn value_element(n: u32, head: u32, row: u32, column: u32) -> f32 {
     return f32(v[key_row(n, row) * p.v_stride + p.v_offset + head * p.head_dim + column]);
 }
 
+// The factors of both products: q or dy of a query's row, k or v of a key's.
+fn of_query(second: bool, n: u32, head: u32, row: u32, column: u32) -> f32 {
+    if second {
+        return dy_element(n, head, row, column);
+    }
+    return query_element(n, head, row, column);
+}
+
+fn of_key(second: bool, n: u32, head: u32, row: u32, column: u32) -> f32 {
+    if second {
+        return value_element(n, head, row, column);
+    }
+    return key_element(n, head, row, column);
+}
+
 // Largest score, one over the sum of exponentials, and sum of dy y of a query.
 fn statistics(n: u32, head: u32, row: u32) -> vec3f {
     let at = (query_row(n, row) * p.heads + head) * 3u;

@@ -349,6 +349,32 @@ impl Params {
     }
 }
 
+impl Params {
+    /// Scores of a picture's head, of as many queries from `first` on as `scores` holds: of q, first keys, second keys,
+    /// bias and mask. A hidden key's is -∞.
+    pub(super) fn scores(&self, scores: &mut [f32], inputs: [&[f32]; 5], (n, head): (usize, usize), first: usize) {
+        let [q, k1, k2, bias, mask] = inputs;
+        let (dim, keys1, keys2) = (self.head_dim as usize, self.keys1 as usize, self.keys2 as usize);
+        let (keys, queries) = (keys1 + keys2, self.queries as usize);
+        let rows = scores.len() / keys;
+        let (q, q_stride) = head_rows(q, n, queries, self.q_stride, self.q_offset, head, dim);
+        let (k1, k1s) = head_rows(k1, n, keys1, self.k1_stride, self.k1_offset, head, dim);
+        let (k2, k2s) = head_rows(k2, n, keys2, self.k2_stride, self.k2_offset, head, dim);
+        let q = &q[first * q_stride..];
+        gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
+        gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], self.scale);
+        if self.has_bias == 0 && self.has_mask == 0 && self.causal == 0 {
+            return;
+        }
+        for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+            for (key, s) in row.iter_mut().enumerate() {
+                let added = self.added([bias, mask], n, head, first + r, key);
+                *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
+            }
+        }
+    }
+}
+
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
@@ -390,7 +416,6 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
     let (keys, width) = (keys1 + keys2, heads * dim);
-    let adds = p.has_bias != 0 || p.has_mask != 0 || p.causal != 0;
     // Large enough that packing the keys is small beside the product, small enough for every thread to have some.
     let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
     for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
@@ -400,20 +425,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
             let (scores, totals) = scratch.split_at_mut(rows * keys);
             let totals = totals.as_chunks_mut::<2>().0;
             for head in 0..heads {
-                let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
-                let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
                 let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
-                let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
                 let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
-                let q = &q[first * q_stride..];
-                gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], p.scale);
-                gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
-                for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
-                    for (key, s) in row.iter_mut().enumerate() {
-                        let added = p.added([inputs[5], inputs[6]], n, head, first + r, key);
-                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
-                    }
-                }
+                p.scores(scores, [inputs[0], inputs[1], inputs[3], inputs[5], inputs[6]], (n, head), first);
                 exponentials(scores, totals);
                 let out = &mut y[head * dim..];
                 gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);

@@ -1,10 +1,10 @@
 //! The gradients of one of [`attention`](super::attention)'s sets of keys and values, side by side. See
 //! [`super::attention_query_gradient`].
 
-use super::attention_query_gradient::{BY_LANES, BY_TILES16, BY_TILES32, BY_TILES64, Params, Scores};
+use super::attention_query_gradient::{Params, Scores, shaders};
 use super::matmul::gemm_strided;
 use super::simd::{exp, wide};
-use super::{Cost, Kernel, Needs, Shader};
+use super::{Cost, Kernel};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -19,36 +19,16 @@ fn grid(params: &[u8], output: &[usize], rows: u32) -> [u32; 3] {
 /// The kernel. Its uniform is `attention_query_gradient`'s.
 pub static KERNEL: Kernel = Kernel {
     name: "attention_key_gradient",
-    shaders: &[
-        Shader::plain("attention_key_gradient", WGSL, BY_TILES16, |p, y| grid(p, y, 16)),
-        Shader {
-            name: "attention_key_gradient_lanes",
-            wgsl: WGSL,
-            shared: BY_LANES,
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-        Shader {
-            name: "attention_key_gradient_tile128",
-            wgsl: WGSL,
-            shared: BY_TILES32,
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 128,
-            grid: |p, y| grid(p, y, 32),
-        },
-        Shader {
-            name: "attention_key_gradient_tile64",
-            wgsl: WGSL,
-            shared: BY_TILES64,
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-    ],
+    shaders: &shaders(
+        WGSL,
+        [
+            "attention_key_gradient",
+            "attention_key_gradient_lanes",
+            "attention_key_gradient_tile128",
+            "attention_key_gradient_tile64",
+        ],
+        [|p, y| grid(p, y, 16), |p, y| grid(p, y, 64), |p, y| grid(p, y, 32), |p, y| grid(p, y, 64)],
+    ),
     fields: Params::FIELDS,
     epilogue: false,
     reference,

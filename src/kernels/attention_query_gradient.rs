@@ -47,14 +47,46 @@ params! {
 const WEIGHTS: &str = include_str!("../../shaders/shared/attention_gradient.wgsl");
 const TILE: &str = include_str!("../../shaders/shared/attention_gradient_tile.wgsl");
 const LANES: &str = include_str!("../../shaders/shared/attention_gradient_lanes.wgsl");
-/// The snippets of the gradients' shaders, by their tiles.
-pub(super) const BY_TILES16: &[&str] = &[WEIGHTS, ROWS16, PRODUCTS, TILE];
-/// For heads of up to 128 columns.
-pub(super) const BY_TILES32: &[&str] = &[WEIGHTS, ROWS32, PRODUCTS, TILE];
-/// For heads of up to 64 columns.
-pub(super) const BY_TILES64: &[&str] = &[WEIGHTS, ROWS64, PRODUCTS, TILE];
-/// For heads of up to 64 columns.
-pub(super) const BY_LANES: &[&str] = &[WEIGHTS, SPREAD, LANES];
+/// How many workgroups a shader takes.
+type Grid = fn(&[u8], &[usize]) -> [u32; 3];
+
+/// The shaders of a gradient: by tiles of 16 rows, lanes of 64, tiles of 32, tiles of 64, with their names and grids.
+pub(super) const fn shaders(wgsl: &'static str, names: [&'static str; 4], grids: [Grid; 4]) -> [Shader; 4] {
+    let [plain, lanes, tile128, tile64] = names;
+    let [by16, by_lanes, by32, by64] = grids;
+    let constants = &[];
+    [
+        Shader::plain(plain, wgsl, &[WEIGHTS, ROWS16, PRODUCTS, TILE], by16),
+        Shader {
+            name: lanes,
+            wgsl,
+            shared: &[WEIGHTS, SPREAD, LANES],
+            constants,
+            needs: Needs::SUBGROUP8,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: by_lanes,
+        },
+        Shader {
+            name: tile128,
+            wgsl,
+            shared: &[WEIGHTS, ROWS32, PRODUCTS, TILE],
+            constants,
+            needs: Needs::HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 128,
+            grid: by32,
+        },
+        Shader {
+            name: tile64,
+            wgsl,
+            shared: &[WEIGHTS, ROWS64, PRODUCTS, TILE],
+            constants,
+            needs: Needs::HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: by64,
+        },
+    ]
+}
+
 const WGSL: &str = include_str!("../../shaders/attention_query_gradient.wgsl");
 
 /// The grid of workgroups that compute `rows` queries of one head and picture each.
@@ -66,36 +98,16 @@ fn grid(params: &[u8], output: &[usize], rows: u32) -> [u32; 3] {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "attention_query_gradient",
-    shaders: &[
-        Shader::plain("attention_query_gradient", WGSL, BY_TILES16, |p, y| grid(p, y, 16)),
-        Shader {
-            name: "attention_query_gradient_lanes",
-            wgsl: WGSL,
-            shared: BY_LANES,
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-        Shader {
-            name: "attention_query_gradient_tile128",
-            wgsl: WGSL,
-            shared: BY_TILES32,
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 128,
-            grid: |p, y| grid(p, y, 32),
-        },
-        Shader {
-            name: "attention_query_gradient_tile64",
-            wgsl: WGSL,
-            shared: BY_TILES64,
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-    ],
+    shaders: &shaders(
+        WGSL,
+        [
+            "attention_query_gradient",
+            "attention_query_gradient_lanes",
+            "attention_query_gradient_tile128",
+            "attention_query_gradient_tile64",
+        ],
+        [|p, y| grid(p, y, 16), |p, y| grid(p, y, 64), |p, y| grid(p, y, 32), |p, y| grid(p, y, 64)],
+    ),
     fields: Params::FIELDS,
     epilogue: false,
     reference,

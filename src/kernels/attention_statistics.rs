@@ -3,7 +3,6 @@
 //! arXiv:2205.14135).
 
 use super::attention::{KEYS, LOWEST, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows};
-use super::matmul::gemm_strided;
 use super::{Cost, Kernel, Needs, Shader};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
@@ -91,9 +90,7 @@ fn reference(params: &[u8], inputs: &[&[f64]], stats: &mut [f64]) {
 fn cpu(params: &[u8], inputs: &[&[f32]], stats: &mut [f32]) {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
-    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
-    let keys = keys1 + keys2;
-    let adds = p.has_bias != 0 || p.has_mask != 0 || p.causal != 0;
+    let keys = (p.keys1 + p.keys2) as usize;
     let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
     for (n, stats) in stats.chunks_exact_mut(queries * heads * 3).enumerate() {
         let blocks = stats.par_chunks_mut(block * heads * 3).enumerate();
@@ -103,18 +100,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], stats: &mut [f32]) {
             let (scores, totals) = scratch.split_at_mut(rows * keys);
             let totals = totals.as_chunks_mut::<2>().0;
             for head in 0..heads {
-                let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
-                let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
-                let (k2, k2s) = head_rows(inputs[2], n, keys2, p.k2_stride, p.k2_offset, head, dim);
-                let q = &q[first * q_stride..];
-                gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], p.scale);
-                gemm_strided(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], p.scale);
-                for (r, row) in scores.chunks_exact_mut(keys).enumerate().filter(|_| adds) {
-                    for (key, s) in row.iter_mut().enumerate() {
-                        let added = p.added([inputs[3], inputs[4]], n, head, first + r, key);
-                        *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
-                    }
-                }
+                p.scores(scores, [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]], (n, head), first);
                 exponentials(scores, totals);
                 for (r, [top, total]) in totals.iter().enumerate() {
                     let at = ((n * queries + first + r) * heads + head) * dim;

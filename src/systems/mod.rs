@@ -3,6 +3,7 @@
 pub mod adm;
 pub mod ddpm;
 pub mod denoise;
+pub mod glide;
 pub mod imagen;
 
 use crate::device::{Device, ProgramOptions, Weights};
@@ -41,6 +42,10 @@ pub(crate) trait System {
     fn stages(&self) -> usize;
     /// What its pictures follow.
     fn condition(&self) -> Condition;
+    /// Whether the noise of its upsampler may be scaled.
+    fn takes_upsample_temp(&self) -> bool {
+        false
+    }
     /// What was taken for granted of its files, in lines for a person.
     fn notes(&self) -> Vec<String> {
         Vec::new()

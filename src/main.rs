@@ -173,12 +173,11 @@ struct Generate {
 struct Edit {
     /// The picture to change, a PNG or JPEG
     picture: PathBuf,
-    /// What to draw where the mask is white; one for each mask
-    #[arg(required = true)]
+    /// What to draw where the mask is white; one for each mask, none where the model follows none
     prompt: Vec<String>,
     /// What is drawn anew: a picture of the same size, white where it is, black elsewhere; or rectangles of pixels,
     /// X,Y,WIDTH,HEIGHT+X,Y,WIDTH,HEIGHT; repeat it for edits one after another
-    #[arg(long, value_name = "FILE|X,Y,W,H", required = true)]
+    #[arg(long, value_name = "FILE|X,Y,W,H", required = true, allow_hyphen_values = true)]
     mask: Vec<String>,
     /// Where the PNG goes; several results are numbered NAME-0.png, NAME-1.png, …
     #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
@@ -467,12 +466,6 @@ fn mask(text: &str, size: (usize, usize)) -> Result<Mask, Error> {
 
 fn edit(args: Edit) -> Result<(), Error> {
     let started = Instant::now();
-    let (masks, prompts) = (args.mask.len(), args.prompt.len());
-    if masks != prompts {
-        return Err(Error::Request(format!(
-            "{masks} masks and {prompts} prompts: give a mask for each prompt"
-        )));
-    }
     for path in outputs(&args.output, args.count.min(1_000)) {
         check_output(&path)?;
     }
@@ -482,6 +475,14 @@ fn edit(args: Edit) -> Result<(), Error> {
     let mut engine = load(&args.model, &args.choice, DeviceChoice::parse(&args.device), args.quiet)?;
     if !args.quiet {
         note(format_args!("device: {}", engine.device().name()));
+    }
+    let (count, mut prompts) = (args.mask.len(), args.prompt);
+    if prompts.is_empty() && engine.condition() == Condition::Nothing {
+        prompts = vec![String::new(); count];
+    }
+    if prompts.len() != count {
+        let what = format!("{count} masks and {} prompts: give a prompt for each mask", prompts.len());
+        return Err(Error::Request(what));
     }
     let cfg = |seed: u64, count: usize| {
         let mut bars = Bars::new(args.quiet);
@@ -498,8 +499,8 @@ fn edit(args: Edit) -> Result<(), Error> {
             None => cfg,
         }
     };
-    let mut edited = engine.edit(&photo, &masks[0], &args.prompt[0], cfg(args.seed, args.count))?;
-    for (mask, prompt) in masks.iter().zip(&args.prompt).skip(1) {
+    let mut edited = engine.edit(&photo, &masks[0], &prompts[0], cfg(args.seed, args.count))?;
+    for (mask, prompt) in masks.iter().zip(&prompts).skip(1) {
         for (i, photo) in edited.iter_mut().enumerate() {
             let cfg = cfg(args.seed.wrapping_add(i as u64), 1);
             *photo = engine.edit(photo, mask, prompt, cfg)?.remove(0);

@@ -12,6 +12,8 @@
 mod adm;
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/edit.rs"]
+mod edit;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/plans.rs"]

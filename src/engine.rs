@@ -161,6 +161,15 @@ impl Engine {
         self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
     }
 
+    /// Width and height of the pictures that these settings give.
+    ///
+    /// Errors: settings that make no sense.
+    pub fn picture_size(&self, cfg: &GenerateConfig<'_>) -> Result<(usize, usize)> {
+        check_request(cfg)?;
+        let sizes = self.system.sizes(cfg)?;
+        sizes.last().copied().ok_or_else(|| Error::Request("this model has no stage that draws".into()))
+    }
+
     /// What drawing with these settings costs on `on`: dispatches, arithmetic, traffic, memory, and the limits in the
     /// way. No weight is read.
     ///

@@ -79,14 +79,18 @@ pub(crate) struct GlideFiles {
 
 impl Defaults {
     /// What GLIDE's notebooks take.
-    pub(crate) fn glide(enlarges: bool) -> Defaults {
+    pub(crate) fn glide(enlarges: bool, inpaint: bool) -> Defaults {
         let ddim = Sampler::Ddim { eta: 0.0, rederive_epsilon: true };
-        let (steps, guidance_scale) = if enlarges { (27, 1.0) } else { (100, 3.0) };
+        let (steps, guidance_scale) = match (enlarges, inpaint) {
+            (true, _) => (27, 1.0),
+            (false, false) => (100, 3.0),
+            (false, true) => (100, 5.0),
+        };
         Defaults {
             steps,
             respacing: Some(if enlarges { "fast27" } else { "100" }.into()),
             guidance_scale,
-            sampler: enlarges.then_some(ddim),
+            sampler: (enlarges && !inpaint).then_some(ddim),
             noise_level: 0,
         }
     }

@@ -33,6 +33,7 @@
 pub mod bisect;
 pub mod device;
 pub mod diffusion;
+pub mod edit;
 pub mod engine;
 pub mod error;
 pub mod estimate;

@@ -8,12 +8,14 @@ use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Stored;
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::{Sampler, Step, Timesteps, steps};
+use ancestral::edit::Mask;
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::models::adm::flags::Origin;
 use ancestral::picture::{Picture, Rounding};
-use ancestral::systems::denoise::{Denoiser, channels_last};
+use ancestral::systems::denoise::{Denoiser, Guided, StepDone, channels_last};
 use ancestral::systems::glide::{Stage, through_bytes};
+use ancestral::systems::repaint::{Keeping, Kept};
 use ancestral::text::{ClipTokenizer, Gpt2Tokenizer};
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
@@ -31,8 +33,10 @@ fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(
             check_forwards(case, &golden, device, report, changes)?;
         } else if !changes.is_empty() {
             continue;
-        } else if file.starts_with("base_cfg") {
-            Base { case, golden }.check(device, report)?;
+        } else if let Some(name) = file.strip_suffix("_cfg.safetensors") {
+            let inpaints = golden.contains_key("inpaint_image");
+            let network = if inpaints { "base_inpaint" } else { "base" };
+            Base { case, golden, network, name: &format!("{name}_cfg") }.check(device, report)?;
         } else if golden.contains_key("x_T") {
             Upsampler { case, golden }.check(device, report)?;
         }
@@ -203,21 +207,25 @@ fn spread_of_step(step: &Step, forward: f64, x: &[f32]) -> f64 {
     (forward * (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs()).max(rounding)
 }
 
-/// The stored run of the base under classifier-free guidance.
+/// A stored run of the base, or of its twin that inpaints, under classifier-free guidance.
 struct Base<'a> {
     case: &'a Case,
     golden: Tensors,
+    /// The network's file.
+    network: &'a str,
+    /// The run's.
+    name: &'a str,
 }
 
 impl Base<'_> {
     fn check(&self, device: &Device, report: &mut Report) -> Checked {
         let (case, golden) = (self.case, &self.golden);
         let scale = number(case, "guidance_scale")?;
-        let mut stage = stage(case, "base", &[])?;
+        let (name, mut stage) = (self.name, stage(case, self.network, &[])?);
         let respaced = Timesteps::Respaced(word(case, "base_respacing")?.into());
         let steps = steps(&stage.scheduler, &Sampler::Ddpm, respaced).map_err(text)?;
-        check_timesteps("base_cfg", golden, &steps, report)?;
-        let spreads = spreads(case, "base_cfg", steps.len())?;
+        check_timesteps(name, golden, &steps, report)?;
+        let spreads = spreads(case, name, steps.len())?;
         let (x, noise) = (need(golden, "x")?, need(golden, "noise")?);
         let [pictures, _, height, width] = x.at(0).picture()?;
         let shape = stage.shape(&steps, pictures, (width, height), scale);
@@ -227,27 +235,46 @@ impl Base<'_> {
             let (prompt, none) = need(golden, name)?.values.split_at(pictures * shape.tokens);
             denoiser.write(name, &[none, prompt].concat());
         }
-        let guided = case.spread("base")? * (2.0 * scale - 1.0);
-        for (i, at) in steps.iter().enumerate() {
-            denoiser.write("x", &x.at(i).channels_last());
-            let (next, x0) = step(denoiser, at, scale, &noise.at(i).channels_last())?;
-            let name = format!("base_cfg step {i}");
-            report.golden(&format!("{name} x"), &next, &x.at(i + 1), Limit::once(spreads[i]));
-            let limit = Limit::once(spreads[i].max(guided * at.coefficients.x0_out.abs()));
-            report.golden(&format!("{name} pred_x0"), &x0, &need(golden, "pred_x0")?.at(i), limit);
+        let kept = self.kept()?;
+        if let Some(kept) = &kept {
+            denoiser.write("image", &kept.picture);
+            denoiser.write("keep", &kept.keep);
         }
-        denoiser.write("x", &x.at(0).channels_last());
+        let of_forward = case.spread("base")? * (2.0 * scale - 1.0);
+        let mut x0 = Vec::new();
+        // One step of the sampler, as the engine takes it.
+        let mut sample = |i: usize, from: Vec<f32>, x0: &mut Vec<f32>| {
+            let mut keep = |done: StepDone<'_>| {
+                if let Some(estimate) = done.estimate {
+                    *x0 = estimate().expect("it reads").into_iter().flat_map(|p| p.values).collect();
+                }
+                true
+            };
+            let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(scale) };
+            let mut draws = Stored::new([noise.at(i).values]);
+            let one = std::slice::from_ref(&steps[i]);
+            denoiser.sample(one, &mut guided, &mut draws, from, &mut keep).map_err(text)
+        };
         for (i, at) in steps.iter().enumerate() {
-            let (next, _) = step(denoiser, at, scale, &noise.at(i).channels_last())?;
-            report.golden(
-                &format!("base_cfg free x[{}]", i + 1),
-                &next,
-                &x.at(i + 1),
-                Limit::run(spreads[i]),
-            );
-            denoiser.program().feed_back("next", "x");
+            let next = sample(i, x.at(i).channels_last(), &mut x0)?;
+            report.golden(&format!("{name} step {i} x"), &next, &x.at(i + 1), Limit::once(spreads[i]));
+            let limit = Limit::once(spreads[i].max(of_forward * at.coefficients.x0_out.abs()));
+            let golden = need(golden, "pred_x0")?.at(i);
+            report.golden(&format!("{name} step {i} pred_x0"), &x0, &golden, limit);
+        }
+        let mut free = x.at(0).channels_last();
+        for (i, &spread) in spreads.iter().enumerate() {
+            free = sample(i, free, &mut x0)?;
+            report.golden(&format!("{name} free x[{}]", i + 1), &free, &x.at(i + 1), Limit::run(spread));
         }
         self.check_engine(device, report, (steps.len(), pictures, scale), spreads[steps.len() - 1])
+    }
+
+    /// The stored picture and which part of it is kept.
+    fn kept(&self) -> Checked<Option<Kept>> {
+        let Some(image) = self.golden.get("inpaint_image") else { return Ok(None) };
+        let keep = need(&self.golden, "inpaint_mask")?.values.clone();
+        Ok(Some(Kept { picture: image.channels_last(), keep, how: Keeping::Estimate }))
     }
 
     /// Prompt to picture, one picture at a time as a caller draws them.
@@ -267,6 +294,14 @@ impl Base<'_> {
                 .size(width, height)
                 .respacing([word(self.case, "base_respacing")?])
                 .guidance_scale([scale]);
+            if let Some(kept) = self.kept()? {
+                let pixels = width * height;
+                let values = kept.picture[3 * pixels * i..][..3 * pixels].to_vec();
+                let picture = Picture { width, height, channels: 3, values, rounding: Rounding::Nearest };
+                let keep = kept.keep[pixels * i..][..pixels].to_vec();
+                let mask = Mask::new(width, height, |x, y| keep[y * width + x] == 0.0);
+                cfg = cfg.inpaint(vec![picture], mask);
+            }
             let draws =
                 [x.at(0).at(i).values].into_iter().chain((0..steps).map(|s| noise.at(s).at(i).values));
             let mut draws = Stored::new(draws);
@@ -274,7 +309,7 @@ impl Base<'_> {
             let found = engine.generate_from_noise(prompt, &mut cfg, &mut draws).map_err(text)?;
             let last = channels_last(&x.at(steps).at(i).values, 3, height, width);
             let values = &found.first().ok_or("no picture")?.values;
-            report.compare(&format!("base_cfg engine, picture {i}"), values, &last, Limit::run(spread));
+            report.compare(&format!("{} engine, picture {i}", self.name), values, &last, Limit::run(spread));
         }
         Ok(())
     }
@@ -298,8 +333,8 @@ impl Upsampler<'_> {
         let [pictures, _, height, width] = start.picture()?;
         let [_, _, small, _] = low.picture()?;
         // The ratio of the stages, which the engine takes from the base.
-        let config = &mut stage.config.unet;
-        config.small_size = Some(config.image_size * small / height);
+        let side = stage.config.unet.image_size * small / height;
+        stage.config.enlarge_from(side);
         let shape = stage.shape(&steps, pictures, (width, height), 1.0);
         let denoiser = stage.denoiser(device, &ProgramOptions::default(), shape).map_err(text)?;
         for name in ["tokens", "mask"] {

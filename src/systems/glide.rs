@@ -2,8 +2,8 @@
 //! prompt, led by classifier-free guidance or by gradients, and an upsampler that reads the prompt, too.
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
-use super::imagen::initial_noise;
-use super::{Condition, Run, System, adm, lent, progress};
+use super::start::{Place, Start, start};
+use super::{Condition, Run, System, adm, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::{Error, Result};
@@ -115,65 +115,92 @@ pub fn through_bytes(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| ((v + 1.0) * 127.5).round_ties_even() / 127.5 - 1.0).collect()
 }
 
-/// Base and upsampler, what each needs by default, and their twins that know a part of the picture.
+/// A base network, an upsampler, and their twins that see a picture of which parts are kept; some of the four.
 pub(crate) struct Glide {
     tokenizer: Gpt2Tokenizer,
-    stages: Vec<(Stage, Defaults)>,
-    inpainting: Vec<(Stage, Defaults)>,
+    networks: Vec<(Stage, Defaults)>,
+}
+
+/// A prompt and what takes the place of no prompt, as a stage's tokens.
+struct Prompts {
+    negative: Tokens,
+    prompt: Tokens,
 }
 
 impl Glide {
     /// Reads every checkpoint and the tokenizer's tables.
     pub(crate) fn load(files: &GlideFiles) -> Result<Self> {
-        let (mut stages, mut inpainting) = (Vec::new(), Vec::new());
+        let mut networks: Vec<(Stage, Defaults)> = Vec::new();
         for file in &files.networks {
             let stage = Stage::load(&file.weights, file.flags.as_deref(), &file.overrides)?;
-            let list = if stage.config.inpaint { &mut inpainting } else { &mut stages };
-            if list.iter().any(|(other, _): &(Stage, Defaults)| other.name() == stage.name()) {
+            if networks.iter().any(|(other, _)| other.name() == stage.name()) {
                 let what = format!("is a second network of the kind of {}.pt; give one", stage.name());
                 return Err(Error::file(&file.weights, what));
             }
-            let defaults = Defaults::glide(stage.config.is_super_resolution());
-            list.push((stage, defaults));
+            let defaults = Defaults::glide(stage.config.is_super_resolution(), stage.config.inpaint);
+            networks.push((stage, defaults));
         }
-        for list in [&mut stages, &mut inpainting] {
-            list.sort_by_key(|(stage, _)| stage.config.is_super_resolution());
-            if let [(base, _), (upsampler, _)] = &mut list[..] {
-                upsampler.config.unet.small_size = Some(base.config.unet.image_size);
-            }
+        let base = networks.iter().find(|(stage, _)| !stage.config.is_super_resolution());
+        if let Some(side) = base.map(|(stage, _)| stage.config.unet.image_size) {
+            networks.iter_mut().for_each(|(stage, _)| stage.config.enlarge_from(side));
         }
         let tokenizer = Gpt2Tokenizer::load(&files.tokenizer)?;
-        for (stage, _) in stages.iter().chain(&inpainting) {
+        for (stage, _) in &networks {
             let (wants, has) = (stage.config.text.n_vocab, tokenizer.vocab_size());
             if wants != has {
-                let what =
-                    format!("holds a tokenizer of {has} tokens, the network's token_embedding has {wants}");
+                let what = format!(
+                    "holds a tokenizer of {has} tokens; the token_embedding of {}.pt has {wants}",
+                    stage.name()
+                );
                 return Err(Error::file(&files.tokenizer, what));
             }
         }
-        Ok(Glide { tokenizer, stages, inpainting })
+        Ok(Glide { tokenizer, networks })
     }
 
-    /// The stages that draw pictures.
-    fn drawing(&self) -> Result<&[(Stage, Defaults)]> {
-        if self.stages.is_empty() {
-            let what = "these are GLIDE's networks for inpainting, which redraw a part of a picture; to draw one from a \
-                        prompt alone give base.pt (and upsample.pt)";
+    /// The networks of a run, by their place in the list: base and upsampler. Where a part of a picture is kept, those
+    /// that were trained for it go first; elsewhere they are not asked.
+    fn line(&self, keeps: bool) -> Result<Vec<usize>> {
+        let find = |enlarges: bool, inpaint: bool| {
+            let is = |(s, _): &(Stage, Defaults)| {
+                s.config.is_super_resolution() == enlarges && s.config.inpaint == inpaint
+            };
+            self.networks.iter().position(is)
+        };
+        let of = |enlarges| match keeps {
+            true => find(enlarges, true).or_else(|| find(enlarges, false)),
+            false => find(enlarges, false),
+        };
+        if !keeps
+            && find(false, false).is_none()
+            && (find(false, true).is_some() || find(true, false).is_none())
+        {
+            let what = "GLIDE's networks for inpainting draw a part of a picture anew: give a picture and a mask \
+                        (`ancestral edit`), or, to draw from a prompt alone, base.pt (and upsample.pt)";
             return Err(Error::Request(what.into()));
         }
-        Ok(&self.stages)
+        Ok([of(false), of(true)].into_iter().flatten().collect())
     }
 
-    /// Which stages run, and the widths and heights of the pictures that each stage makes.
-    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
-        let stages = self.drawing()?;
-        let count = stage_count(cfg, stages.len())?;
-        let side = |(s, _): &(Stage, Defaults)| StageSide {
-            side: s.config.unet.image_size,
-            multiple: s.config.unet.size_multiple(),
+    /// The networks of a run, which of them run, and the widths and heights of the pictures that each makes.
+    fn runs(&self, cfg: &GenerateConfig<'_>, keeps: bool) -> Result<(Vec<usize>, Range<usize>, Vec<Size>)> {
+        let line = self.line(keeps)?;
+        let count = stage_count(cfg, line.len())?;
+        let side = |&n: &usize| {
+            let unet = &self.networks[n].0.config.unet;
+            StageSide { side: unet.image_size, multiple: unet.size_multiple() }
         };
-        let alone = stages[0].0.config.unet.small_size;
-        stages_and_sizes(cfg, stages[..count].iter().map(side).collect(), alone)
+        let alone = self.networks[line[0]].0.config.unet.small_size;
+        let (runs, sizes) = stages_and_sizes(cfg, line[..count].iter().map(side).collect(), alone)?;
+        Ok((line, runs, sizes))
+    }
+
+    fn tokens(&self, cfg: &GenerateConfig<'_>, prompt: &str, length: usize) -> Result<Prompts> {
+        let encode = |text: &str| match cfg.clean_caption {
+            true => self.tokenizer.encode(&caption::clean(text), length),
+            false => self.tokenizer.encode(text, length),
+        };
+        Ok(Prompts { negative: encode(&cfg.negative_prompt)?, prompt: encode(prompt)? })
     }
 }
 
@@ -183,11 +210,16 @@ fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -
 
 impl System for Glide {
     fn stages(&self) -> usize {
-        self.stages.len().max(1)
+        self.line(false).or_else(|_| self.line(true)).map_or(1, |line| line.len())
     }
 
     fn condition(&self) -> Condition {
         Condition::Prompt
+    }
+
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
+        let keeps = cfg.mask.is_some() || self.line(false).is_err();
+        Ok(self.runs(cfg, keeps)?.2)
     }
 
     fn takes_upsample_temp(&self) -> bool {
@@ -195,45 +227,51 @@ impl System for Glide {
     }
 
     fn notes(&self) -> Vec<String> {
-        let all = self.stages.iter().chain(&self.inpainting);
-        all.map(|(stage, _)| format!("{}: {}", stage.name(), stage.origin)).collect()
+        self.networks.iter().map(|(stage, _)| format!("{}: {}", stage.name(), stage.origin)).collect()
     }
 
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
-        let (runs, sizes) = self.sizes(cfg)?;
+        let (line, runs, sizes) = self.runs(cfg, cfg.mask.is_some())?;
         let count = runs.end;
-        let stages = self.stages[..count].iter().enumerate();
-        let lists = stages.map(|(i, (stage, defaults))| stage_steps(&stage.scheduler, defaults, cfg, i));
-        let lists = lists.collect::<Result<Vec<Vec<Step>>>>()?;
-        let clean = |text: &str| if cfg.clean_caption { caption::clean(text) } else { text.to_string() };
-        let (negative, prompt) = (clean(&cfg.negative_prompt), clean(prompt));
+        let mut lists: Vec<(Vec<Step>, Prompts)> = Vec::new();
+        for (i, &n) in line[..count].iter().enumerate() {
+            let (stage, defaults) = &self.networks[n];
+            let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;
+            lists.push((steps, self.tokens(cfg, prompt, stage.config.text.text_ctx)?));
+        }
+        if let Some((_, tokens)) = lists.iter().find(|(_, t)| t.prompt.truncated || t.negative.truncated) {
+            log::warn!("the prompt is longer than {} tokens; its end is not seen", tokens.prompt.ids.len());
+        }
         let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
-        for i in runs.clone() {
-            let (stage, defaults) = &mut self.stages[i];
-            let (size, steps, enlarges) = (sizes[i], &lists[i], stage.config.is_super_resolution());
-            let text_ctx = stage.config.text.text_ctx;
-            let encode = |text: &str| self.tokenizer.encode(text, text_ctx);
-            let (negative, prompt) = (encode(&negative)?, encode(&prompt)?);
-            if i == runs.start && (prompt.truncated || negative.truncated) {
-                log::warn!("the prompt is longer than {text_ctx} tokens; its end is not seen");
-            }
+        for i in runs {
+            let (stage, defaults) = &mut self.networks[line[i]];
+            let (size, (steps, tokens), enlarges) = (sizes[i], &lists[i], stage.config.is_super_resolution());
             let scale = guidance_scale(defaults, cfg, i);
             let shape = stage.shape(steps, cfg.count, size, scale);
-            let mut start = initial_noise(noise, shape);
+            let mut z = initial_noise(noise, shape);
+            if enlarges {
+                let factor = cfg.upsample_temp.unwrap_or(UPSAMPLE_TEMP) as f32;
+                z.iter_mut().for_each(|z| *z *= factor);
+            }
+            let before = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
+            let place = Place { stage: i, shape, steps, sees: stage.config.inpaint, before };
+            let Start { steps, x, kept } = start(cfg, &place, z)?;
             let denoiser = stage.denoiser(device, options, shape)?;
-            let (ids, mask) = prompts(shape, &negative, &prompt);
+            let (ids, mask) = prompts(shape, &tokens.negative, &tokens.prompt);
             denoiser.write("tokens", &ids);
             denoiser.write("mask", &mask);
             if enlarges {
                 denoiser.write("low_res", &through_bytes(&picture));
-                let factor = cfg.upsample_temp.unwrap_or(UPSAMPLE_TEMP) as f32;
-                start.iter_mut().for_each(|z| *z *= factor);
+            }
+            if let Some(kept) = kept.as_ref().filter(|_| denoiser.takes("keep")) {
+                denoiser.write("image", &kept.picture);
+                denoiser.write("keep", &kept.keep);
             }
             let by_gradients = if i == 0 && !enlarges { lent(&mut cfg.guides) } else { Vec::new() };
-            let mut guided = Guided { scale, by_gradients };
+            let mut guided = Guided { scale, by_gradients, kept };
             let mut on_step = progress(cfg.on_progress.as_mut(), (i, count), size);
-            picture = denoiser.sample(steps, &mut guided, noise, start, &mut on_step)?;
+            picture = denoiser.sample(&steps, &mut guided, noise, x, &mut on_step)?;
             drop(on_step);
             if i + 1 < count {
                 if let Some(on_stage) = &mut cfg.on_stage {
@@ -248,10 +286,10 @@ impl System for Glide {
     }
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
-        let (runs, sizes) = self.sizes(cfg)?;
+        let (line, runs, sizes) = self.runs(cfg, cfg.mask.is_some())?;
         let mut networks = Vec::new();
         for i in runs {
-            let (stage, defaults) = &self.stages[i];
+            let (stage, defaults) = &self.networks[line[i]];
             let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;
             let shape = stage.shape(&steps, cfg.count, sizes[i], guidance_scale(defaults, cfg, i));
             let name = format!("stage {} U-Net", i + 1);
@@ -261,7 +299,7 @@ impl System for Glide {
     }
 
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
-        let all = self.stages.iter().chain(&self.inpainting);
-        all.map(|(stage, _)| (stage.name(), stage.config.graph(), stage.weights())).collect()
+        let stages = self.networks.iter().map(|(stage, _)| stage);
+        stages.map(|stage| (stage.name(), stage.config.graph(), stage.weights())).collect()
     }
 }

@@ -69,6 +69,11 @@ impl Config {
         self.unet.small_size.is_some()
     }
 
+    /// The side of the pictures it enlarges, if it enlarges any: those of the network before it.
+    pub fn enlarge_from(&mut self, side: usize) {
+        self.unet.small_size = self.unet.small_size.map(|_| side);
+    }
+
     /// Refuses what the forward cannot record; `path` is the file, for the message.
     pub fn validate(&self, path: &Path) -> Result<()> {
         self.unet.validate(path)?;

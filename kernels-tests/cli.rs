@@ -14,6 +14,8 @@ mod adm;
 mod configs;
 #[path = "cli/edit.rs"]
 mod edit;
+#[path = "cli/glide.rs"]
+mod glide;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/plans.rs"]

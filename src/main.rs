@@ -206,6 +206,9 @@ struct Edit {
     /// What the picture should not show
     #[arg(long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
+    /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
+    #[arg(long, value_name = "X")]
+    upsample_temp: Option<f64>,
     /// How much of what was there is forgotten, above 0 to 1, where nothing of it is left [default: 1]
     #[arg(long, value_name = "X")]
     strength: Option<f64>,
@@ -433,9 +436,7 @@ fn generate(args: Generate) -> Result<(), Error> {
         Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: args.eta, rederive_epsilon: false }),
         None => cfg,
     };
-    if let Some(factor) = args.upsample_temp {
-        cfg = cfg.upsample_temp(factor);
-    }
+    cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
     if let Some((ratio, max)) = args.thresholding {
         cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
     }
@@ -500,10 +501,8 @@ fn edit(args: Edit) -> Result<(), Error> {
             .negative_prompt(args.negative_prompt.clone())
             .resampling(args.resampling)
             .on_progress(move |progress| bars.show(&progress));
-        match args.strength {
-            Some(strength) => cfg.strength(strength),
-            None => cfg,
-        }
+        let cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
+        args.strength.into_iter().fold(cfg, GenerateConfig::strength)
     };
     let mut edited = engine.edit(&photo, &masks[0], &prompts[0], cfg(args.seed, args.count))?;
     for (mask, prompt) in masks.iter().zip(&prompts).skip(1) {

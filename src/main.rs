@@ -50,7 +50,7 @@ struct Choice {
     /// Guided diffusion: checkpoint of the classifier [default: the one beside the model]
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
-    /// Guided diffusion: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
+    /// Guided diffusion and GLIDE: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
     /// for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     flags: Vec<String>,
@@ -71,7 +71,7 @@ enum SystemName {
 /// chosen by rule. A variant is taken only if its result is right on this adapter.
 #[derive(Args)]
 struct Tune {
-    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// gpu, or part of an adapter's name, e.g. llvmpipe
@@ -101,7 +101,7 @@ struct Generate {
     /// Where the PNG goes; several pictures are numbered NAME-0.png, NAME-1.png, …
     #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
     output: PathBuf,
-    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
@@ -159,6 +159,9 @@ struct Generate {
     /// Clean the prompt as DeepFloyd IF does: markup, addresses, hashtags
     #[arg(long)]
     clean_caption: bool,
+    /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
+    #[arg(long, value_name = "X")]
+    upsample_temp: Option<f64>,
     #[command(flatten)]
     choice: Choice,
     /// Print nothing but errors
@@ -228,7 +231,7 @@ struct Edit {
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 struct PlanArgs {
-    /// Model folder, or checkpoint of guided diffusion; several for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); several for super-resolution stages [default: a bundled model]
     #[arg(value_name = "FOLDER", conflicts_with_all = ["config", "layout"])]
     model: Vec<PathBuf>,
     /// A network's config.json, to plan it without a model folder
@@ -282,7 +285,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 
 #[derive(Args)]
 struct Bisect {
-    /// Model folder, or checkpoint of guided diffusion [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE) [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     #[command(flatten)]
@@ -430,6 +433,9 @@ fn generate(args: Generate) -> Result<(), Error> {
         Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: args.eta, rederive_epsilon: false }),
         None => cfg,
     };
+    if let Some(factor) = args.upsample_temp {
+        cfg = cfg.upsample_temp(factor);
+    }
     if let Some((ratio, max)) = args.thresholding {
         cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
     }

@@ -8,6 +8,7 @@ use crate::guidance::Guidance;
 use crate::layout::Defaults;
 use crate::picture::Picture;
 use crate::systems::repaint::Resampling;
+use std::ops::Range;
 
 /// Most pixels along a side: what the largest published cascades make, with room to spare.
 const MAX_SIDE: usize = 8_192;
@@ -15,6 +16,8 @@ const MAX_SIDE: usize = 8_192;
 const MAX_COUNT: usize = 256;
 /// Largest guidance scale; 10 is a lot.
 pub(crate) const MAX_GUIDANCE: f64 = 1e4;
+/// Largest factor of an upsampler's first noise.
+const MAX_TEMP: f64 = 10.0;
 /// Most pixels of all pictures at once: one of the largest.
 const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
 
@@ -38,6 +41,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) sampler: Option<Sampler>,
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
+    pub(crate) upsample_temp: Option<f64>,
     pub(crate) from: Vec<Picture>,
     pub(crate) init: Vec<Picture>,
     pub(crate) strength: Option<f64>,
@@ -126,6 +130,13 @@ impl<'a> GenerateConfig<'a> {
     /// Clean the prompt as DeepFloyd IF does by default (markup, addresses, hashtags); otherwise it is lower-cased.
     pub fn clean_caption(mut self, clean: bool) -> Self {
         self.clean_caption = clean;
+        self
+    }
+
+    /// GLIDE: what the upsampler's first noise is multiplied by; 0.997 by default, as published. 1 is sharper but may
+    /// grain, less is smoother.
+    pub fn upsample_temp(mut self, factor: f64) -> Self {
+        self.upsample_temp = Some(factor);
         self
     }
 
@@ -235,6 +246,32 @@ pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[Size]) -> Result<us
             size.0, size.1
         ))),
     }
+}
+
+/// Which of the given stages run, and the widths and heights of the pictures that each makes. `alone` is the side of the
+/// pictures that the first one enlarges, if it does: it goes on from pictures that another program made.
+///
+/// Errors: sizes that do not fit; nothing to go on from.
+pub(crate) fn stages_and_sizes(
+    cfg: &GenerateConfig<'_>,
+    mut sides: Vec<StageSide>,
+    alone: Option<usize>,
+) -> Result<(Range<usize>, Vec<Size>)> {
+    let count = sides.len();
+    if let Some(side) = alone {
+        sides.insert(0, StageSide { side, multiple: 1 });
+    }
+    let mut sizes = stage_sizes(&sides, cfg.size)?;
+    let mut first = first_stage(cfg, &sizes)?;
+    if alone.is_some() {
+        if first == 0 {
+            let what = "an upsampler enlarges a picture: give it by `--from PNG`, or a base model before it";
+            return Err(Error::Request(what.into()));
+        }
+        sizes.remove(0);
+        first -= 1;
+    }
+    Ok((first..count, sizes))
 }
 
 /// How many of the model's stages run.
@@ -356,6 +393,11 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     if let Some(scale) = cfg.guidance_scale.iter().find(|s| !(0.0..=MAX_GUIDANCE).contains(*s)) {
         return refuse(format!(
             "a guidance scale of {scale}: give a number from 0 to {MAX_GUIDANCE}; 1 is none"
+        ));
+    }
+    if let Some(factor) = cfg.upsample_temp.filter(|factor| !(0.0..=MAX_TEMP).contains(factor)) {
+        return refuse(format!(
+            "an upsampling temperature of {factor}: give 0 to {MAX_TEMP}; 0.997 is usual"
         ));
     }
     check_init(cfg)?;

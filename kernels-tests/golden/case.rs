@@ -30,6 +30,8 @@ pub enum Kind {
     IfStage2,
     /// OpenAI's guided diffusion.
     Adm,
+    /// GLIDE.
+    Glide,
 }
 
 /// A tensor of a golden file.
@@ -112,6 +114,7 @@ impl Case {
             Some("IFSuperResolutionPipeline") => Ok(Kind::IfStage2),
             Some(class) => Err(format!("`{class}` is not built yet")),
             None if self.manifest["run"]["respacing"].is_object() => Ok(Kind::Adm),
+            None if self.manifest["run"]["base_respacing"].is_string() => Ok(Kind::Glide),
             None => {
                 Err(format!("{} is not built yet", self.manifest["what"].as_str().unwrap_or("this kind")))
             }

@@ -10,7 +10,7 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ddpm`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
+//! - [`adm`], [`ddpm`], [`glide`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
 
 mod adm;
 mod bisect;
@@ -20,6 +20,7 @@ mod ddpm;
 #[path = "../common/diffusion.rs"]
 mod diffusion;
 mod forward;
+mod glide;
 mod imagen;
 mod report;
 mod runs;
@@ -58,6 +59,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::Ddpm => ddpm::check(case, device, report),
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
         Kind::Adm => adm::check(case, device, report),
+        Kind::Glide => glide::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -122,6 +124,21 @@ fn golden_ddpm_cpu() {
 #[test]
 fn golden_ddpm_gpu() {
     on_gpu(|device| check_all(Kind::Ddpm, device));
+}
+
+#[test]
+fn golden_glide_cpu() {
+    check_all(Kind::Glide, &Device::Cpu);
+}
+
+#[test]
+fn golden_glide_gpu() {
+    on_gpu(|device| check_all(Kind::Glide, device));
+}
+
+#[test]
+fn golden_glide_tokens() {
+    check_each(of(Kind::Glide), glide::check_tokens);
 }
 
 #[test]

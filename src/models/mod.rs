@@ -9,6 +9,7 @@ pub mod blocks;
 pub(crate) mod check;
 pub mod efficient_unet;
 pub mod embeddings;
+pub mod glide;
 pub mod t5;
 pub mod unet;
 pub mod unet2d;

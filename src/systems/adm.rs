@@ -17,14 +17,16 @@ use crate::layout::{AdmFiles, Defaults};
 use crate::models::adm::flags::{Flags, NoiseSchedule, Origin, Overrides, find};
 use crate::models::adm::{self, classifier, detect};
 use crate::picture::{Picture, Rounding};
-use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{
+    GenerateConfig, Size, StageSide, stage_count, stage_sizes, stage_steps, stages_and_sizes,
+};
 use crate::weights::Checkpoint;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Opens a checkpoint, finds out its flags and checks every tensor against them.
-fn load<F: Flags>(
+pub(super) fn load_network<F: Flags>(
     weights: &Path,
     file: (Option<&Path>, &str),
     overrides: &Overrides,
@@ -52,7 +54,7 @@ impl Stage {
     ///
     /// Errors: a broken file, tensors of another network, flags that do not fit them.
     pub fn load(weights: &Path, file: (Option<&Path>, &str), overrides: &Overrides) -> Result<Self> {
-        let (unet, origin, weights) = load::<adm::Config>(weights, file, overrides)?;
+        let (unet, origin, weights) = load_network::<adm::Config>(weights, file, overrides)?;
         Ok(Stage { scheduler: scheduler(&unet), unet, origin, weights, denoiser: None })
     }
 
@@ -146,7 +148,7 @@ pub struct Classifier {
 impl Classifier {
     /// Reads a checkpoint; see [`Stage::load`].
     pub fn load(weights: &Path, file: (Option<&Path>, &str), overrides: &Overrides) -> Result<Self> {
-        let (config, origin, weights) = load::<classifier::Config>(weights, file, overrides)?;
+        let (config, origin, weights) = load_network::<classifier::Config>(weights, file, overrides)?;
         Ok(Classifier { config, origin, weights })
     }
 
@@ -254,23 +256,6 @@ impl Adm {
     /// Which stages run, and the widths and heights of the pictures that each stage makes.
     fn runs(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
         let count = stage_count(cfg, self.stages.len())?;
-        let mut sides = self.sides(count);
-        // An upsampler alone goes on from pictures that another program made.
-        let alone = self.stages[0].0.unet.small_size;
-        if let Some(side) = alone {
-            sides.insert(0, StageSide { side, multiple: 1 });
-        }
-        let mut sizes = stage_sizes(&sides, cfg.size)?;
-        let mut first = first_stage(cfg, &sizes)?;
-        if alone.is_some() {
-            if first == 0 {
-                let what =
-                    "an upsampler enlarges a picture: give it by `--from PNG`, or a base model before it";
-                return Err(Error::Request(what.into()));
-            }
-            sizes.remove(0);
-            first -= 1;
-        }
         for pair in self.stages[..count].windows(2) {
             let (made, wanted) = (pair[0].0.unet.image_size, pair[1].0.unet.small_size);
             if wanted != Some(made) {
@@ -281,7 +266,7 @@ impl Adm {
                 return Err(Error::Request(what));
             }
         }
-        Ok((first..count, sizes))
+        stages_and_sizes(cfg, self.sides(count), self.stages[0].0.unet.small_size)
     }
 
     /// The classifier's own size is all that its pooling takes.

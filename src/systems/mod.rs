@@ -3,6 +3,7 @@
 pub mod adm;
 pub mod ddpm;
 pub mod denoise;
+pub mod glide;
 pub mod imagen;
 pub mod repaint;
 mod start;
@@ -44,6 +45,10 @@ pub(crate) trait System {
     fn stages(&self) -> usize;
     /// What its pictures follow.
     fn condition(&self) -> Condition;
+    /// Whether the noise of its upsampler may be scaled.
+    fn takes_upsample_temp(&self) -> bool {
+        false
+    }
     /// Width and height of each stage's pictures in a run.
     fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>>;
     /// What was taken for granted of its files, in lines for a person.

@@ -275,6 +275,12 @@ impl Times {
     }
 }
 
+/// The next sample, of a step's output: x̂₀ lies behind it.
+fn first_half(mut next: Vec<f32>) -> Vec<f32> {
+    next.truncate(next.len() / 2);
+    next
+}
+
 /// What `target` reads of `source`'s outputs: as many elements as the smaller of output and input has.
 fn crossings(source: &Graph, target: &Graph) -> Vec<Copy> {
     let crossing = |(name, from): &(String, TensorId)| {
@@ -448,16 +454,12 @@ impl Denoiser {
         let stays = !correction.any() && resampling.is_none();
         self.write("x", &start);
         let mut x = start;
-        for (at, next) in list.iter().enumerate() {
-            let i = match *next {
+        for next in list {
+            let i = match next {
                 Move::Step(i) => i,
-                Move::Back(to) => {
-                    let from = list[..at].iter().rev().find_map(|m| match m {
-                        Move::Step(i) => Some(i + 1),
-                        Move::Back(_) => None,
-                    });
-                    let from = alpha_bar_before(steps, from.unwrap_or_default());
-                    noise_further(&mut x, from, alpha_bar_before(steps, to), &draw());
+                Move::Back { from, to } => {
+                    let (from, to) = (alpha_bar_before(steps, from), alpha_bar_before(steps, to));
+                    noise_further(&mut x, from, to, &draw());
                     self.step.write("x", &x);
                     continue;
                 }
@@ -470,12 +472,12 @@ impl Denoiser {
             if stays {
                 self.step.feed_back("next", "x");
             } else {
-                if correction.any() {
-                    x = self.correct(step, guidance, (correction, kept.as_ref()), &z, &x, &mut monitor)?;
-                } else {
-                    x = self.step.read("next")?;
-                    x.truncate(x.len() / 2);
-                }
+                x = match correction.any() {
+                    true => {
+                        self.correct(step, guidance, (correction, kept.as_ref()), &z, &x, &mut monitor)?
+                    }
+                    false => first_half(self.step.read("next")?),
+                };
                 if let (Some(_), Some(kept)) = (resampling, &kept) {
                     let alpha_bar = alpha_bar_before(steps, i + 1);
                     let z = if alpha_bar < 1.0 { draw() } else { vec![0.0; x.len()] };
@@ -498,8 +500,7 @@ impl Denoiser {
             }
         }
         if stays {
-            x = self.step.read("next")?;
-            x.truncate(x.len() / 2);
+            x = first_half(self.step.read("next")?);
         }
         if x.iter().any(|v| !v.is_finite()) {
             return Err(Error::Device(
@@ -553,9 +554,7 @@ impl Denoiser {
             program.write("known", &kept.known());
         }
         program.run(&mut |_| monitor(1.0))?;
-        let mut next = program.read("next")?;
-        next.truncate(x.len());
-        Ok(next)
+        Ok(first_half(program.read("next")?))
     }
 
     /// One step from the sample in `x` with noise z `[N, H, W, C]`; outputs `out` and `next` can then be read.

@@ -38,8 +38,8 @@ impl Default for Resampling {
 pub(crate) enum Move {
     /// The step of this index.
     Step(usize),
-    /// Noise is added to the result of the step before, up to where the step of this index begins.
-    Back(usize),
+    /// Noise is added to the sample before step `from` (past the last one at the end), up to where step `to` begins.
+    Back { from: usize, to: usize },
 }
 
 /// What a run of `steps` steps does, one after another.
@@ -56,8 +56,8 @@ pub(crate) fn moves(steps: usize, resampling: Option<Resampling>) -> Vec<Move> {
         left -= 1;
         if jumps[left] > 0 {
             jumps[left] -= 1;
+            moves.push(Move::Back { from: steps - left, to: steps - left - jump });
             left += jump;
-            moves.push(Move::Back(steps - left));
         }
     }
     moves
@@ -121,19 +121,11 @@ mod tests {
     fn stretches_are_gone_through_as_published() {
         use Move::{Back, Step};
         let expected = [
-            Step(0),
-            Step(1),
-            Step(2),
-            Back(1),
-            Step(1),
-            Step(2),
-            Step(3),
-            Step(4),
-            Back(3),
-            Step(3),
-            Step(4),
-            Step(5),
+            [Step(0), Step(1), Step(2), Back { from: 3, to: 1 }].as_slice(),
+            &[Step(1), Step(2), Step(3), Step(4), Back { from: 5, to: 3 }],
+            &[Step(3), Step(4), Step(5)],
         ];
+        let expected = expected.concat();
         assert_eq!(moves(6, Some(Resampling { times: 2, jump: 2 })), expected);
     }
 
@@ -147,9 +139,9 @@ mod tests {
                         assert_eq!(i, at);
                         (at, taken) = (at + 1, taken + 1);
                     }
-                    Move::Back(i) => {
-                        assert_eq!(i + jump, at);
-                        at = i;
+                    Move::Back { from, to } => {
+                        assert_eq!((from, to + jump), (at, at));
+                        at = to;
                     }
                 }
             }

@@ -8,8 +8,9 @@ use ancestral::graph::fuse::fuse;
 use ancestral::graph::plan::{Limits, Plan};
 use ancestral::graph::{Graph, Storage, TensorId};
 use ancestral::models::adm::{self, presets};
-use ancestral::models::unet;
+use ancestral::models::{glide, unet};
 use ancestral::systems::denoise::{Parts, Shape};
+use ancestral::systems::glide::network as glide_network;
 use ancestral::systems::imagen::{self, Stage};
 use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
 use std::path::Path;
@@ -61,6 +62,38 @@ fn a_step_of_if_i_m_takes_few_dispatches() {
     assert_eq!(parts.steps_at_once, 100);
 }
 
+/// A published network of GLIDE.
+fn parts_of_glide(name: &str, guided: bool, steps: usize) -> Parts {
+    let preset = glide::PRESETS.iter().find(|preset| preset.name == name).expect("a published network");
+    let config: glide::Config = preset.flags();
+    let (side, tokens) = (config.unet.image_size, config.text.text_ctx);
+    let shape = Shape { pictures: 1, height: side, width: side, channels: 3, tokens, guided, dynamic: false };
+    let mut parts = Parts::record(shape, steps, &glide_network(&config));
+    for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
+        fuse(graph);
+    }
+    parts
+}
+
+/// GLIDE's text goes through its transformer once a run, and into keys and values once.
+#[test]
+fn a_step_of_glide_has_no_text() {
+    for (name, guided, steps) in [("base", true, 100), ("upsample_inpaint", false, 27)] {
+        let parts = parts_of_glide(name, guided, steps);
+        let counts = [&parts.once, &parts.times, &parts.step].map(|graph| graph.nodes.len());
+        println!("{name}: {} once, {} times, {} a step", counts[0], counts[1], counts[2]);
+        for node in parts.times.nodes.iter().chain(&parts.step.nodes) {
+            let early =
+                ["transformer", "encoder_kv", "token_embedding", "final_ln", "keep", "known", "beside"];
+            assert!(!early.iter().any(|name| node.label.contains(name)), "{} comes again", node.label);
+        }
+        for node in &parts.step.nodes {
+            let early = ["time_embed", "emb_layers"];
+            assert!(!early.iter().any(|name| node.label.contains(name)), "{} is in the step", node.label);
+        }
+    }
+}
+
 /// `Engine::plan` against the programs of a run, on the CPU device: a GPU may compute some nodes in another way.
 #[test]
 fn plans_say_what_programs_take() {
@@ -96,6 +129,13 @@ fn of_imagen(config: &unet::Config) -> Recorded {
     all
 }
 
+fn of_glide(name: &str, guided: bool) -> Recorded {
+    let parts = parts_of_glide(name, guided, 50);
+    [("once", parts.once), ("times", parts.times), ("step", parts.step)]
+        .map(|(part, graph)| (part.to_string(), graph))
+        .into()
+}
+
 /// A published U-Net of guided-diffusion as one graph.
 fn of_adm(name: &str) -> Recorded {
     let config: adm::Config = presets::by_name(name).expect("a published checkpoint").flags();
@@ -121,6 +161,8 @@ fn plans_are_close_to_their_lower_bounds() {
         ("bundled super-resolution", of_imagen(&config("models/scenes/stage_2/unet/config.json"))),
         ("64x64_diffusion", of_adm("64x64_diffusion")),
         ("256x256_diffusion", of_adm("256x256_diffusion")),
+        ("GLIDE's base", of_glide("base", true)),
+        ("GLIDE's upsampler", of_glide("upsample", false)),
     ];
     let mut above = Vec::new();
     for (name, parts) in &networks {

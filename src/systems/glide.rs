@@ -88,7 +88,7 @@ impl Stage {
 }
 
 /// The network as a denoiser records it.
-fn network(config: &glide::Config) -> Box<Network> {
+pub fn network(config: &glide::Config) -> Box<Network> {
     let config = config.clone();
     Box::new(move |g, shape, x, t| {
         let (small, image_size) = (config.unet.small_size.unwrap_or(1), config.unet.image_size);

@@ -169,7 +169,7 @@ fn light_cases() -> Vec<Case> {
         }),
         case("quantile", "256x256", |g| {
             let (x, out, numbers) = step_inputs(g);
-            quantile(g, &x, &out, &numbers)
+            quantile(g, &x, &out, &numbers, None)
         }),
         case("step", "256x256", |g| {
             let (x, out, coefficients) = step_inputs(g);
@@ -183,6 +183,7 @@ fn light_cases() -> Vec<Case> {
                     coefficients: &coefficients,
                     quantile: None,
                     steer: None,
+                    known: None,
                 },
             )
         }),

@@ -1,9 +1,11 @@
 //! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
 //! that steers.
 
+use ancestral::edit::{Mask, Photo, Rectangle};
 use ancestral::engine::Bundled;
 use ancestral::kernels::Precision;
 use ancestral::systems::adm::Classifier;
+use ancestral::systems::repaint::Resampling;
 use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, Gpu, LoadOptions, Picture};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -206,4 +208,60 @@ fn bundled_adm_draws_the_same_on_both_devices() {
         engine.generate("", cfg).expect("a picture").remove(0).to_bytes()
     };
     alike(&one(adm(DeviceChoice::Cpu)), &one(adm(choice))).expect("the same picture");
+}
+
+/// A photo that no model drew: tones that change slowly, with grain.
+fn photo(width: u32, height: u32) -> Photo {
+    let mut state = 1u32;
+    let image = image::RgbImage::from_fn(width, height, |x, y| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let tone = (x as f32 / width as f32 - y as f32 / height as f32) * 20.0 + (state >> 24) as f32 / 32.0;
+        image::Rgb([245.0, 205.0, 50.0].map(|v: f32| (v + tone).clamp(0.0, 255.0) as u8))
+    });
+    Photo { pixels: image.into(), icc_profile: None }
+}
+
+/// Mean difference of bytes between the ring of pixels `depth` inside a rectangle and the next one outwards.
+fn step_across(image: &image::RgbImage, r: Rectangle, depth: u32) -> f64 {
+    let [x, y, w, h] = [r.x, r.y, r.width, r.height].map(|n| n as u32);
+    let off = |a: (u32, u32), b: (u32, u32)| {
+        let (a, b) = (image.get_pixel(a.0, a.1).0, image.get_pixel(b.0, b.1).0);
+        (0..3).map(|c| f64::from(a[c].abs_diff(b[c]))).sum::<f64>() / 3.0
+    };
+    let columns = (x..x + w).map(|i| off((i, y + depth), (i, y + depth - 1)));
+    let below = (x..x + w).map(|i| off((i, y + h - 1 - depth), (i, y + h - depth)));
+    let rows = (y..y + h).map(|j| off((x + depth, j), (x + depth - 1, j)));
+    let right = (y..y + h).map(|j| off((x + w - 1 - depth, j), (x + w - depth, j)));
+    columns.chain(below).chain(rows).chain(right).sum::<f64>() / f64::from(2 * (w + h))
+}
+
+/// On both devices: all outside the mask is as it was, and across its edge pixels differ no more than their neighbours.
+#[test]
+fn an_edit_leaves_no_visible_edge() {
+    let photo = photo(700, 500);
+    let part = Rectangle { x: 380, y: 100, width: 250, height: 280 };
+    let mask = Mask::rectangles(&[part], (700, 500)).expect("a mask");
+    for device in [Some(DeviceChoice::Cpu), gpu()].into_iter().flatten() {
+        let mut engine = engine(device, None);
+        let edited = engine.edit(
+            &photo,
+            &mask,
+            "a blue square on a yellow background",
+            GenerateConfig::new().seed(1).resampling(Resampling { times: 2, jump: 5 }),
+        );
+        let (before, after) = (photo.pixels.to_rgb8(), edited.expect("an edit")[0].pixels.to_rgb8());
+        let changed = |x: u32, y: u32| before.get_pixel(x, y) != after.get_pixel(x, y);
+        let outside = (0..500).flat_map(|y| (0..700).map(move |x| (x, y)));
+        let outside = outside.filter(|&(x, y)| !mask.redraws(x as usize, y as usize));
+        assert_eq!(outside.filter(|&(x, y)| changed(x, y)).count(), 0);
+        let drawn = (0..250 * 280).map(|i| after.get_pixel(380 + i % 250, 100 + i / 250).0);
+        let blue = drawn.filter(|[r, _, b]| u32::from(*b) > u32::from(*r) + 60).count();
+        assert!(blue > 3_000, "{blue} blue pixels in the mask");
+        let (outside, seam, inside) =
+            (step_across(&before, part, 0), step_across(&after, part, 0), step_across(&after, part, 1));
+        println!(
+            "steps from pixel to pixel: {outside:.2} outside, {seam:.2} across the edge, {inside:.2} inside"
+        );
+        assert!(seam < outside.max(inside), "the edge is seen: {seam}, {outside} outside, {inside} inside");
+    }
 }

@@ -12,6 +12,10 @@
 mod adm;
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/edit.rs"]
+mod edit;
+#[path = "cli/glide.rs"]
+mod glide;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/plans.rs"]

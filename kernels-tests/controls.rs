@@ -124,9 +124,15 @@ fn compare_step(clip: Clip, variance: Variance, guidance: Option<f64>) -> Result
     let z_in = g.input("noise", &shape, Storage::F32);
     let out_in = g.input("out", &[halves * pictures, 4, 5, 2 * channels], Storage::Elem);
     let numbers = g.input("numbers", &[16], Storage::F32);
-    let s = matches!(clip, Clip::Dynamic { .. }).then(|| quantile(&mut g, &x_in, &out_in, &numbers));
-    let inputs =
-        StepInputs { out: &out_in, noise: &z_in, coefficients: &numbers, quantile: s.as_ref(), steer: None };
+    let s = matches!(clip, Clip::Dynamic { .. }).then(|| quantile(&mut g, &x_in, &out_in, &numbers, None));
+    let inputs = StepInputs {
+        out: &out_in,
+        noise: &z_in,
+        coefficients: &numbers,
+        quantile: s.as_ref(),
+        steer: None,
+        known: None,
+    };
     let y = step(&mut g, &x_in, &inputs);
     g.output(OUTPUT, &y);
     let numbers = coefficients(&a_step(clip, variance), guidance.unwrap_or(1.0)).to_vec();

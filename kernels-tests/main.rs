@@ -20,6 +20,7 @@
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
 //! - [`guidance`]: what steering does to a run.
+//! - [`edits`]: pictures a run begins at and keeps parts of.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -27,6 +28,7 @@ mod cases;
 mod controls;
 mod cooperative;
 mod device;
+mod edits;
 mod golden;
 mod gradients;
 mod guidance;

@@ -4,7 +4,7 @@
 
 use ancestral::graph::Graph;
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{efficient_unet, t5, unet, unet2d};
+use ancestral::models::{efficient_unet, glide, t5, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -49,6 +49,9 @@ fn unconditional(config: &unet2d::Config) -> Weights {
 
 /// A published checkpoint of OpenAI's, by its flags.
 fn openai(name: &str) -> Weights {
+    if let Some(preset) = glide::PRESETS.iter().find(|preset| preset.name == name) {
+        return weights(&preset.flags::<glide::Config>().graph());
+    }
     if presets::CLASSIFIERS.iter().any(|preset| preset.name == name) {
         return weights(&presets::by_name(name).unwrap().flags::<adm::classifier::Config>().graph());
     }
@@ -138,13 +141,22 @@ fn published_layouts() {
     ] {
         same(&openai(name), &layout(&format!("adm.{name}"), 0), parameters);
     }
+    for (name, column, parameters) in [
+        ("base", 0, 385_030_726),
+        ("base", 1, 385_037_638),
+        ("upsample", 0, 398_361_286),
+        ("upsample", 1, 398_368_198),
+    ] {
+        let network = openai(&format!("{name}{}", ["", "_inpaint"][column]));
+        same(&network, &layout(&format!("glide.{name}"), column), parameters);
+    }
 }
 
 /// Every preset has a row with its number of parameters.
 #[test]
 fn every_preset_is_listed() {
     let text = read("weights.md");
-    for preset in presets::UNETS.iter().chain(presets::CLASSIFIERS) {
+    for preset in presets::UNETS.iter().chain(presets::CLASSIFIERS).chain(glide::PRESETS) {
         let count: usize = openai(preset.name).values().map(|shape| shape.iter().product::<usize>()).sum();
         let cell = format!("`{}.pt`", preset.name);
         let row = text.lines().find(|line| {
@@ -185,6 +197,7 @@ fn networks(section: &str) -> Vec<Weights> {
             all.extend(presets::UNETS.iter().chain(presets::CLASSIFIERS).map(|preset| openai(preset.name)));
             all
         }
+        "GLIDE" => glide::PRESETS.iter().map(|preset| openai(preset.name)).collect(),
         other => panic!("weights.md has a table of tensors under `{other}`, which this test does not know"),
     }
 }
@@ -281,7 +294,7 @@ fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, u
 #[test]
 fn every_tensor_is_described() {
     let sections = rows(&read("weights.md"));
-    assert_eq!(sections.len(), 4, "{:?}", sections.keys());
+    assert_eq!(sections.len(), 5, "{:?}", sections.keys());
     for (section, rows) in &sections {
         let mut used = vec![0; rows.len()];
         for network in networks(section) {

@@ -3,10 +3,11 @@
 //   x      [B, HW, C]        f32
 //   out    [B or 2 B, HW, OC] Elem   the network's output; [unconditional | conditional] if guided
 //   coef   [16]              f32     see shared/predict.wgsl
+//   known  [B, HW, C + 1]    f32     read if kept: see step.wgsl
 //   s      [B]               f32
 // One workgroup computes one picture. |x̂₀| ≥ 0, so its bits order as numbers do: four passes of 256-bin counts find
 // the element of the lower rank exactly, a fifth the next larger one.
-struct Params { batch: u32, item: u32, channels: u32, out_channels: u32, guided: u32 }
+struct Params { batch: u32, item: u32, channels: u32, out_channels: u32, guided: u32, kept: u32 }
 
 const WG: u32 = 256u;
 
@@ -14,7 +15,8 @@ const WG: u32 = 256u;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;     // [B, HW, C]
 @group(0) @binding(2) var<storage, read_write> out: array<Elem>;  // [B or 2 B, HW, OC]
 @group(0) @binding(3) var<storage, read_write> coef: array<f32>;  // [16]
-@group(0) @binding(4) var<storage, read_write> s: array<f32>;     // [B]
+@group(0) @binding(4) var<storage, read_write> known: array<f32>; // [B, HW, C + 1]
+@group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
 
 var<workgroup> bins: array<atomic<u32>, 256>;
 var<workgroup> prefix: u32;   // the digits of the sought element found so far
@@ -29,7 +31,12 @@ fn magnitude(b: u32, i: u32) -> u32 {
     if p.guided != 0u {
         o = guide(o, f32(out[(p.batch + b) * stride + at]), coef[0]);
     }
-    return bitcast<u32>(abs(linear(x[b * p.item + i], o, coef[1], coef[2])));
+    var x0 = linear(x[b * p.item + i], o, coef[1], coef[2]);
+    if p.kept != 0u {
+        let pixel = (b * p.item + i) / p.channels;
+        x0 = keep(x0, known[b * p.item + i + pixel], known[pixel * (p.channels + 1u) + p.channels]);
+    }
+    return bitcast<u32>(abs(x0));
 }
 
 @compute @workgroup_size(WG)

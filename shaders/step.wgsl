@@ -10,9 +10,11 @@
 //   coef   [16]               f32    see shared/predict.wgsl
 //   s      [B]                f32    quantiles of |x̂₀|, read if the clip kind is 2
 //   steer  [3, B, HW, C]      f32    read if steered: added to clip(x̂₀); to y; times σ² to y
+//   known  [B, HW, C + 1]     f32    read if kept: a picture k and how much of it x̂₀ becomes before clipping, m:
+//                                    m k + (1 - m) x̂₀
 //   y      [2, B, HW, C]      f32    the next sample, then the clipped x̂₀
 // One workgroup computes WG elements. One pass over memory.
-struct Params { len: u32, item: u32, channels: u32, out_channels: u32, guided: u32, steered: u32 }
+struct Params { len: u32, item: u32, channels: u32, out_channels: u32, guided: u32, steered: u32, kept: u32 }
 
 override WG: u32 = 64u;
 
@@ -23,7 +25,8 @@ override WG: u32 = 64u;
 @group(0) @binding(4) var<storage, read_write> coef: array<f32>;  // [16]
 @group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
 @group(0) @binding(6) var<storage, read_write> steer: array<f32>; // [3, B, HW, C]
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;     // [2, B, HW, C]
+@group(0) @binding(7) var<storage, read_write> known: array<f32>; // [B, HW, C + 1]
+@group(0) @binding(8) var<storage, read_write> y: array<f32>;     // [2, B, HW, C]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
@@ -41,6 +44,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         o = guide(f32(out[at]), o, coef[0]);
     }
     var x0 = linear(x[i], o, coef[1], coef[2]);
+    if p.kept != 0u {
+        x0 = keep(x0, known[i + i / p.channels], known[i / p.channels * (p.channels + 1u) + p.channels]);
+    }
     if coef[8] == 1.0 {
         x0 = clamp(x0, -coef[9], coef[9]);
     } else if coef[8] == 2.0 {

@@ -16,6 +16,7 @@ pub use crate::systems::Condition;
 use crate::systems::adm::Adm;
 use crate::systems::ddpm::Ddpm;
 use crate::systems::denoise::{Noise, SeededNoise};
+use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
 use crate::systems::{Run, System};
 use std::path::{Path, PathBuf};
@@ -31,8 +32,8 @@ pub struct LoadOptions {
     pub precision: Option<Precision>,
     /// Guided diffusion: the classifier's checkpoint; unset takes the one beside the model, if there is one.
     pub classifier: Option<PathBuf>,
-    /// Guided diffusion: flags of each model, as OpenAI's command lines have them, which go before all that is found
-    /// out: `--attention_resolutions 32,16,8 --num_heads 4`.
+    /// Guided diffusion and GLIDE: flags of each model, as OpenAI's command lines have them, which go before all that is
+    /// found out: `--attention_resolutions 32,16,8 --num_heads 4`.
     pub flags: Vec<String>,
 }
 
@@ -72,8 +73,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a model: a DeepFloyd IF or DDPM folder of diffusers, a cascade of such folders, or a checkpoint of guided
-    /// diffusion (`64x64_diffusion.pt`).
+    /// Loads a model: a DeepFloyd IF or DDPM folder of diffusers, a cascade of such folders, a checkpoint of guided
+    /// diffusion (`64x64_diffusion.pt`), or GLIDE: a folder of its files (`base.pt`, `upsample.pt`) with its tokenizer's
+    /// (`encoder.json.gz`, `vocab.bpe.gz`).
     ///
     /// Errors name the file and what is wrong with it: absent, cut short, of another shape, of an unknown kind.
     pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine> {
@@ -101,6 +103,7 @@ impl Engine {
             Model::Ddpm(folder, defaults) => Box::new((Ddpm::load(&folder)?, defaults)),
             Model::Imagen(files) => Box::new(Imagen::load(&files, variant)?),
             Model::Adm(files) => Box::new(Adm::load(&files)?),
+            Model::Glide(files) => Box::new(Glide::load(&files)?),
         };
         Ok(Engine { device, precision, system })
     }
@@ -150,8 +153,21 @@ impl Engine {
             };
             return Err(Error::Request(format!("{follows}: leave `--class` out")));
         }
+        if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
+            let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";
+            return Err(Error::Request(what.into()));
+        }
         let options = ProgramOptions { precision: self.precision, ..Default::default() };
         self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
+    }
+
+    /// Width and height of the pictures that these settings give.
+    ///
+    /// Errors: settings that make no sense.
+    pub fn picture_size(&self, cfg: &GenerateConfig<'_>) -> Result<(usize, usize)> {
+        check_request(cfg)?;
+        let sizes = self.system.sizes(cfg)?;
+        sizes.last().copied().ok_or_else(|| Error::Request("this model has no stage that draws".into()))
     }
 
     /// What drawing with these settings costs on `on`: dispatches, arithmetic, traffic, memory, and the limits in the

@@ -7,7 +7,7 @@ use crate::models::adm::flags::Flags;
 use crate::models::adm::{classifier, presets};
 use crate::models::check::require;
 use crate::request::MAX_GUIDANCE;
-use crate::weights::read_json;
+use crate::weights::{Checkpoint, read_json};
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
 
@@ -37,6 +37,7 @@ pub(crate) enum Model {
     Ddpm(PathBuf, Defaults),
     Imagen(Vec<StageFiles>),
     Adm(AdmFiles),
+    Glide(GlideFiles),
 }
 
 /// A checkpoint of guided diffusion.
@@ -57,6 +58,42 @@ pub(crate) struct AdmFiles {
     pub classifier: Option<AdmFile>,
     /// The classes' own names.
     pub names: Option<Vec<String>>,
+}
+
+/// A checkpoint of GLIDE.
+#[derive(Clone, Debug)]
+pub(crate) struct GlideFile {
+    pub weights: PathBuf,
+    /// A JSON file that may have its options.
+    pub flags: Option<PathBuf>,
+    /// Options by the user.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// GLIDE's networks, in any order, and the folder of its tokenizer's tables.
+#[derive(Clone, Debug)]
+pub(crate) struct GlideFiles {
+    pub networks: Vec<GlideFile>,
+    pub tokenizer: PathBuf,
+}
+
+impl Defaults {
+    /// What GLIDE's notebooks take.
+    pub(crate) fn glide(enlarges: bool, inpaint: bool) -> Defaults {
+        let ddim = Sampler::Ddim { eta: 0.0, rederive_epsilon: true };
+        let (steps, guidance_scale) = match (enlarges, inpaint) {
+            (true, _) => (27, 1.0),
+            (false, false) => (100, 3.0),
+            (false, true) => (100, 5.0),
+        };
+        Defaults {
+            steps,
+            respacing: Some(if enlarges { "fast27" } else { "100" }.into()),
+            guidance_scale,
+            sampler: (enlarges && !inpaint).then_some(ddim),
+            noise_level: 0,
+        }
+    }
 }
 
 /// What a folder's `config.json` says besides flags.
@@ -120,12 +157,20 @@ impl Model {
         let [first, rest @ ..] = paths else {
             return Err(Error::Request("no model is given".into()));
         };
-        if first.is_file() || is_adm_folder(first) {
+        let (glide, adm) = (is_glide(first), first.is_file() || is_adm_folder(first));
+        if (glide || adm) && options.flags.len() > paths.len() {
+            let (given, models) = (options.flags.len(), paths.len());
+            let what = format!("flags for {given} models, {models} given: one text for each");
+            return Err(Error::Request(what));
+        }
+        if glide {
+            return Ok(Model::Glide(find_glide(paths, options)?));
+        }
+        if adm {
             return Ok(Model::Adm(find_adm(paths, options)?));
         }
         if options.classifier.is_some() || !options.flags.is_empty() {
-            let what =
-                "`--classifier` and `--flags` are for the checkpoints of guided diffusion; leave them out";
+            let what = "`--classifier` and `--flags` are for OpenAI's checkpoints (guided diffusion, GLIDE); leave them out";
             return Err(Error::Request(what.into()));
         }
         let cascade = first.join("cascade.json");
@@ -221,13 +266,53 @@ fn is_adm_folder(folder: &Path) -> bool {
     config.is_ok_and(|config| config.contains_key("diffusion"))
 }
 
+/// GLIDE's networks as they are published.
+const GLIDE: [&str; 4] = ["base", "upsample", "base_inpaint", "upsample_inpaint"];
+
+/// A folder with files of GLIDE's names, or a file with a U-Net's and a text transformer's tensors.
+fn is_glide(path: &Path) -> bool {
+    if path.is_dir() {
+        let other = path.join("model_index.json").exists() || is_adm_folder(path);
+        return !other && GLIDE.iter().any(|stem| checkpoint_of(path, stem).is_some());
+    }
+    // A file that cannot be read is told so where it is loaded.
+    let names = ["time_embed.0.weight", "token_embedding.weight"];
+    path.is_file()
+        && Checkpoint::open_file(path).is_ok_and(|file| names.iter().all(|name| file.shape(name).is_some()))
+}
+
+/// GLIDE's files: folders with some of its four networks under their published names, or single checkpoints. Options may
+/// stand in a `config.json` beside them; the tokenizer's tables lie in the first one's folder.
+fn find_glide(paths: &[PathBuf], options: &LoadOptions) -> Result<GlideFiles> {
+    if options.classifier.is_some() {
+        let what = "`--classifier` is for guided diffusion; leave it out with GLIDE";
+        return Err(Error::Request(what.into()));
+    }
+    let mut files = GlideFiles { networks: Vec::new(), tokenizer: PathBuf::new() };
+    for (i, path) in paths.iter().enumerate() {
+        let (folder, weights) = match path.is_dir() {
+            true => (path.as_path(), GLIDE.iter().filter_map(|stem| checkpoint_of(path, stem)).collect()),
+            false => (path.parent().unwrap_or(Path::new("")), vec![path.clone()]),
+        };
+        if weights.is_empty() {
+            let what =
+                "holds none of GLIDE's networks: base.pt, upsample.pt, base_inpaint.pt, upsample_inpaint.pt";
+            return Err(Error::file(path, what));
+        }
+        if i == 0 {
+            files.tokenizer = if folder.as_os_str().is_empty() { ".".into() } else { folder.to_path_buf() };
+        }
+        let flags = Some(folder.join("config.json")).filter(|file| file.is_file());
+        let overrides = options.flags.get(i).map(|text| parse_flags(text)).transpose()?.unwrap_or_default();
+        let file = |weights| GlideFile { weights, flags: flags.clone(), overrides: overrides.clone() };
+        files.networks.extend(weights.into_iter().map(file));
+    }
+    Ok(files)
+}
+
 /// The files of guided diffusion: a folder with `config.json`, `diffusion.*` and maybe `classifier.*`, or single
 /// checkpoints, of which the first one's classifier may lie beside it under its published name.
 fn find_adm(paths: &[PathBuf], options: &LoadOptions) -> Result<AdmFiles> {
-    if options.flags.len() > paths.len() {
-        let (given, models) = (options.flags.len(), paths.len());
-        return Err(Error::Request(format!("flags for {given} models, {models} given: one text for each")));
-    }
     let (mut stages, mut classifier, mut names) = (Vec::new(), None, None);
     for (i, path) in paths.iter().enumerate() {
         let flags = options.flags.get(i).map(|text| parse_flags(text)).transpose()?.unwrap_or_default();

@@ -35,6 +35,7 @@ pub mod bisect;
 pub mod clip;
 pub mod device;
 pub mod diffusion;
+pub mod edit;
 pub mod engine;
 pub mod error;
 pub mod estimate;

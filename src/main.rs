@@ -2,10 +2,12 @@
 
 use ancestral::device::{DeviceLimits, list_adapters};
 use ancestral::diffusion::{Clip, Sampler};
+use ancestral::edit::{Mask, Photo, Rectangle};
 use ancestral::engine::{Bundled, Condition};
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
 use ancestral::picture::check_output;
+use ancestral::systems::repaint::Resampling;
 use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, LoadOptions, Picture, Progress};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -27,6 +29,8 @@ struct Cli {
 enum Command {
     /// Draw a picture of a prompt or of a class
     Generate(Box<Generate>),
+    /// Change part of a picture: what a mask says is drawn anew, as a prompt says
+    Edit(Box<Edit>),
     /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
     Plan(Box<PlanArgs>),
     /// Measure which kernels are fastest for a run, ahead of it; kept on disk for this adapter and driver
@@ -46,7 +50,7 @@ struct Choice {
     /// Guided diffusion: checkpoint of the classifier [default: the one beside the model]
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
-    /// Guided diffusion: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
+    /// Guided diffusion and GLIDE: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
     /// for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     flags: Vec<String>,
@@ -67,7 +71,7 @@ enum SystemName {
 /// chosen by rule. A variant is taken only if its result is right on this adapter.
 #[derive(Args)]
 struct Tune {
-    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// gpu, or part of an adapter's name, e.g. llvmpipe
@@ -97,7 +101,7 @@ struct Generate {
     /// Where the PNG goes; several pictures are numbered NAME-0.png, NAME-1.png, …
     #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
     output: PathBuf,
-    /// Model folder, or checkpoint of guided diffusion; repeat it for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
@@ -134,6 +138,12 @@ struct Generate {
     /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
     #[arg(long, value_name = "PNG")]
     from: Vec<PathBuf>,
+    /// Picture to picture: a PNG or JPEG to begin at instead of noise
+    #[arg(long, value_name = "PICTURE", conflicts_with = "from")]
+    init: Option<PathBuf>,
+    /// How far --init is noised, and so changed: 0 to 1, where nothing of it is left [default: 0.8]
+    #[arg(long, value_name = "X", requires = "init")]
+    strength: Option<f64>,
     /// Sampler of every stage [default: the model's]
     #[arg(long, value_enum)]
     sampler: Option<SamplerName>,
@@ -149,6 +159,62 @@ struct Generate {
     /// Clean the prompt as DeepFloyd IF does: markup, addresses, hashtags
     #[arg(long)]
     clean_caption: bool,
+    /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
+    #[arg(long, value_name = "X")]
+    upsample_temp: Option<f64>,
+    #[command(flatten)]
+    choice: Choice,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Outside the mask every pixel stays as it was. A picture may have any size: the model sees a part of it around the mask,
+/// scaled to its own size. Several masks, each with its prompt, are edits of one picture one after another.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+struct Edit {
+    /// The picture to change, a PNG or JPEG
+    picture: PathBuf,
+    /// What to draw where the mask is white; one for each mask, none where the model follows none
+    prompt: Vec<String>,
+    /// What is drawn anew: a picture of the same size, white where it is, black elsewhere; or rectangles of pixels,
+    /// X,Y,WIDTH,HEIGHT+X,Y,WIDTH,HEIGHT; repeat it for edits one after another
+    #[arg(long, value_name = "FILE|X,Y,W,H", required = true, allow_hyphen_values = true)]
+    mask: Vec<String>,
+    /// Where the PNG goes; several results are numbered NAME-0.png, NAME-1.png, …
+    #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
+    output: PathBuf,
+    /// Model folder, or checkpoint; repeat it for super-resolution stages [default: a bundled model]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Seed of the noise: the same seed gives the same picture
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Results, with seeds N, N+1, …
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Denoising steps, by stage if separated by commas
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    steps: Vec<usize>,
+    /// How strongly the prompt is followed, by stage if separated by commas
+    #[arg(short, long, value_name = "X", value_delimiter = ',')]
+    guidance_scale: Vec<f64>,
+    /// What the picture should not show
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    negative_prompt: String,
+    /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
+    #[arg(long, value_name = "X")]
+    upsample_temp: Option<f64>,
+    /// How much of what was there is forgotten, above 0 to 1, where nothing of it is left [default: 1]
+    #[arg(long, value_name = "X")]
+    strength: Option<f64>,
+    /// Models without inpainting: times that each stretch of steps is gone through, and steps of a stretch
+    #[arg(long, value_name = "TIMES,STEPS", value_parser = parse_resampling, default_value = "3,5")]
+    resampling: Resampling,
     #[command(flatten)]
     choice: Choice,
     /// Print nothing but errors
@@ -168,7 +234,7 @@ struct Generate {
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 struct PlanArgs {
-    /// Model folder, or checkpoint of guided diffusion; several for super-resolution stages [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); several for super-resolution stages [default: a bundled model]
     #[arg(value_name = "FOLDER", conflicts_with_all = ["config", "layout"])]
     model: Vec<PathBuf>,
     /// A network's config.json, to plan it without a model folder
@@ -222,7 +288,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 
 #[derive(Args)]
 struct Bisect {
-    /// Model folder, or checkpoint of guided diffusion [default: a bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE) [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     #[command(flatten)]
@@ -263,6 +329,13 @@ fn parse_thresholding(text: &str) -> Result<(f64, f64), String> {
     }
 }
 
+fn parse_resampling(text: &str) -> Result<Resampling, String> {
+    match text.split(',').collect::<Vec<_>>()[..] {
+        [times, jump] => Ok(Resampling { times: parse(times)?, jump: parse(jump)? }),
+        _ => Err("give times and steps, e.g. 3,5".into()),
+    }
+}
+
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("`{text}` is not a number"))
 }
@@ -279,6 +352,7 @@ fn main() -> ExitCode {
     });
     let result = match cli.command {
         Command::Generate(args) => generate(*args),
+        Command::Edit(args) => edit(*args),
         Command::Tune(args) => tune(*args),
         Command::Plan(args) => match plan(&args) {
             Ok(true) => Ok(()),
@@ -351,11 +425,18 @@ fn generate(args: Generate) -> Result<(), Error> {
         .negative_prompt(args.negative_prompt)
         .clean_caption(args.clean_caption);
     cfg = sized(cfg, args.size, args.stages);
+    if let Some(path) = &args.init {
+        cfg = cfg.init(vec![Picture::open(path)?]);
+    }
+    if let Some(strength) = args.strength {
+        cfg = cfg.strength(strength);
+    }
     cfg = match args.sampler {
         Some(SamplerName::Ddpm) => cfg.sampler(Sampler::Ddpm),
         Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: args.eta, rederive_epsilon: false }),
         None => cfg,
     };
+    cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
     if let Some((ratio, max)) = args.thresholding {
         cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
     }
@@ -370,6 +451,68 @@ fn generate(args: Generate) -> Result<(), Error> {
     let pictures = drawn.inspect_err(|_| keep_stage(finished, &args.output))?;
     for (picture, path) in pictures.iter().zip(outputs(&args.output, pictures.len())) {
         picture.save(&path)?;
+        say(path.display());
+    }
+    if !args.quiet {
+        note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+/// The mask that an argument says, for a picture of this size.
+fn mask(text: &str, size: (usize, usize)) -> Result<Mask, Error> {
+    let rectangles: Result<Vec<Rectangle>, String> = text.split('+').map(str::parse).collect();
+    match rectangles {
+        Ok(rectangles) => Mask::rectangles(&rectangles, size),
+        Err(_) if Path::new(text).exists() => Mask::open(Path::new(text), size),
+        Err(_) => Err(Error::Request(format!(
+            "the mask `{text}` is neither a file nor a rectangle; give a picture, or X,Y,WIDTH,HEIGHT in pixels"
+        ))),
+    }
+}
+
+fn edit(args: Edit) -> Result<(), Error> {
+    let started = Instant::now();
+    for path in outputs(&args.output, args.count.min(1_000)) {
+        check_output(&path)?;
+    }
+    let photo = Photo::open(&args.picture)?;
+    let size = (photo.width(), photo.height());
+    let masks = args.mask.iter().map(|text| mask(text, size)).collect::<Result<Vec<_>, _>>()?;
+    let mut engine = load(&args.model, &args.choice, DeviceChoice::parse(&args.device), args.quiet)?;
+    if !args.quiet {
+        note(format_args!("device: {}", engine.device().name()));
+    }
+    let (count, mut prompts) = (args.mask.len(), args.prompt);
+    if prompts.is_empty() && engine.condition() == Condition::Nothing {
+        prompts = vec![String::new(); count];
+    }
+    if prompts.len() != count {
+        let what = format!("{count} masks and {} prompts: give a prompt for each mask", prompts.len());
+        return Err(Error::Request(what));
+    }
+    let cfg = |seed: u64, count: usize| {
+        let mut bars = Bars::new(args.quiet);
+        let cfg = GenerateConfig::new()
+            .seed(seed)
+            .count(count)
+            .steps(args.steps.clone())
+            .guidance_scale(args.guidance_scale.clone())
+            .negative_prompt(args.negative_prompt.clone())
+            .resampling(args.resampling)
+            .on_progress(move |progress| bars.show(&progress));
+        let cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
+        args.strength.into_iter().fold(cfg, GenerateConfig::strength)
+    };
+    let mut edited = engine.edit(&photo, &masks[0], &prompts[0], cfg(args.seed, args.count))?;
+    for (mask, prompt) in masks.iter().zip(&prompts).skip(1) {
+        for (i, photo) in edited.iter_mut().enumerate() {
+            let cfg = cfg(args.seed.wrapping_add(i as u64), 1);
+            *photo = engine.edit(photo, mask, prompt, cfg)?.remove(0);
+        }
+    }
+    for (photo, path) in edited.iter().zip(outputs(&args.output, edited.len())) {
+        photo.save(&path)?;
         say(path.display());
     }
     if !args.quiet {

@@ -1,6 +1,10 @@
 //! Pictures: what comes out, and their way to a PNG file.
 
+use crate::edit::mask::cover;
+use crate::edit::photo::Photo;
 use crate::error::{Error, Result};
+use image::imageops::FilterType;
+use image::{ImageBuffer, Rgb};
 use std::path::{Path, PathBuf};
 
 /// How values become bytes.
@@ -47,18 +51,60 @@ impl Picture {
         values.chunks_exact(item).map(picture).collect()
     }
 
-    /// Reads a colour picture from a PNG; bytes 0 to 255 become -1 to 1, transparency is dropped.
+    /// Reads a picture in colour from a PNG or JPEG; bytes 0 to 255 become -1 to 1, what is transparent shows white.
     ///
-    /// Errors: no such file, or not a PNG that can be read.
+    /// Errors: see [`Photo::open`].
     pub fn open(path: &Path) -> Result<Picture> {
-        let read = image::ImageReader::open(path).map_err(|e| Error::file(path, e))?;
-        let read = read.with_guessed_format().map_err(|e| Error::file(path, e))?;
-        let picture =
-            read.decode().map_err(|e| Error::file(path, format!("cannot be read as a PNG: {e}")))?;
-        let picture = picture.into_rgb8();
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let values = picture.into_raw().into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
-        Ok(Picture { width, height, channels: 3, values, rounding: Rounding::Nearest })
+        Ok(Photo::open(path)?.picture())
+    }
+
+    /// Its largest middle part of these proportions, at this size (bicubic, over all of the pixels that become one).
+    pub(crate) fn fitted(&self, width: usize, height: usize) -> Picture {
+        if (self.width, self.height) == (width, height) {
+            return self.clone();
+        }
+        let cut = cover((self.width, self.height), (width, height));
+        let part = self.part(cut.x, cut.y, cut.width, cut.height);
+        part.resized(width, height)
+    }
+
+    /// A part of it.
+    pub(crate) fn part(&self, x: usize, y: usize, width: usize, height: usize) -> Picture {
+        let row = |y: usize| &self.values[(y * self.width + x) * self.channels..][..width * self.channels];
+        let values = (y..y + height).flat_map(row).copied().collect();
+        Picture { width, height, values, ..*self }
+    }
+
+    /// All of it at another size (bicubic, over all of the pixels that become one).
+    pub(crate) fn resized(&self, width: usize, height: usize) -> Picture {
+        if (self.width, self.height) == (width, height) {
+            return self.clone();
+        }
+        // The filter clamps to [0, 1].
+        let colour = |pixel: &[f32]| [0, 1, 2].map(|c| pixel[c.min(pixel.len() - 1)] / 2.0 + 0.5);
+        let values: Vec<f32> = self.values.chunks_exact(self.channels).flat_map(colour).collect();
+        let Some(buffer) =
+            ImageBuffer::<Rgb<f32>, _>::from_raw(self.width as u32, self.height as u32, values)
+        else {
+            return self.clone();
+        };
+        let resized = image::imageops::resize(&buffer, width as u32, height as u32, FilterType::CatmullRom);
+        let channels = self.channels.min(3);
+        let values =
+            resized.pixels().flat_map(|pixel| pixel.0[..channels].iter().map(|v| 2.0 * v - 1.0)).collect();
+        Picture { width, height, channels, values, rounding: self.rounding }
+    }
+
+    /// It in 1 channel (luma of sRGB's primaries) or in 3; none where it has other numbers of channels.
+    pub(crate) fn with_channels(self, channels: usize) -> Option<Picture> {
+        let pixels = self.values.chunks_exact(self.channels);
+        let values = match (self.channels, channels) {
+            (1 | 3, same) if same == self.channels => return Some(self),
+            (1, 3) => pixels.flat_map(|p| [p[0]; 3]).collect(),
+            (3, 1) => pixels.map(|p| 0.2126 * p[0] + 0.7152 * p[1] + 0.0722 * p[2]).collect(),
+            _ => return None,
+        };
+        Some(Picture { channels, values, ..self })
     }
 
     /// Its bytes, 0 for -1 and 255 for 1, by its [`Rounding`].
@@ -127,7 +173,7 @@ pub fn check_output(path: &Path) -> Result<()> {
 }
 
 /// Writes a file beside its place, then moves it there.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = match place(path)? {
         Place::Special => std::fs::write(path, bytes),
         Place::File(partial) => {

@@ -1,11 +1,14 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
 use crate::diffusion::{Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, steps};
+use crate::edit::Mask;
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
 use crate::guidance::Guidance;
 use crate::layout::Defaults;
 use crate::picture::Picture;
+use crate::systems::repaint::Resampling;
+use std::ops::Range;
 
 /// Most pixels along a side: what the largest published cascades make, with room to spare.
 const MAX_SIDE: usize = 8_192;
@@ -13,6 +16,8 @@ const MAX_SIDE: usize = 8_192;
 const MAX_COUNT: usize = 256;
 /// Largest guidance scale; 10 is a lot.
 pub(crate) const MAX_GUIDANCE: f64 = 1e4;
+/// Largest factor of an upsampler's first noise.
+const MAX_TEMP: f64 = 10.0;
 /// Most pixels of all pictures at once: one of the largest.
 const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
 
@@ -36,7 +41,12 @@ pub struct GenerateConfig<'a> {
     pub(crate) sampler: Option<Sampler>,
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
+    pub(crate) upsample_temp: Option<f64>,
     pub(crate) from: Vec<Picture>,
+    pub(crate) init: Vec<Picture>,
+    pub(crate) strength: Option<f64>,
+    pub(crate) mask: Option<Mask>,
+    pub(crate) resampling: Resampling,
     pub(crate) guides: Vec<(f64, Box<dyn Guidance + 'a>)>,
     pub(crate) on_progress: Option<OnProgress<'a>>,
     pub(crate) on_stage: Option<OnStage<'a>>,
@@ -123,10 +133,47 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
+    /// GLIDE: what the upsampler's first noise is multiplied by; 0.997 by default, as published. 1 is sharper but may
+    /// grain, less is smoother.
+    pub fn upsample_temp(mut self, factor: f64) -> Self {
+        self.upsample_temp = Some(factor);
+        self
+    }
+
     /// Go on from finished pictures of an earlier stage, one for each picture to draw: their size says which stage made
     /// them, and those after it enlarge them.
     pub fn from_pictures(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
         self.from = pictures.into();
+        self
+    }
+
+    /// Picture to picture: begins at a picture, noised as far as the steps to come remove it (see
+    /// [`GenerateConfig::strength`]). One picture for all that are drawn, or one for each, of any size: its middle is
+    /// scaled to the model's.
+    pub fn init(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
+        self.init = pictures.into();
+        self
+    }
+
+    /// The share of the steps that are taken from the picture a run begins at, above 0, up to 1, where nothing of it is
+    /// left: [`GenerateConfig::init`] takes 0.8 by itself, [`GenerateConfig::inpaint`] 1.
+    pub fn strength(mut self, strength: f64) -> Self {
+        self.strength = Some(strength);
+        self
+    }
+
+    /// Draws only what `mask` says anew and keeps the rest of a picture; one for all that are drawn, or one for each.
+    /// Models that were trained for it see the picture; others keep it by RePaint (see [`GenerateConfig::resampling`]).
+    /// [`Engine::edit`](crate::Engine::edit) does so with pictures of any size.
+    pub fn inpaint(mut self, pictures: impl Into<Vec<Picture>>, mask: Mask) -> Self {
+        self.init = pictures.into();
+        self.mask = Some(mask);
+        self
+    }
+
+    /// How often RePaint goes through each stretch of the first stage's steps.
+    pub fn resampling(mut self, resampling: Resampling) -> Self {
+        self.resampling = resampling;
         self
     }
 
@@ -201,6 +248,32 @@ pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[Size]) -> Result<us
     }
 }
 
+/// Which of the given stages run, and the widths and heights of the pictures that each makes. `alone` is the side of the
+/// pictures that the first one enlarges, if it does: it goes on from pictures that another program made.
+///
+/// Errors: sizes that do not fit; nothing to go on from.
+pub(crate) fn stages_and_sizes(
+    cfg: &GenerateConfig<'_>,
+    mut sides: Vec<StageSide>,
+    alone: Option<usize>,
+) -> Result<(Range<usize>, Vec<Size>)> {
+    let count = sides.len();
+    if let Some(side) = alone {
+        sides.insert(0, StageSide { side, multiple: 1 });
+    }
+    let mut sizes = stage_sizes(&sides, cfg.size)?;
+    let mut first = first_stage(cfg, &sizes)?;
+    if alone.is_some() {
+        if first == 0 {
+            let what = "an upsampler enlarges a picture: give it by `--from PNG`, or a base model before it";
+            return Err(Error::Request(what.into()));
+        }
+        sizes.remove(0);
+        first -= 1;
+    }
+    Ok((first..count, sizes))
+}
+
 /// How many of the model's stages run.
 pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
     for (what, given) in [
@@ -259,6 +332,48 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Refuses pictures to begin at that make no sense.
+fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    let given = cfg.init.len();
+    if given > 1 && given != cfg.count {
+        return refuse(format!(
+            "{given} pictures to begin at for {} to draw: give one, or one for each",
+            cfg.count
+        ));
+    }
+    if let Some(strength) = cfg.strength.filter(|s| !(*s > 0.0 && *s <= 1.0)) {
+        return refuse(format!("a strength of {strength}: give a number above 0, up to 1"));
+    }
+    let broken = |p: &Picture| p.values.is_empty() || p.values.len() != p.width * p.height * p.channels;
+    if let Some(p) = cfg.init.iter().find(|p| broken(p)) {
+        let (values, (w, h, c)) = (p.values.len(), (p.width, p.height, p.channels));
+        return refuse(format!("a picture of {w}x{h} pixels and {c} channels with {values} values"));
+    }
+    if given > 0 && !cfg.from.is_empty() {
+        return refuse("a picture to begin at and one to go on from: give one of them".into());
+    }
+    let Resampling { times, jump } = cfg.resampling;
+    if !(1..=100).contains(&times) || !(1..=1_000).contains(&jump) {
+        return refuse(format!(
+            "going {times} times through stretches of {jump} steps: give 1 to 100, and 1 to 1000"
+        ));
+    }
+    let Some(mask) = &cfg.mask else { return Ok(()) };
+    let size = (mask.width(), mask.height());
+    if let Some(p) = cfg.init.iter().find(|p| (p.width, p.height) != size) {
+        let (w, h) = size;
+        return refuse(format!(
+            "a mask of {w}x{h} pixels for a picture of {}x{}: make them of one size",
+            p.width, p.height
+        ));
+    }
+    if mask.bounds().is_none() {
+        return refuse("the mask is black all over: nothing would change. White is drawn anew".into());
+    }
+    Ok(())
+}
+
 pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
     if cfg.count == 0 || cfg.count > MAX_COUNT {
@@ -280,6 +395,12 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
             "a guidance scale of {scale}: give a number from 0 to {MAX_GUIDANCE}; 1 is none"
         ));
     }
+    if let Some(factor) = cfg.upsample_temp.filter(|factor| !(0.0..=MAX_TEMP).contains(factor)) {
+        return refuse(format!(
+            "an upsampling temperature of {factor}: give 0 to {MAX_TEMP}; 0.997 is usual"
+        ));
+    }
+    check_init(cfg)?;
     match cfg.clip {
         Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {
             refuse(format!("clipping to {r}: give a range above 0"))

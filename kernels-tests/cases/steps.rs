@@ -58,6 +58,8 @@ struct Pictures {
     guidance: Option<f64>,
     /// Gradients steer the step.
     steered: bool,
+    /// Parts of a picture are kept.
+    kept: bool,
 }
 
 /// A network's output for pictures `x`; variance channels lie within (0, 1), which every kind of variance takes.
@@ -68,6 +70,18 @@ fn output(m: &mut Maker, p: &Pictures, variance: bool) -> Tensor {
         .map(|i| if i % channels < c { m.rng.normal() as f32 } else { m.rng.uniform() as f32 })
         .collect();
     m.given(&[batch, h, w, channels], Storage::Elem, values)
+}
+
+/// A picture with none, all and some of each pixel kept.
+fn known(m: &mut Maker, [n, h, w, c]: [usize; 4]) -> Tensor {
+    let pixel = |i: usize| (0..=c).map(move |channel| (i, channel));
+    let values = (0..n * h * w).flat_map(pixel);
+    let values = values.map(|(i, channel)| {
+        let value = m.rng.normal() as f32;
+        if channel == c { [0.0, 1.0, 0.3][i % 3] } else { value }
+    });
+    let values = values.collect();
+    m.given(&[n, h, w, c + 1], Storage::F32, values)
 }
 
 fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
@@ -81,7 +95,9 @@ fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
     let quantile = dynamic.then(|| m.given(&[p.x[0]], Storage::F32, thresholds));
     let [n, h, w, ch] = p.x;
     let steer = p.steered.then(|| m.f32(&[3, n, h, w, ch]));
+    let known = p.kept.then(|| known(m, p.x));
     let inputs = StepInputs {
+        known: known.as_ref(),
         out: &out,
         noise: &noise,
         coefficients: &numbers,
@@ -97,20 +113,26 @@ fn step_cases() -> Vec<Case> {
         for (variance_name, variance) in VARIANCES {
             for (guided, guidance) in [("", None), ("_guided", Some(7.0))] {
                 let name = format!("{clip_name}_{variance_name}{guided}");
-                let p = Pictures { x: [3, 5, 7, 3], guidance, steered: false };
+                let p = Pictures { x: [3, 5, 7, 3], guidance, steered: false, kept: false };
                 cases.push(case("step", name, |m| record_step(m, &p, &a_step(clip, variance))));
             }
         }
     }
     for (name, variance) in VARIANCES {
-        let p = Pictures { x: [2, 5, 3, 3], guidance: None, steered: true };
+        let p = Pictures { x: [2, 5, 3, 3], guidance: None, steered: true, kept: false };
         let name = format!("steered_{name}");
         cases.push(case("step", name, |m| record_step(m, &p, &a_step(Clip::Range(1.0), variance))));
     }
+    for (name, clip) in CLIPS {
+        let p = Pictures { x: [3, 5, 3, 3], guidance: Some(3.0), steered: name == "range", kept: true };
+        cases.push(case("step", format!("kept_{name}"), |m| {
+            record_step(m, &p, &a_step(clip, Variance::LearnedRange { log_min: -5.0, log_max: -3.5 }))
+        }));
+    }
     let last = Step { adds_noise: false, ..a_step(Clip::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
-    let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0), steered: false };
+    let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0), steered: false, kept: false };
     cases.push(case("step", "no_noise", |m| record_step(m, &p, &last)));
-    let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0), steered: false };
+    let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0), steered: false, kept: false };
     cases.push(case("step", "one_element", |m| {
         record_step(m, &p, &a_step(Clip::None, Variance::Fixed { sigma: 1.0 }))
     }));
@@ -123,11 +145,11 @@ fn quantile_cases() -> Vec<Case> {
         let clip = Clip::Dynamic { ratio, max: 2.0 };
         for guidance in [None, Some(4.0)] {
             let name = format!("{ratio}{}", if guidance.is_some() { "_guided" } else { "" });
-            let p = Pictures { x: [3, 9, 11, 3], guidance, steered: false };
+            let p = Pictures { x: [3, 9, 11, 3], guidance, steered: false, kept: false };
             cases.push(case("quantile", name, |m| record_quantile(m, &p, clip, None)));
         }
         // x̂₀ is 1.25 x where the output is zero: equal magnitudes, few values, one value.
-        let p = Pictures { x: [2, 4, 5, 3], guidance: None, steered: false };
+        let p = Pictures { x: [2, 4, 5, 3], guidance: None, steered: false, kept: false };
         cases.push(case("quantile", format!("{ratio}_all_equal"), |m| {
             record_quantile(m, &p, clip, Some(|_| -0.7))
         }));
@@ -137,10 +159,14 @@ fn quantile_cases() -> Vec<Case> {
         cases.push(case("quantile", format!("{ratio}_zeros"), |m| {
             record_quantile(m, &p, clip, Some(|_| 0.0))
         }));
-        let p = Pictures { x: [2, 1, 1, 1], guidance: None, steered: false };
+        let p = Pictures { x: [2, 1, 1, 1], guidance: None, steered: false, kept: false };
         cases.push(case("quantile", format!("{ratio}_one_element"), |m| record_quantile(m, &p, clip, None)));
     }
-    let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0), steered: false };
+    let p = Pictures { x: [3, 7, 5, 3], guidance: Some(4.0), steered: false, kept: true };
+    cases.push(case("quantile", "kept", |m| {
+        record_quantile(m, &p, Clip::Dynamic { ratio: 0.9, max: 1.5 }, None)
+    }));
+    let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0), steered: false, kept: false };
     cases.push(case("quantile", "64x64", |m| {
         record_quantile(m, &p, Clip::Dynamic { ratio: 0.95, max: 1.5 }, None)
     }));
@@ -159,5 +185,6 @@ fn record_quantile(m: &mut Maker, p: &Pictures, clip: Clip, x: Option<fn(usize) 
     };
     let step = a_step(clip, Variance::Fixed { sigma: 0.0 });
     let numbers = m.given(&[16], Storage::F32, coefficients(&step, p.guidance.unwrap_or(1.0)).to_vec());
-    quantile(&mut m.g, &x, &out, &numbers)
+    let known = p.kept.then(|| known(m, p.x));
+    quantile(&mut m.g, &x, &out, &numbers, known.as_ref())
 }

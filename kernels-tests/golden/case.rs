@@ -32,6 +32,8 @@ pub enum Kind {
     Adm,
     /// Semantic Diffusion Guidance.
     Sdg,
+    /// GLIDE.
+    Glide,
 }
 
 /// A tensor of a golden file.
@@ -117,6 +119,7 @@ impl Case {
             Some("IFSuperResolutionPipeline") => Ok(Kind::IfStage2),
             Some(class) => Err(format!("`{class}` is not built yet")),
             None if self.manifest["run"]["respacing"].is_object() => Ok(Kind::Adm),
+            None if self.manifest["run"]["base_respacing"].is_string() => Ok(Kind::Glide),
             None => {
                 Err(format!("{} is not built yet", self.manifest["what"].as_str().unwrap_or("this kind")))
             }

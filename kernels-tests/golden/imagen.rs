@@ -12,7 +12,8 @@ use ancestral::kernels::resample::{Resample, resample};
 use ancestral::models::{t5, unet};
 use ancestral::picture::Picture;
 use ancestral::systems::denoise::{Guided, channels_last};
-use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder, initial_noise};
+use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder};
+use ancestral::systems::initial_noise;
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
 

@@ -10,7 +10,8 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ddpm`], [`imagen`]: a system's checks. - [`clip`]: encoders, and what they steer. - [`controls`]: planted errors, which must fail.
+//! - [`adm`], [`ddpm`], [`glide`], [`imagen`]: a system's checks. - [`clip`]: encoders, and what they steer.
+//! - [`controls`]: planted errors, which must fail.
 
 mod adm;
 mod bisect;
@@ -21,6 +22,7 @@ mod ddpm;
 #[path = "../common/diffusion.rs"]
 mod diffusion;
 mod forward;
+mod glide;
 mod imagen;
 mod report;
 mod runs;
@@ -60,6 +62,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
         Kind::Adm => adm::check(case, device, report),
         Kind::Sdg => clip::check(case, device, report),
+        Kind::Glide => glide::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -162,6 +165,21 @@ fn golden_ddpm_cpu() {
 #[test]
 fn golden_ddpm_gpu() {
     on_gpu(|device| check_all(Kind::Ddpm, device));
+}
+
+#[test]
+fn golden_glide_cpu() {
+    check_all(Kind::Glide, &Device::Cpu);
+}
+
+#[test]
+fn golden_glide_gpu() {
+    on_gpu(|device| check_all(Kind::Glide, device));
+}
+
+#[test]
+fn golden_glide_tokens() {
+    check_each(of(Kind::Glide), glide::check_tokens);
 }
 
 #[test]

@@ -212,9 +212,15 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
     let numbers = layer.given(&[16], Storage::F32, numbers.to_vec());
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
-    let s = quantile(&mut layer.g, &x, &out, &numbers);
-    let inputs =
-        StepInputs { out: &out, noise: &noise, coefficients: &numbers, quantile: Some(&s), steer: None };
+    let s = quantile(&mut layer.g, &x, &out, &numbers, None);
+    let inputs = StepInputs {
+        out: &out,
+        noise: &noise,
+        coefficients: &numbers,
+        quantile: Some(&s),
+        steer: None,
+        known: None,
+    };
     let y = step(&mut layer.g, &x, &inputs);
     // The next sample and the clipped x̂₀ are the same here.
     let (shape, values) = layer.entry.get("y")?;

@@ -8,6 +8,11 @@ fn guide(unconditional: f32, conditional: f32, guidance: f32) -> f32 {
     return unconditional + guidance * (conditional - unconditional);
 }
 
+// x̂₀ where `share` of it is a known picture (GLIDE's inpainting, Nichol et al. 2021).
+fn keep(x0: f32, known: f32, share: f32) -> f32 {
+    return share * known + (1.0 - share) * x0;
+}
+
 // x̂₀ or ε̂, both linear in the sample and the (guided) output.
 fn linear(x: f32, out: f32, of_x: f32, of_out: f32) -> f32 {
     return of_x * x + of_out * out;

@@ -1,6 +1,6 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
-use super::step::{Prediction, coefficient};
+use super::step::{Prediction, check_known, coefficient, keep};
 use super::{Cost, Kernel, Shader, PREDICT, defined_in_f32};
 use crate::graph::{Call, Graph, Storage, Tensor};
 
@@ -15,6 +15,8 @@ params! {
     out_channels: u32,
     /// 1: the output holds an unconditional and a conditional half.
     guided: u32,
+    /// 1: a picture of which parts are kept is bound.
+    kept: u32,
 }
 
 /// The kernel.
@@ -32,9 +34,17 @@ pub static KERNEL: Kernel = Kernel {
     cost: |_, inputs, output| Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output),
 };
 
-/// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[16]` → `[B]`.
+/// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[16]`, what is known of the
+/// picture (see [`StepInputs::known`](super::step::StepInputs)) → `[B]`.
 #[track_caller]
-pub fn quantile(g: &mut Graph, x: &Tensor, out: &Tensor, coefficients: &Tensor) -> Tensor {
+pub fn quantile(
+    g: &mut Graph,
+    x: &Tensor,
+    out: &Tensor,
+    coefficients: &Tensor,
+    known: Option<&Tensor>,
+) -> Tensor {
+    check_known(x, known);
     let shape = Prediction::of(x, out);
     let p = Params {
         batch: x.dim(0) as u32,
@@ -42,11 +52,13 @@ pub fn quantile(g: &mut Graph, x: &Tensor, out: &Tensor, coefficients: &Tensor) 
         channels: shape.channels,
         out_channels: shape.out_channels,
         guided: shape.guided.into(),
+        kept: known.is_some().into(),
     };
+    let empty = g.empty();
     g.push(Call {
         kernel: &KERNEL,
         params: p.bytes(),
-        inputs: &[x, out, coefficients],
+        inputs: &[x, out, coefficients, known.unwrap_or(&empty)],
         shape: &[x.dim(0)],
         storage: Storage::F32,
         label: "quantile",
@@ -62,7 +74,8 @@ fn compute(params: &[u8], inputs: &[&[f32]], s: &mut [f32], sort: fn(&mut [f32])
         let mut x0: Vec<f32> = (b * item..(b + 1) * item)
             .map(|i| {
                 let out = prediction.output(inputs[1], i, p.batch as usize * item, coef[coefficient::GUIDANCE]);
-                (coef[coefficient::X0_X] * inputs[0][i] + coef[coefficient::X0_OUT] * out).abs()
+                let x0 = coef[coefficient::X0_X] * inputs[0][i] + coef[coefficient::X0_OUT] * out;
+                if p.kept != 0 { keep(x0, inputs[3], i, p.channels as usize).abs() } else { x0.abs() }
             })
             .collect();
         sort(&mut x0);

@@ -22,6 +22,8 @@ params! {
     guided: u32,
     /// 1: what steers the step is bound.
     steered: u32,
+    /// 1: a picture of which parts are kept is bound.
+    kept: u32,
 }
 
 
@@ -139,6 +141,18 @@ pub struct StepInputs<'a> {
     pub quantile: Option<&'a Tensor>,
     /// What steers the step `[3, B, H, W, C]`: added to the clipped x̂₀; to the next sample; and to it times σ².
     pub steer: Option<&'a Tensor>,
+    /// A picture and, as one more channel, how much of it x̂₀ becomes before it is clipped, 0 to 1: `[B, H, W, C + 1]`
+    /// (inpainting of GLIDE, Nichol et al. 2021, arXiv:2112.10741).
+    pub known: Option<&'a Tensor>,
+}
+
+/// Refuses a known picture of another size than x.
+#[track_caller]
+pub(crate) fn check_known(x: &Tensor, known: Option<&Tensor>) {
+    if let Some(known) = known {
+        let expected = x.rows() * (x.channels() + 1);
+        assert_eq!(known.len(), expected, "a known picture of {:?} for {:?}", known.shape, x.shape);
+    }
 }
 
 /// x `[B, H, W, C]` → `[2, B, H, W, C]`: the next sample, then the clipped x̂₀.
@@ -153,7 +167,9 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
         out_channels: shape.out_channels,
         guided: shape.guided.into(),
         steered: inputs.steer.is_some().into(),
+        kept: inputs.known.is_some().into(),
     };
+    check_known(x, inputs.known);
     if let Some(steer) = inputs.steer {
         assert_eq!(steer.len(), 3 * x.len(), "step: steer {:?} for {:?}", steer.shape, x.shape);
     }
@@ -170,6 +186,7 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
             inputs.coefficients,
             inputs.quantile.unwrap_or(&empty),
             inputs.steer.unwrap_or(&empty),
+            inputs.known.unwrap_or(&empty),
         ],
         shape: &out_shape,
         storage: Storage::F32,
@@ -194,7 +211,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
 }
 
 /// f64 for the definition, f32 for the CPU device.
-trait Real: Copy + From<f32> + Into<f64> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
+pub(crate) trait Real: Copy + From<f32> + Into<f64> + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
     fn exp(self) -> Self;
     fn sqrt(self) -> Self;
 }
@@ -219,6 +236,13 @@ impl Real for f64 {
     }
 }
 
+/// Element `i` of x̂₀ as `known`, `[.., C + 1]`, has it in its last channel's share.
+pub(crate) fn keep<T: Real>(x0: T, known: &[T], i: usize, channels: usize) -> T {
+    let pixel = &known[i / channels * (channels + 1)..][..=channels];
+    let share = pixel[channels];
+    share * pixel[i % channels] + (T::from(1.0) - share) * x0
+}
+
 /// x within [low, high].
 fn clamp<T: Real>(x: T, low: T, high: T) -> T {
     if x < low { low } else if x > high { high } else { x }
@@ -239,6 +263,9 @@ fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
         out = unconditional + c(GUIDANCE) * (out - unconditional);
     }
     let mut x0 = c(X0_X) * x + c(X0_OUT) * out;
+    if p.kept != 0 {
+        x0 = keep(x0, inputs[6], i, p.channels as usize);
+    }
     if clip == 1.0 {
         x0 = clamp(x0, number(0.0) - c(CLIP_RANGE), c(CLIP_RANGE));
     } else if clip == 2.0 {

@@ -35,17 +35,39 @@ fn query_key_value(g: &mut Graph, x: &Tensor) -> (Rows, KeyValue) {
     (rows(&all, 0), KeyValue { key: rows(&all, channels), value: rows(&all, 2 * channels) })
 }
 
+/// How OpenAI's layers of several parts (query, key and value of a head, then the next head's) are put right: all
+/// queries, all keys, all values.
+pub(super) fn part_by_part(parts: usize, heads: usize, columns: usize) -> Vec<Range<usize>> {
+    let row = |part: usize, head: usize| (parts * head + part) * columns;
+    let order = (0..parts).flat_map(|part| (0..heads).map(move |head| row(part, head)));
+    order.map(|first| first..first + columns).collect()
+}
+
 /// [`query_key_value`] from the one layer `qkv`; its rows in the file may lie head by head, query, key and value of
 /// each, and are sorted at load.
 fn fused_query_key_value(g: &mut Graph, x: &Tensor, head_dim: usize, per_head: bool) -> (Rows, KeyValue) {
     let channels = x.channels();
-    let heads = if per_head { channels / head_dim } else { 1 };
-    let columns = channels / heads;
-    let row = |part: usize, head: usize| (3 * head + part) * columns;
-    let order = (0..3).flat_map(|part| (0..heads).map(move |head| row(part, head)));
-    let order: Vec<Range<usize>> = order.map(|first| first..first + columns).collect();
-    let all = pointwise(g, "qkv", x, 3 * channels, if heads == 1 { &[] } else { &order });
+    let all = pointwise(g, "qkv", x, 3 * channels, &fused_order(3, channels, head_dim, per_head));
     (rows(&all, 0), KeyValue { key: rows(&all, channels), value: rows(&all, 2 * channels) })
+}
+
+/// Keys and values of the text states, for `channels` of the pixels, from the one layer `encoder_kv` (GLIDE).
+fn fused_key_value(
+    g: &mut Graph,
+    states: &Tensor,
+    channels: usize,
+    head_dim: usize,
+    per_head: bool,
+) -> KeyValue {
+    let order = fused_order(2, channels, head_dim, per_head);
+    let both = pointwise(g, "encoder_kv", states, 2 * channels, &order);
+    KeyValue { key: rows(&both, 0), value: rows(&both, channels) }
+}
+
+/// The rows of a fused layer in the order that attention reads; none to sort where they lie so.
+fn fused_order(parts: usize, channels: usize, head_dim: usize, per_head: bool) -> Vec<Range<usize>> {
+    let heads = if per_head { channels / head_dim } else { 1 };
+    if heads == 1 { Vec::new() } else { part_by_part(parts, heads, head_dim) }
 }
 
 /// What a checkpoint calls the layers of a self-attention block, and how queries, keys and values lie in it.
@@ -79,6 +101,13 @@ pub struct SelfAttention {
 impl SelfAttention {
     /// x `[N, H, W, C]` → the same shape.
     pub fn forward(&self, g: &mut Graph, name: &str, x: &Tensor) -> Tensor {
+        self.forward_with(g, name, x, None)
+    }
+
+    /// [`SelfAttention::forward`] where the pixels attend to the text states `[N, L, T]`, too, in one softmax, text first
+    /// (GLIDE's `encoder_kv`; [`Projections::Fused`] only).
+    #[track_caller]
+    pub fn forward_with(&self, g: &mut Graph, name: &str, x: &Tensor, context: Option<&Tensor>) -> Tensor {
         g.scope(name, |g| {
             let channels = x.channels();
             let name = if self.projections == Projections::Separate { "group_norm" } else { "norm" };
@@ -94,7 +123,14 @@ impl SelfAttention {
                 Projections::Separate => query_key_value(g, &h),
                 Projections::Fused { per_head } => fused_query_key_value(g, &h, self.head_dim, per_head),
             };
-            let h = attention(g, "attention", &q, None, Some(&pixels), &options(channels, self.head_dim));
+            let text = context.map(|states| match self.projections {
+                Projections::Fused { per_head } => {
+                    fused_key_value(g, states, channels, self.head_dim, per_head)
+                }
+                Projections::Separate => panic!("{name}: self-attention of diffusers takes no text"),
+            });
+            let options = options(channels, self.head_dim);
+            let h = attention(g, "attention", &q, text.as_ref(), Some(&pixels), &options);
             let h = match self.projections {
                 Projections::Separate => linear(g, "to_out.0", &h, channels),
                 Projections::Fused { .. } => pointwise(g, "proj_out", &h, channels, &[]),

@@ -30,17 +30,40 @@ pub fn linear_no_bias(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tens
     matmul(g, name, x, &w, None)
 }
 
-/// A linear layer that lies in the file as a convolution of one tap (`name.weight` `[out, I, 1]`): x `[.., I]` →
-/// `[.., out]`; or only these rows of it, in this order.
+/// [`linear`], but only these rows of the layer, in this order (all of them if none are said).
+pub fn linear_rows(g: &mut Graph, name: &str, x: &Tensor, out: usize, only: &[Range<usize>]) -> Tensor {
+    some_rows(g, name, x, (out, only), Graph::matrices)
+}
+
+/// [`linear_rows`] of a layer that lies in the file as a convolution of one tap (`name.weight` `[out, I, 1]`).
 pub fn pointwise(g: &mut Graph, name: &str, x: &Tensor, out: usize, only: &[Range<usize>]) -> Tensor {
+    some_rows(g, name, x, (out, only), Graph::pointwise)
+}
+
+fn some_rows(
+    g: &mut Graph,
+    name: &str,
+    x: &Tensor,
+    (out, only): (usize, &[Range<usize>]),
+    weight: fn(&mut Graph, &[&str], usize, usize) -> Tensor,
+) -> Tensor {
     let names = |ending: &str| match only {
         [] => vec![format!("{name}.{ending}")],
         only => only.iter().map(|range| rows::of(&format!("{name}.{ending}"), range)).collect::<Vec<_>>(),
     };
     let (weights, biases) = (names("weight"), names("bias"));
-    let w = g.pointwise(&weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());
+    let w = weight(g, &weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());
     let b = g.vectors(&biases.iter().map(String::as_str).collect::<Vec<_>>(), out);
     matmul(g, name, x, &w, Some(&b))
+}
+
+/// The one channel of x `[.., 1]` as so many alike: `[.., channels]`.
+pub fn widen(g: &mut Graph, label: &str, x: &Tensor, channels: usize) -> Tensor {
+    let rows = x.rows();
+    let narrow = g.reshape(x, &[rows, 1, 1, 1]);
+    let wide = resample(g, label, &narrow, 1, channels, Resample::Nearest);
+    let last = x.shape.len() - 1;
+    g.reshape(&wide, &[&x.shape[..last], &[channels]].concat())
 }
 
 /// Convolution of `[N, H, W, A]`, or of two inputs side by side, with `name.weight` and `name.bias`.

@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub mod clip;
 pub mod efficient_unet;
 pub mod embeddings;
+pub mod glide;
 pub mod t5;
 pub mod unet;
 pub mod unet2d;

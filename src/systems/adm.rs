@@ -3,8 +3,8 @@
 //! arXiv:2102.09672) is the same with other flags.
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
-use super::imagen::initial_noise;
-use super::{Condition, Run, System, lent, progress};
+use super::start::{Place, Start, start};
+use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{BetaSchedule, PredictionType, SchedulerConfig, Step, VarianceType};
 use crate::error::{Error, Result};
@@ -17,14 +17,16 @@ use crate::layout::{AdmFiles, Defaults};
 use crate::models::adm::flags::{Flags, NoiseSchedule, Origin, Overrides, find};
 use crate::models::adm::{self, classifier, detect};
 use crate::picture::{Picture, Rounding};
-use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{
+    GenerateConfig, Size, StageSide, stage_count, stage_sizes, stage_steps, stages_and_sizes,
+};
 use crate::weights::Checkpoint;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Opens a checkpoint, finds out its flags and checks every tensor against them.
-fn load<F: Flags>(
+pub(super) fn load_network<F: Flags>(
     weights: &Path,
     file: (Option<&Path>, &str),
     overrides: &Overrides,
@@ -52,7 +54,7 @@ impl Stage {
     ///
     /// Errors: a broken file, tensors of another network, flags that do not fit them.
     pub fn load(weights: &Path, file: (Option<&Path>, &str), overrides: &Overrides) -> Result<Self> {
-        let (unet, origin, weights) = load::<adm::Config>(weights, file, overrides)?;
+        let (unet, origin, weights) = load_network::<adm::Config>(weights, file, overrides)?;
         Ok(Stage { scheduler: scheduler(&unet), unet, origin, weights, denoiser: None })
     }
 
@@ -146,7 +148,7 @@ pub struct Classifier {
 impl Classifier {
     /// Reads a checkpoint; see [`Stage::load`].
     pub fn load(weights: &Path, file: (Option<&Path>, &str), overrides: &Overrides) -> Result<Self> {
-        let (config, origin, weights) = load::<classifier::Config>(weights, file, overrides)?;
+        let (config, origin, weights) = load_network::<classifier::Config>(weights, file, overrides)?;
         Ok(Classifier { config, origin, weights })
     }
 
@@ -252,25 +254,8 @@ impl Adm {
     }
 
     /// Which stages run, and the widths and heights of the pictures that each stage makes.
-    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
+    fn runs(&self, cfg: &GenerateConfig<'_>) -> Result<(Range<usize>, Vec<Size>)> {
         let count = stage_count(cfg, self.stages.len())?;
-        let mut sides = self.sides(count);
-        // An upsampler alone goes on from pictures that another program made.
-        let alone = self.stages[0].0.unet.small_size;
-        if let Some(side) = alone {
-            sides.insert(0, StageSide { side, multiple: 1 });
-        }
-        let mut sizes = stage_sizes(&sides, cfg.size)?;
-        let mut first = first_stage(cfg, &sizes)?;
-        if alone.is_some() {
-            if first == 0 {
-                let what =
-                    "an upsampler enlarges a picture: give it by `--from PNG`, or a base model before it";
-                return Err(Error::Request(what.into()));
-            }
-            sizes.remove(0);
-            first -= 1;
-        }
         for pair in self.stages[..count].windows(2) {
             let (made, wanted) = (pair[0].0.unet.image_size, pair[1].0.unet.small_size);
             if wanted != Some(made) {
@@ -281,7 +266,7 @@ impl Adm {
                 return Err(Error::Request(what));
             }
         }
-        Ok((first..count, sizes))
+        stages_and_sizes(cfg, self.sides(count), self.stages[0].0.unet.small_size)
     }
 
     /// The classifier's own size is all that its pooling takes.
@@ -325,9 +310,13 @@ impl System for Adm {
         notes
     }
 
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
+        Ok(self.runs(cfg)?.1)
+    }
+
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
-        let (runs, sizes) = self.sizes(cfg)?;
+        let (runs, sizes) = self.runs(cfg)?;
         let count = runs.end;
         let stages = self.stages[..count].iter().enumerate();
         let lists = stages.map(|(i, (stage, defaults))| stage.steps(defaults, cfg, i));
@@ -348,6 +337,9 @@ impl System for Adm {
             let (stage, steps) = (&mut self.stages[i].0, &lists[i]);
             let shape = stage.shape(steps, cfg.count, size);
             let enlarges = stage.is_upsampler();
+            let before = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
+            let place = Place { stage: i, shape, steps, sees: false, before };
+            let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
             let (told, mut guides) = (stage.unet.class_cond, Vec::new());
             if i == 0 && !enlarges {
                 if let Some(classifier) = self.classifier.as_ref().filter(|_| scale != 0.0) {
@@ -357,7 +349,6 @@ impl System for Adm {
                 }
                 guides.extend(lent(&mut cfg.guides));
             }
-            let start = initial_noise(noise, shape);
             let denoiser = stage.denoiser(device, options, shape)?;
             if told {
                 denoiser.write("y", &numbers);
@@ -365,9 +356,9 @@ impl System for Adm {
             if enlarges {
                 denoiser.write("low_res", &through_bytes(&picture));
             }
-            let mut guided = Guided { scale: 1.0, by_gradients: guides };
+            let mut guided = Guided { scale: 1.0, by_gradients: guides, kept };
             let mut on_step = progress(cfg.on_progress.as_mut(), (i, count), size);
-            picture = denoiser.sample(steps, &mut guided, noise, start, &mut on_step)?;
+            picture = denoiser.sample(&steps, &mut guided, noise, x, &mut on_step)?;
             drop(on_step);
             if i + 1 < count {
                 if let Some(on_stage) = &mut cfg.on_stage {

@@ -1,8 +1,9 @@
 //! DDPM: an unconditional U-Net and its scheduler, from the diffusers folders (files in subfolders, or all at the
 //! root as in the oldest ones).
 
-use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
-use super::{Condition, Run, System, lent, progress};
+use super::denoise::{Denoiser, Guided, Network, Shape};
+use super::start::{Place, Start, start};
+use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::graph::{Graph, Storage};
 use crate::layout::Defaults;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::weights::{Checkpoint, ddpm_attention_name, read_json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,27 +74,6 @@ impl Ddpm {
         let dynamic = Shape::is_dynamic(steps);
         Shape { pictures, height, width, channels: self.unet.in_channels, tokens: 0, guided: false, dynamic }
     }
-
-    /// Draws pictures of `height` by `width`.
-    #[expect(clippy::too_many_arguments, reason = "a run has this many settings, each used once")]
-    pub fn sample(
-        &mut self,
-        device: &Device,
-        options: &ProgramOptions,
-        steps: &[Step],
-        pictures: usize,
-        (height, width): (usize, usize),
-        guidance: &mut Guided<'_>,
-        noise: &mut dyn Noise,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Vec<Picture>> {
-        let channels = self.unet.in_channels;
-        let shape = self.shape(steps, pictures, (width, height));
-        let denoiser = self.denoiser(device, options, shape)?;
-        let start = channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
-        let x = denoiser.sample(steps, guidance, noise, start, on_step)?;
-        Ok(Picture::split(&x, height, width, channels))
-    }
 }
 
 /// The network as a denoiser records it.
@@ -116,7 +96,7 @@ pub fn network_graph(unet: &Config) -> Graph {
 
 impl Ddpm {
     /// Width and height of a run's pictures, and its steps.
-    fn request(&self, defaults: &Defaults, cfg: &GenerateConfig<'_>) -> Result<((usize, usize), Vec<Step>)> {
+    fn request(&self, defaults: &Defaults, cfg: &GenerateConfig<'_>) -> Result<(Size, Vec<Step>)> {
         stage_count(cfg, 1)?;
         let side = StageSide { side: self.unet.sample_size, multiple: self.unet.size_multiple() };
         let size = stage_sizes(&[side], cfg.size)?[0];
@@ -134,13 +114,22 @@ impl System for (Ddpm, Defaults) {
         Condition::Nothing
     }
 
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
+        Ok(vec![self.0.request(&self.1, cfg)?.0])
+    }
+
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, cfg, noise, .. } = run;
         let (ddpm, defaults) = self;
         let ((width, height), steps) = ddpm.request(defaults, cfg)?;
+        let shape = ddpm.shape(&steps, cfg.count, (width, height));
+        let place = Place { stage: 0, shape, steps: &steps, sees: false, before: None };
+        let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
+        let denoiser = ddpm.denoiser(device, options, shape)?;
+        let mut guided = Guided { scale: 1.0, by_gradients: lent(&mut cfg.guides), kept };
         let mut on_step = progress(cfg.on_progress.as_mut(), (0, 1), (width, height));
-        let mut guided = Guided { scale: 1.0, by_gradients: lent(&mut cfg.guides) };
-        ddpm.sample(device, options, &steps, cfg.count, (height, width), &mut guided, noise, &mut on_step)
+        let x = denoiser.sample(&steps, &mut guided, noise, x, &mut on_step)?;
+        Ok(Picture::split(&x, height, width, shape.channels))
     }
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {

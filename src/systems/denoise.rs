@@ -1,5 +1,6 @@
 //! The denoising loop all systems share: noise in, one graph a step, pictures out.
 
+use super::repaint::{Keeping, Kept, Move, alpha_bar_before, moves, noise_further};
 use crate::device::{Copy, Device, Program, ProgramOptions, Weights};
 use crate::diffusion::{Clip, NoiseStream, Step};
 use crate::error::{Error, Result};
@@ -62,12 +63,35 @@ pub struct Guided<'a> {
     pub scale: f64,
     /// What steers by gradients.
     pub by_gradients: Vec<Weighted<'a>>,
+    /// What is kept of a picture.
+    pub kept: Option<Kept>,
 }
 
 impl Guided<'_> {
     /// Classifier-free guidance alone.
     pub fn classifier_free(scale: f64) -> Self {
-        Guided { scale, by_gradients: Vec::new() }
+        Guided { scale, by_gradients: Vec::new(), kept: None }
+    }
+
+    /// Whether the step is taken a second time, from the same output of the network.
+    fn corrects(&self) -> Correction {
+        let known = self.kept.as_ref().is_some_and(|kept| kept.how == Keeping::Estimate);
+        Correction { steer: !self.by_gradients.is_empty(), known }
+    }
+}
+
+/// What a step's second taking reads besides what the first one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Correction {
+    /// Directions by gradients.
+    steer: bool,
+    /// The known part of x̂₀.
+    known: bool,
+}
+
+impl Correction {
+    fn any(self) -> bool {
+        self.steer || self.known
     }
 }
 
@@ -167,7 +191,7 @@ fn record(shape: Shape, network: &Network) -> Graph {
     let noise = g.input("noise", &shape.sample(), Storage::F32);
     let out = network(&mut g, shape, &x, &t);
     g.output("out", &out);
-    record_step(&mut g, shape, &x, &out, [&numbers, &noise], None);
+    record_step(&mut g, shape, &x, &out, [&numbers, &noise], [None, None]);
     g
 }
 
@@ -178,23 +202,25 @@ fn record_step(
     x: &Tensor,
     out: &Tensor,
     [coefficients, noise]: [&Tensor; 2],
-    steer: Option<&Tensor>,
+    [steer, known]: [Option<&Tensor>; 2],
 ) {
-    let quantile = shape.dynamic.then(|| quantile(g, x, out, coefficients));
-    let next = step(g, x, &StepInputs { out, noise, coefficients, quantile: quantile.as_ref(), steer });
+    let quantile = shape.dynamic.then(|| quantile(g, x, out, coefficients, known));
+    let next =
+        step(g, x, &StepInputs { out, noise, coefficients, quantile: quantile.as_ref(), steer, known });
     g.output("next", &next);
 }
 
-/// The sampler's step alone, of a network's output that was computed before, with what steers it.
-fn record_steered(shape: Shape, out: &[usize]) -> Graph {
+/// The sampler's step alone, of a network's output that was computed before, with what corrects it.
+fn record_corrected(shape: Shape, out: &[usize], by: Correction) -> Graph {
     let mut g = Graph::new();
     let x = g.input("x", &shape.sample(), Storage::F32);
     let out = g.input("out", out, Storage::Elem);
     let coefficients = g.input("coefficients", &[16], Storage::F32);
     let noise = g.input("noise", &shape.sample(), Storage::F32);
     let [n, h, w, c] = shape.sample();
-    let steer = g.input("steer", &[3, n, h, w, c], Storage::F32);
-    record_step(&mut g, shape, &x, &out, [&coefficients, &noise], Some(&steer));
+    let steer = by.steer.then(|| g.input("steer", &[3, n, h, w, c], Storage::F32));
+    let known = by.known.then(|| g.input("known", &[n, h, w, c + 1], Storage::F32));
+    record_step(&mut g, shape, &x, &out, [&coefficients, &noise], [steer.as_ref(), known.as_ref()]);
     g
 }
 
@@ -212,8 +238,8 @@ pub struct Denoiser {
     fresh: bool,
     times: Times,
     step: Program,
-    /// The sampler's step once more, steered; made when a run is guided by gradients.
-    steered: Option<Program>,
+    /// The sampler's step once more, corrected; made when a run needs it.
+    corrected: Option<(Correction, Program)>,
     /// Every input of the network.
     inputs: Vec<String>,
 }
@@ -247,6 +273,12 @@ impl Times {
         let to_step = crossings(program.graph(), &parts.step);
         Ok((Times { program, steps_at_once, ready: Vec::new(), from_once, to_step }, parts.step))
     }
+}
+
+/// The next sample, of a step's output: x̂₀ lies behind it.
+fn first_half(mut next: Vec<f32>) -> Vec<f32> {
+    next.truncate(next.len() / 2);
+    next
 }
 
 /// What `target` reads of `source`'s outputs: as many elements as the smaller of output and input has.
@@ -285,7 +317,7 @@ impl Denoiser {
             fresh: false,
             times,
             step,
-            steered: None,
+            corrected: None,
             inputs,
         })
     }
@@ -408,38 +440,67 @@ impl Denoiser {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
         let Shape { pictures, height, width, channels, .. } = self.shape;
+        let mut draw =
+            || channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
+        let correction = guidance.corrects();
+        let kept = guidance.kept.take();
+        let resampling = kept.as_ref().and_then(|kept| match kept.how {
+            Keeping::Sample(resampling) => Some(resampling),
+            Keeping::Estimate => None,
+        });
+        let list = moves(steps.len(), resampling);
+        let (mut done, total) = (0, list.iter().filter(|m| matches!(m, Move::Step(_))).count());
+        // Where nothing looks at the sample between two steps it stays on the device.
+        let stays = !correction.any() && resampling.is_none();
         self.write("x", &start);
         let mut x = start;
-        for (i, step) in steps.iter().enumerate() {
-            let z = match step.draws_noise {
-                true => {
-                    channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
+        for next in list {
+            let i = match next {
+                Move::Step(i) => i,
+                Move::Back { from, to } => {
+                    let (from, to) = (alpha_bar_before(steps, from), alpha_bar_before(steps, to));
+                    noise_further(&mut x, from, to, &draw());
+                    self.step.write("x", &x);
+                    continue;
                 }
-                false => vec![0.0; x.len()],
             };
+            let step = &steps[i];
+            let z = if step.draws_noise { draw() } else { vec![0.0; x.len()] };
             let mut monitor =
-                |share| on_step(StepDone { done: i as f32 + share, steps: steps.len(), estimate: None });
+                |share| on_step(StepDone { done: done as f32 + share, steps: total, estimate: None });
             self.advance(&steps[i..], guidance.scale, &z, &mut monitor)?;
-            let program = if guidance.by_gradients.is_empty() {
+            if stays {
                 self.step.feed_back("next", "x");
-                &mut self.step
             } else {
-                x = self.steer(step, guidance, &z, &x, &mut monitor)?;
+                x = match correction.any() {
+                    true => {
+                        self.correct(step, guidance, (correction, kept.as_ref()), &z, &x, &mut monitor)?
+                    }
+                    false => first_half(self.step.read("next")?),
+                };
+                if let (Some(_), Some(kept)) = (resampling, &kept) {
+                    let alpha_bar = alpha_bar_before(steps, i + 1);
+                    let z = if alpha_bar < 1.0 { draw() } else { vec![0.0; x.len()] };
+                    kept.put(&mut x, alpha_bar, &z);
+                }
                 self.step.write("x", &x);
-                self.steered.as_mut().unwrap_or(&mut self.step)
+            }
+            done += 1;
+            let program = match &mut self.corrected {
+                Some((by, program)) if correction.any() && *by == correction => program,
+                _ => &mut self.step,
             };
             let mut estimate = || {
                 let next = program.read("next")?;
                 Ok(Picture::split(&next[next.len() / 2..], height, width, channels))
             };
-            let done = StepDone { done: i as f32 + 1.0, steps: steps.len(), estimate: Some(&mut estimate) };
+            let done = StepDone { done: done as f32, steps: total, estimate: Some(&mut estimate) };
             if !on_step(done) {
                 return Err(Error::Cancelled);
             }
         }
-        if guidance.by_gradients.is_empty() {
-            x = self.step.read("next")?;
-            x.truncate(x.len() / 2);
+        if stays {
+            x = first_half(self.step.read("next")?);
         }
         if x.iter().any(|v| !v.is_finite()) {
             return Err(Error::Device(
@@ -451,11 +512,12 @@ impl Denoiser {
         Ok(x)
     }
 
-    /// Takes the step that was just taken from `x` once more, steered; returns the next sample.
-    fn steer(
+    /// Takes the step that was just taken from `x` once more, corrected; returns the next sample.
+    fn correct(
         &mut self,
         step: &Step,
         guidance: &mut Guided<'_>,
+        (by, kept): (Correction, Option<&Kept>),
         z: &[f32],
         x: &[f32],
         monitor: &mut dyn FnMut(f32) -> bool,
@@ -473,24 +535,26 @@ impl Denoiser {
         let graph = self.step.graph();
         let out = graph.outputs.iter().find(|(name, _)| name == "out").map(|(_, id)| *id);
         let Some(out) = out else { return Err(Error::Device("the network has no output".into())) };
-        let program = match self.steered.take() {
-            Some(program) => program,
+        let (_, program) = match self.corrected.take().filter(|(made_for, _)| *made_for == by) {
+            Some(made) => self.corrected.insert(made),
             None => {
-                let graph = record_steered(self.shape, &graph.info(out).shape);
-                self.device.program(graph, &Weights::none(), &self.options)?
+                let graph = record_corrected(self.shape, &graph.info(out).shape, by);
+                self.corrected.insert((by, self.device.program(graph, &Weights::none(), &self.options)?))
             }
         };
-        let program = self.steered.insert(program);
         let copies = crossings(self.step.graph(), program.graph());
         program.copy_from(&self.step, &copies);
         program.write("x", x);
         program.write("coefficients", &coefficients(step, guidance.scale));
         program.write("noise", z);
-        program.write("steer", &steering);
+        if by.steer {
+            program.write("steer", &steering);
+        }
+        if let Some(kept) = kept.filter(|_| by.known) {
+            program.write("known", &kept.known());
+        }
         program.run(&mut |_| monitor(1.0))?;
-        let mut next = program.read("next")?;
-        next.truncate(x.len());
-        Ok(next)
+        Ok(first_half(program.read("next")?))
     }
 
     /// One step from the sample in `x` with noise z `[N, H, W, C]`; outputs `out` and `next` can then be read.

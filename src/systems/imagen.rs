@@ -1,8 +1,9 @@
 //! Imagen (Saharia et al. 2022, arXiv:2205.11487): a frozen T5 encoder, a base stage and super-resolution stages,
 //! from DeepFloyd IF's diffusers folders.
 
-use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape, channels_last};
-use super::{Condition, Run, System, lent, progress};
+use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape};
+use super::start::{Place, Start, start};
+use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::kernels::resample::{Resample, resample};
 use crate::layout::{Defaults, StageFiles};
 use crate::models::{t5, unet};
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
 use crate::text::{T5Tokenizer, caption};
 use crate::weights::{Checkpoint, read_json, t5_name};
 use std::path::Path;
@@ -306,12 +307,6 @@ pub fn network_graph(config: &unet::Config) -> Graph {
     g
 }
 
-/// Draws one stage's initial noise, channels last.
-pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
-    let Shape { pictures, height, width, channels, .. } = shape;
-    channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
-}
-
 /// A cascade with its text encoder and each stage's settings.
 pub(crate) struct Imagen {
     text: TextEncoder,
@@ -357,6 +352,10 @@ impl System for Imagen {
 
     fn condition(&self) -> Condition {
         Condition::Prompt
+    }
+
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
+        Ok(imagen_sizes(&self.stages, cfg)?.1)
     }
 
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
@@ -467,7 +466,8 @@ fn run_stage(
     let (unconditional, conditional) = run.states.states.split_at(run.states.states.len() / 2);
     let halves: &[&[f32]] = if shape.guided { &[unconditional, conditional] } else { &[conditional] };
     let context: Vec<f32> = halves.iter().flat_map(|half| half.repeat(cfg.count)).collect();
-    let start = initial_noise(noise, shape);
+    let place = Place { stage: run.index, shape, steps: &steps, sees: false, before: run.from };
+    let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
     let low_res = match run.from {
         Some((values, (w, h))) => {
             let z = initial_noise(noise, shape);
@@ -479,6 +479,6 @@ fn run_stage(
     let conditioning = Conditioning { context: &context, low_res };
     let mut on_step = progress(cfg.on_progress.as_mut(), (run.index, run.count), run.size);
     let by_gradients = if run.index == 0 { lent(&mut cfg.guides) } else { Vec::new() };
-    let mut guided = Guided { scale: guidance_scale, by_gradients };
-    stage.sample(device, options, &steps, &mut guided, shape, &conditioning, noise, start, &mut on_step)
+    let mut guided = Guided { scale: guidance_scale, by_gradients, kept };
+    stage.sample(device, options, &steps, &mut guided, shape, &conditioning, noise, x, &mut on_step)
 }

@@ -3,7 +3,10 @@
 pub mod adm;
 pub mod ddpm;
 pub mod denoise;
+pub mod glide;
 pub mod imagen;
+pub mod repaint;
+mod start;
 
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::engine::{OnProgress, Progress};
@@ -12,8 +15,9 @@ use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
 use crate::guidance::{Guidance, Weighted};
 use crate::picture::Picture;
-use crate::request::GenerateConfig;
+use crate::request::{GenerateConfig, Size};
 use denoise::{Noise, OnStep};
+pub use start::initial_noise;
 
 /// What a model's pictures follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,12 @@ pub(crate) trait System {
     fn stages(&self) -> usize;
     /// What its pictures follow.
     fn condition(&self) -> Condition;
+    /// Whether the noise of its upsampler may be scaled.
+    fn takes_upsample_temp(&self) -> bool {
+        false
+    }
+    /// Width and height of each stage's pictures in a run.
+    fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>>;
     /// What was taken for granted of its files, in lines for a person.
     fn notes(&self) -> Vec<String> {
         Vec::new()

@@ -85,7 +85,7 @@ impl ClipTokenizer {
         let bad = |what: String| {
             Error::file(path, format!("{what}; it should be OpenAI's bpe_simple_vocab_16e6.txt"))
         };
-        if !text.lines().nth(1).is_some_and(|line| line.split(' ').count() == 2) {
+        if text.lines().nth(1).is_none_or(|line| line.split(' ').count() != 2) {
             return Err(bad("holds no merges (two pieces per line)".into()));
         }
         let letters = alphabet();

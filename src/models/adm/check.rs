@@ -111,13 +111,13 @@ impl classifier::Config {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::models) mod tests {
     use super::super::flags::Flags;
     use super::*;
     use serde_json::{Value, json};
 
     /// Every pair of flags set to nonsense is refused or recorded.
-    fn refused_or_recorded<F: Flags>(base: &F) {
+    pub(in crate::models) fn refused_or_recorded<F: Flags>(base: &F) {
         let nonsense = json!([
             0,
             1,

@@ -88,6 +88,7 @@ impl Config {
             resblock_updown: self.classifier_resblock_updown,
             conv_resample: true,
             new_attention_order: self.use_new_attention_order,
+            context: None,
         }
     }
 

@@ -52,7 +52,10 @@ enum Down {
     Pool,
 }
 
-fn shape<'a, const RANK: usize>(shapes: &'a Shapes, name: &str) -> Result<&'a [usize; RANK], String> {
+pub(in crate::models) fn shape<'a, const RANK: usize>(
+    shapes: &'a Shapes,
+    name: &str,
+) -> Result<&'a [usize; RANK], String> {
     let found = shapes.get(name).ok_or_else(|| {
         format!("no tensor `{name}`: this is no network of guided-diffusion or improved-diffusion")
     })?;
@@ -60,7 +63,7 @@ fn shape<'a, const RANK: usize>(shapes: &'a Shapes, name: &str) -> Result<&'a [u
 }
 
 /// How many blocks of a list there are, by the largest number.
-fn count(shapes: &Shapes, list: &str) -> Result<usize, String> {
+pub(in crate::models) fn count(shapes: &Shapes, list: &str) -> Result<usize, String> {
     let number = |name: &String| name.strip_prefix(list)?.split('.').next()?.parse::<usize>().ok();
     let last = shapes.keys().filter_map(number).max().ok_or_else(|| format!("no tensor `{list}0…`"))?;
     if last < MAX_BLOCKS { Ok(last + 1) } else { Err(format!("`{list}{last}`: there are too many blocks")) }
@@ -112,7 +115,7 @@ fn encoder(shapes: &Shapes, levels: usize, blocks: usize) -> Result<Option<Encod
 }
 
 /// The flags of a U-Net that shapes tell; defaults for the rest.
-pub(super) fn unet(shapes: &Shapes) -> Result<Config, String> {
+pub(in crate::models) fn unet(shapes: &Shapes) -> Result<Config, String> {
     let [_, channels, _, _] = *shape(shapes, "input_blocks.0.0.weight")?;
     let [out, _, _, _] = *shape(shapes, "out.2.weight")?;
     let (down, up) = (count(shapes, "input_blocks.")?, count(shapes, "output_blocks.")?);

@@ -77,7 +77,7 @@ impl fmt::Display for Origin {
                 }
                 write!(f, ": taken from the shapes")?;
                 if !assumed.is_empty() {
-                    write!(f, ", with guided-diffusion's defaults for {}", assumed.join(", "))?;
+                    write!(f, ", with the published code's defaults for {}", assumed.join(", "))?;
                 }
                 Ok(())
             }
@@ -91,7 +91,7 @@ pub type Overrides = [(String, String)];
 /// The flags of the checkpoint `weights`, whose tensors have these shapes.
 ///
 /// `file` is a JSON file beside the weights that may say them under the key `section` (`diffusion`, `classifier`,
-/// `upsampler`), keys named as the flags; unknown keys are passed over. `user` overrides single flags.
+/// `upsampler`, `base.pt`) or, for every section, under `common`, keys named as the flags; unknown keys are passed over. `user` overrides single flags.
 ///
 /// # Errors
 /// A value is none of its flag, a flag is unknown, or the tensors are of no network of this kind. Whether every tensor
@@ -133,16 +133,20 @@ pub fn find<F: Flags>(
     Ok((flags, origin))
 }
 
-/// The section of a file, if it has it.
+/// The section of a file, if it has it, over what the file says of all of them under `common`.
 fn said(file: &Path, section: &str) -> Result<Option<serde_json::Map<String, Value>>> {
     let mut all: serde_json::Map<String, Value> = crate::weights::read_json(file)?;
-    match all.remove(section) {
+    let mut object = |section: &str| match all.remove(section) {
         None => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),
         Some(other) => {
             Err(Error::config(file, section, format!("expected an object of flags, found {other}")))
         }
-    }
+    };
+    let Some(own) = object(section)? else { return Ok(None) };
+    let mut flags = object("common")?.unwrap_or_default();
+    flags.extend(own);
+    Ok(Some(flags))
 }
 
 /// The published checkpoint that this is; or one that it is called like, and why it is not.
@@ -200,9 +204,10 @@ pub(super) fn set_all<F: Flags>(
 }
 
 /// Flags of the training, of no effect here.
-const WITHOUT_EFFECT: [&str; 5] = ["dropout", "use_fp16", "classifier_use_fp16", "use_checkpoint", "use_kl"];
+pub(in crate::models) const WITHOUT_EFFECT: [&str; 5] =
+    ["dropout", "use_fp16", "classifier_use_fp16", "use_checkpoint", "use_kl"];
 
-fn put<T>(field: &mut T, value: Result<T, String>) -> Option<Result<(), String>> {
+pub(in crate::models) fn put<T>(field: &mut T, value: Result<T, String>) -> Option<Result<(), String>> {
     Some(value.map(|value| *field = value))
 }
 

@@ -5,7 +5,7 @@
 //! flags and finds them: in a file beside the weights, in the [`presets`] of the published checkpoints, in the tensors'
 //! shapes ([`detect`]), from the user.
 
-mod check;
+pub(in crate::models) mod check;
 pub mod classes;
 pub mod classifier;
 pub mod detect;
@@ -14,8 +14,9 @@ pub mod presets;
 #[cfg(test)]
 mod tests;
 mod unet;
-mod values;
+pub(in crate::models) mod values;
 
+pub(super) use unet::enlarge;
 pub use unet::{Config, Inputs};
 
 use super::attention::{Projections, SelfAttention};
@@ -69,6 +70,8 @@ struct Trunk<'a> {
     resblock_updown: bool,
     conv_resample: bool,
     new_attention_order: bool,
+    /// Text states `[N, L, T]` that every attention block attends to, too (GLIDE).
+    context: Option<&'a Tensor>,
 }
 
 impl Trunk<'_> {
@@ -103,7 +106,7 @@ impl Trunk<'_> {
         let head_dim = heads.columns(x.channels());
         let block =
             SelfAttention { projections, head_dim, groups: Some(GROUPS), eps: EPS, output_scale: 1.0 };
-        block.forward(g, name, x)
+        block.forward_with(g, name, x, self.context)
     }
 
     /// t `[N]` → `[N, 4 · num_channels]`, not activated.

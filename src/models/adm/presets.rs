@@ -53,7 +53,7 @@ pub fn by_name(name: &str) -> Option<&'static Preset> {
     UNETS.iter().chain(CLASSIFIERS).find(|preset| preset.name == name)
 }
 
-const fn preset(name: &'static str, flags: &'static str) -> Preset {
+pub(in crate::models) const fn preset(name: &'static str, flags: &'static str) -> Preset {
     Preset { name, flags, classifier: None }
 }
 

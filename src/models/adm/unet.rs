@@ -104,6 +104,11 @@ pub struct Inputs<'a> {
     pub y: Option<&'a Tensor>,
 }
 
+/// The picture to enlarge `[N, h, w, C]` at the size of the sample.
+pub(in crate::models) fn enlarge(g: &mut Graph, low: &Tensor, (height, width): (usize, usize)) -> Tensor {
+    resample(g, "low_res", low, height, width, Resample::Bilinear { align_corners: false })
+}
+
 impl Config {
     pub(super) fn trunk(&self) -> Trunk<'_> {
         Trunk {
@@ -116,6 +121,7 @@ impl Config {
             resblock_updown: self.resblock_updown,
             conv_resample: self.conv_resample,
             new_attention_order: self.use_new_attention_order,
+            context: None,
         }
     }
 
@@ -153,20 +159,35 @@ impl Config {
             self.small_size.is_some(),
             "a picture to enlarge goes with small_size"
         );
-        let trunk = self.trunk();
-        let mut emb = trunk.time_embedding(g, inputs.t);
+        let mut emb = self.time_embedding(g, inputs.t);
         if let Some(y) = inputs.y {
             let table = g.scope("label_emb", |g| g.table("weight", self.num_classes, 4 * self.num_channels));
             let label = embedding(g, "label_emb", y, &table);
             emb = add(g, &emb, &label);
         }
-        g.tap("emb", &emb);
-        let emb = activate(g, &emb, Activation::Silu);
+        let size = (inputs.x.dim(1), inputs.x.dim(2));
+        let beside = inputs.low_res.map(|low| enlarge(g, low, size));
+        self.blocks(g, (inputs.x, beside.as_ref()), &emb, None)
+    }
 
-        let (height, width) = (inputs.x.dim(1), inputs.x.dim(2));
-        let linear = Resample::Bilinear { align_corners: false };
-        let beside = inputs.low_res.map(|low| resample(g, "low_res", low, height, width, linear));
-        let mut skips = trunk.input_blocks(g, (inputs.x, beside.as_ref()), &emb);
+    /// t `[N]` → `[N, 4 · num_channels]`, not activated.
+    pub(in crate::models) fn time_embedding(&self, g: &mut Graph, t: &Tensor) -> Tensor {
+        self.trunk().time_embedding(g, t)
+    }
+
+    /// All blocks: x `[N', H, W, 3]` (and what goes in beside it), embedding `[N, 4 · num_channels]` that is not activated
+    /// yet, text states `[N, L, T]` where there is text → `[N, H, W, out_channels]`.
+    pub(in crate::models) fn blocks(
+        &self,
+        g: &mut Graph,
+        (x, beside): (&Tensor, Option<&Tensor>),
+        emb: &Tensor,
+        context: Option<&Tensor>,
+    ) -> Tensor {
+        let trunk = Trunk { context, ..self.trunk() };
+        g.tap("emb", emb);
+        let emb = activate(g, emb, Activation::Silu);
+        let mut skips = trunk.input_blocks(g, (x, beside), &emb);
         let mut h = trunk.middle_block(g, &skips[skips.len() - 1], &emb);
         let mut count = 0;
         for level in (0..trunk.levels()).rev() {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::str::FromStr;
 
 /// A JSON scalar as on the command line.
-pub(super) fn text(value: &Value) -> Result<String, String> {
+pub(in crate::models) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.trim().to_string()),
         Value::Number(_) | Value::Bool(_) => Ok(value.to_string()),
@@ -15,13 +15,13 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
 }
 
 /// A number.
-pub(super) fn number<T: FromStr>(value: &Value) -> Result<T, String> {
+pub(in crate::models) fn number<T: FromStr>(value: &Value) -> Result<T, String> {
     let text = text(value)?;
     text.parse().map_err(|_| format!("`{text}` is not a number as expected here"))
 }
 
 /// `True`, `false`, `1`, ….
-pub(super) fn truth(value: &Value) -> Result<bool, String> {
+pub(in crate::models) fn truth(value: &Value) -> Result<bool, String> {
     let text = text(value)?;
     match text.to_lowercase().as_str() {
         "true" | "t" | "yes" | "y" | "1" => Ok(true),
@@ -31,7 +31,7 @@ pub(super) fn truth(value: &Value) -> Result<bool, String> {
 }
 
 /// A number, or nothing: null or -1.
-pub(super) fn optional(value: &Value) -> Result<Option<usize>, String> {
+pub(in crate::models) fn optional(value: &Value) -> Result<Option<usize>, String> {
     match value {
         Value::Null => Ok(None),
         value if text(value)? == "-1" => Ok(None),
@@ -40,7 +40,7 @@ pub(super) fn optional(value: &Value) -> Result<Option<usize>, String> {
 }
 
 /// A JSON list or numbers with commas between them.
-pub(super) fn list<T: FromStr>(value: &Value) -> Result<Vec<T>, String> {
+pub(in crate::models) fn list<T: FromStr>(value: &Value) -> Result<Vec<T>, String> {
     match value {
         Value::Array(values) => values.iter().map(number).collect(),
         value => {
@@ -51,7 +51,7 @@ pub(super) fn list<T: FromStr>(value: &Value) -> Result<Vec<T>, String> {
 }
 
 /// Sides of levels as factors by which they are smaller than the picture.
-pub(super) fn factors(value: &Value, image_size: usize) -> Result<Vec<usize>, String> {
+pub(in crate::models) fn factors(value: &Value, image_size: usize) -> Result<Vec<usize>, String> {
     list::<usize>(value)?
         .into_iter()
         .map(|side| match image_size.checked_div(side) {
@@ -62,7 +62,11 @@ pub(super) fn factors(value: &Value, image_size: usize) -> Result<Vec<usize>, St
 }
 
 /// `channel_mult`; an empty one stands for the default of the size.
-pub(super) fn multiples(value: &Value, image_size: usize, enlarges: bool) -> Result<Vec<f64>, String> {
+pub(in crate::models) fn multiples(
+    value: &Value,
+    image_size: usize,
+    enlarges: bool,
+) -> Result<Vec<f64>, String> {
     let given: Vec<f64> = list(value)?;
     if !given.is_empty() {
         return Ok(given);
@@ -77,15 +81,15 @@ pub(super) fn multiples(value: &Value, image_size: usize, enlarges: bool) -> Res
     }
 }
 
-pub(super) fn schedule(value: &Value) -> Result<NoiseSchedule, String> {
+pub(in crate::models) fn schedule(value: &Value) -> Result<NoiseSchedule, String> {
     match text(value)?.as_str() {
         "linear" => Ok(NoiseSchedule::Linear),
-        "cosine" => Ok(NoiseSchedule::Cosine),
-        other => Err(format!("`{other}` is unknown; there are linear and cosine")),
+        "cosine" | "squaredcos_cap_v2" => Ok(NoiseSchedule::Cosine),
+        other => Err(format!("`{other}` is unknown; there are linear and cosine (squaredcos_cap_v2)")),
     }
 }
 
-pub(super) fn pool(value: &Value) -> Result<Pool, String> {
+pub(in crate::models) fn pool(value: &Value) -> Result<Pool, String> {
     let name = text(value)?;
     Pool::from_name(&name).ok_or_else(|| format!("`{name}` is not supported; attention and adaptive are"))
 }

@@ -1,0 +1,452 @@
+//! GLIDE: tokens of both tokenizers; the text transformer; forwards of all four networks; the base's steps under
+//! classifier-free guidance and the upsampler's DDIM, each from the stored sample, on their own, and by the engine.
+
+use crate::golden::case::{Case, Checked, Kind, Tensor, Tensors, need, own_goldens, text};
+use crate::golden::existing;
+use crate::golden::forward::{self, Outputs};
+use crate::golden::report::{Limit, Report};
+use crate::golden::runs::Stored;
+use ancestral::device::{Device, ProgramOptions};
+use ancestral::diffusion::{Sampler, Step, Timesteps, steps};
+use ancestral::edit::Mask;
+use ancestral::graph::{Graph, Storage};
+use ancestral::kernels::Precision;
+use ancestral::models::adm::flags::Origin;
+use ancestral::picture::{Picture, Rounding};
+use ancestral::systems::denoise::{Denoiser, Guided, StepDone, channels_last};
+use ancestral::systems::glide::{Stage, through_bytes};
+use ancestral::systems::repaint::{Keeping, Kept};
+use ancestral::text::{ClipTokenizer, Gpt2Tokenizer};
+use ancestral::{Engine, GenerateConfig, LoadOptions};
+use serde_json::Value;
+
+/// Everything a case stores.
+pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
+    check_changed(case, device, report, &[])
+}
+
+/// The same with options changed, as `network.option`.
+fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(&str, &str)]) -> Checked {
+    for (file, _) in case.goldens() {
+        let golden = case.read(&file)?;
+        if golden.contains_key("base.out") {
+            check_forwards(case, &golden, device, report, changes)?;
+        } else if !changes.is_empty() {
+            continue;
+        } else if let Some(name) = file.strip_suffix("_cfg.safetensors") {
+            let inpaints = golden.contains_key("inpaint_image");
+            let network = if inpaints { "base_inpaint" } else { "base" };
+            Base { case, golden, network, name: &format!("{name}_cfg") }.check(device, report)?;
+        } else if golden.contains_key("x_T") {
+            Upsampler { case, golden }.check(device, report)?;
+        }
+    }
+    Ok(())
+}
+
+/// The ids that the case's tokenizers make of its prompts.
+pub fn check_tokens(case: &Case) -> Checked<String> {
+    let golden = case.read("tokens.safetensors")?;
+    let stored = std::fs::read_to_string(case.dir.join("tokens.json")).map_err(|error| error.to_string())?;
+    let json: Value = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
+    let prompts = json["prompts"].as_array().ok_or("tokens.json has no prompts")?;
+    let gpt2 = Gpt2Tokenizer::load(&case.dir).map_err(text)?;
+    let clip = ClipTokenizer::load(&case.dir).map_err(text)?;
+    let [ids, mask, clip_ids, clip_lens] =
+        ["ids", "mask", "clip_ids", "clip_lens"].map(|name| need(&golden, name).cloned());
+    let (ids, mask, clip_ids, clip_lens) = (ids?, mask?, clip_ids?, clip_lens?);
+    if prompts.len() != ids.shape[0] || prompts.is_empty() {
+        return Err(format!("{} prompts for {} rows of ids", prompts.len(), ids.shape[0]));
+    }
+    for (i, prompt) in prompts.iter().enumerate() {
+        let raw = prompt["raw"].as_str().ok_or("a prompt without `raw`")?;
+        let same = |what: &str, found: &[f32], golden: &Tensor| match found == golden.at(i).values {
+            true => Ok(()),
+            false => Err(format!("{what} of {raw:?}: {found:?}, expected {:?}", golden.at(i).values)),
+        };
+        let tokens = gpt2.encode(raw, ids.shape[1]).map_err(text)?;
+        same("ids", &tokens.ids.iter().map(|&id| id as f32).collect::<Vec<_>>(), &ids)?;
+        let text_places: Vec<f32> = tokens.mask.iter().map(|&text| f32::from(u8::from(text))).collect();
+        same("mask", &text_places, &mask)?;
+        let tokens = clip.encode(raw, clip_ids.shape[1]).map_err(text)?;
+        same("clip_ids", &tokens.ids.iter().map(|&id| id as f32).collect::<Vec<_>>(), &clip_ids)?;
+        if tokens.len as f32 != clip_lens.values[i] {
+            return Err(format!(
+                "{raw:?}: {} of CLIP's tokens, expected {}",
+                tokens.len, clip_lens.values[i]
+            ));
+        }
+    }
+    Ok(format!("{} prompts by two tokenizers", prompts.len()))
+}
+
+/// A network of the case.
+fn stage(case: &Case, name: &str, changes: &[(&str, &str)]) -> Checked<Stage> {
+    let file = case.dir.join("config.json");
+    let mine = |(key, value): &(&str, &str)| {
+        Some((key.strip_prefix(name)?.strip_prefix('.')?.to_string(), value.to_string()))
+    };
+    let changes: Vec<_> = changes.iter().filter_map(mine).collect();
+    let published = case.dir.join(format!("{name}.pt"));
+    let weights = if published.exists() { published } else { case.dir.join(format!("{name}.safetensors")) };
+    Stage::load(&weights, Some(&file), &changes).map_err(text)
+}
+
+/// One forward of each network that is stored.
+fn check_forwards(
+    case: &Case,
+    golden: &Tensors,
+    device: &Device,
+    report: &mut Report,
+    changes: &[(&str, &str)],
+) -> Checked {
+    // The manifest has the base's spread alone; the other networks are smaller.
+    let limit = Limit::once(case.spread("base")?);
+    for (key, expected) in golden {
+        let Some((name, kind)) = key.split_once('.').filter(|(_, kind)| kind.starts_with("out")) else {
+            continue;
+        };
+        let stage = stage(case, name, changes)?;
+        report.equal(&format!("{name}'s options"), &matches!(stage.origin, Origin::File(_)), &true);
+        let found = forward_of(&stage, golden, kind == "out", device)?;
+        report.golden(key, found.get("out").unwrap_or_default(), expected, limit);
+        if let (Some(states), Some(pooled)) =
+            (golden.get(&format!("{name}.xf_out")), golden.get(&format!("{name}.xf_proj")))
+        {
+            let [n, width, tokens] = states.shape[..] else { return Err("xf_out is not [N, C, L]".into()) };
+            let stored = channels_last(&states.values, width, 1, tokens);
+            for (what, stored) in [("xf_out", &stored), ("xf_proj", &pooled.values)] {
+                let limit = limit.sized_like(stored, &expected.values);
+                let found = found.get(what).unwrap_or_default();
+                report.compare(&format!("{name}.{what} of {n} prompts"), found, stored, limit);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The stored inputs through a network; without the known picture if `known` is false.
+fn forward_of(stage: &Stage, golden: &Tensors, known: bool, device: &Device) -> Checked<Outputs> {
+    let config = &stage.config;
+    let up = config.is_super_resolution();
+    let pick = |name: &str| need(golden, &if up { format!("{name}_up") } else { name.to_string() });
+    let (sample, t) = (pick("x")?, need(golden, "t")?);
+    let [n, c, h, w] = sample.picture()?;
+    let mut values = vec![
+        ("x", sample.channels_last()),
+        ("t", t.values.clone()),
+        ("tokens", need(golden, "tokens")?.values.clone()),
+        ("mask", need(golden, "mask")?.values.clone()),
+    ];
+    let mut small = [n, h, w, c];
+    if up {
+        let low = need(golden, "low_res")?;
+        let [n, c, h, w] = low.picture()?;
+        small = [n, h, w, c];
+        values.push(("low_res", low.channels_last()));
+    }
+    if config.inpaint {
+        let (image, keep) = (pick("inpaint_image")?, pick("inpaint_mask")?);
+        let of = |tensor: &Tensor| match known {
+            true => tensor.channels_last(),
+            false => vec![0.0; tensor.values.len()],
+        };
+        values.extend([("image", of(image)), ("keep", of(keep))]);
+    }
+    let mut g = Graph::new();
+    let x = g.input("x", &[n, h, w, c], Storage::Elem);
+    let t = g.input("t", &[n], Storage::F32);
+    let out = config.record(&mut g, (&x, &t), small);
+    g.output("out", &out);
+    let values: Vec<(&str, &[f32])> = values.iter().map(|(name, v)| (*name, v.as_slice())).collect();
+    forward::run(device, stage.weights(), g, &values)
+}
+
+/// A number of the manifest's run.
+fn number(case: &Case, key: &str) -> Checked<f64> {
+    case.manifest["run"][key].as_f64().ok_or_else(|| format!("the manifest's run has no `{key}`"))
+}
+
+fn word<'a>(case: &'a Case, key: &str) -> Checked<&'a str> {
+    case.manifest["run"][key].as_str().ok_or_else(|| format!("the manifest's run has no `{key}`"))
+}
+
+/// The prompt of a picture.
+fn prompt(case: &Case, picture: usize) -> Checked<&str> {
+    let prompts = case.manifest["run"]["prompts"].as_array().ok_or("the manifest's run has no prompts")?;
+    let prompt = prompts.get(picture).or(prompts.first());
+    prompt.and_then(Value::as_str).ok_or_else(|| "a prompt is no text".into())
+}
+
+fn engine(case: &Case, device: &Device) -> Checked<Engine> {
+    let options =
+        LoadOptions { device: existing(device), precision: Some(Precision::F32), ..LoadOptions::default() };
+    Engine::load(&case.dir, &options).map_err(text)
+}
+
+/// The timesteps that are stored.
+fn check_timesteps(name: &str, golden: &Tensors, steps: &[Step], report: &mut Report) -> Checked {
+    let found: Vec<f32> = steps.iter().map(|step| step.timestep as f32).collect();
+    report.equal(&format!("{name} timesteps"), &found, &need(golden, "timesteps")?.values);
+    Ok(())
+}
+
+/// One step: the next sample and x̂₀.
+fn step(denoiser: &mut Denoiser, step: &Step, scale: f64, z: &[f32]) -> Checked<(Vec<f32>, Vec<f32>)> {
+    denoiser.step(step, scale, z, &mut |_| true).map_err(text)?;
+    let mut next = denoiser.program().read("next").map_err(text)?;
+    let x0 = next.split_off(z.len());
+    Ok((next, x0))
+}
+
+/// The spread of one step from a stored sample: what it makes of the forward's, and no less than a rounding of x.
+fn spread_of_step(step: &Step, forward: f64, x: &[f32]) -> f64 {
+    let c = &step.coefficients;
+    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let rounding = f64::from(largest * f32::EPSILON);
+    (forward * (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs()).max(rounding)
+}
+
+/// A stored run of the base, or of its twin that inpaints, under classifier-free guidance.
+struct Base<'a> {
+    case: &'a Case,
+    golden: Tensors,
+    /// The network's file.
+    network: &'a str,
+    /// The run's.
+    name: &'a str,
+}
+
+impl Base<'_> {
+    fn check(&self, device: &Device, report: &mut Report) -> Checked {
+        let (case, golden) = (self.case, &self.golden);
+        let scale = number(case, "guidance_scale")?;
+        let (name, mut stage) = (self.name, stage(case, self.network, &[])?);
+        let respaced = Timesteps::Respaced(word(case, "base_respacing")?.into());
+        let steps = steps(&stage.scheduler, &Sampler::Ddpm, respaced).map_err(text)?;
+        check_timesteps(name, golden, &steps, report)?;
+        let spreads = spreads(case, name, steps.len())?;
+        let (x, noise) = (need(golden, "x")?, need(golden, "noise")?);
+        let [pictures, _, height, width] = x.at(0).picture()?;
+        let shape = stage.shape(&steps, pictures, (width, height), scale);
+        let denoiser = stage.denoiser(device, &ProgramOptions::default(), shape).map_err(text)?;
+        for name in ["tokens", "mask"] {
+            // The reference has the conditional half first.
+            let (prompt, none) = need(golden, name)?.values.split_at(pictures * shape.tokens);
+            denoiser.write(name, &[none, prompt].concat());
+        }
+        let kept = self.kept()?;
+        if let Some(kept) = &kept {
+            denoiser.write("image", &kept.picture);
+            denoiser.write("keep", &kept.keep);
+        }
+        let of_forward = case.spread("base")? * (2.0 * scale - 1.0);
+        let mut x0 = Vec::new();
+        // One step of the sampler, as the engine takes it.
+        let mut sample = |i: usize, from: Vec<f32>, x0: &mut Vec<f32>| {
+            let mut keep = |done: StepDone<'_>| {
+                if let Some(estimate) = done.estimate {
+                    *x0 = estimate().expect("it reads").into_iter().flat_map(|p| p.values).collect();
+                }
+                true
+            };
+            let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(scale) };
+            let mut draws = Stored::new([noise.at(i).values]);
+            let one = std::slice::from_ref(&steps[i]);
+            denoiser.sample(one, &mut guided, &mut draws, from, &mut keep).map_err(text)
+        };
+        for (i, at) in steps.iter().enumerate() {
+            let next = sample(i, x.at(i).channels_last(), &mut x0)?;
+            report.golden(&format!("{name} step {i} x"), &next, &x.at(i + 1), Limit::once(spreads[i]));
+            let limit = Limit::once(spreads[i].max(of_forward * at.coefficients.x0_out.abs()));
+            let golden = need(golden, "pred_x0")?.at(i);
+            report.golden(&format!("{name} step {i} pred_x0"), &x0, &golden, limit);
+        }
+        let mut free = x.at(0).channels_last();
+        for (i, &spread) in spreads.iter().enumerate() {
+            free = sample(i, free, &mut x0)?;
+            report.golden(&format!("{name} free x[{}]", i + 1), &free, &x.at(i + 1), Limit::run(spread));
+        }
+        self.check_engine(device, report, (steps.len(), pictures, scale), spreads[steps.len() - 1])
+    }
+
+    /// The stored picture and which part of it is kept.
+    fn kept(&self) -> Checked<Option<Kept>> {
+        let Some(image) = self.golden.get("inpaint_image") else { return Ok(None) };
+        let keep = need(&self.golden, "inpaint_mask")?.values.clone();
+        Ok(Some(Kept { picture: image.channels_last(), keep, how: Keeping::Estimate }))
+    }
+
+    /// Prompt to picture, one picture at a time as a caller draws them.
+    fn check_engine(
+        &self,
+        device: &Device,
+        report: &mut Report,
+        (steps, pictures, scale): (usize, usize, f64),
+        spread: f64,
+    ) -> Checked {
+        let (x, noise) = (need(&self.golden, "x")?, need(&self.golden, "noise")?);
+        let [_, _, height, width] = x.at(0).picture()?;
+        let mut engine = engine(self.case, device)?;
+        for i in 0..pictures {
+            let mut cfg = GenerateConfig::new()
+                .stages(1)
+                .size(width, height)
+                .respacing([word(self.case, "base_respacing")?])
+                .guidance_scale([scale]);
+            if let Some(kept) = self.kept()? {
+                let pixels = width * height;
+                let values = kept.picture[3 * pixels * i..][..3 * pixels].to_vec();
+                let picture = Picture { width, height, channels: 3, values, rounding: Rounding::Nearest };
+                let keep = kept.keep[pixels * i..][..pixels].to_vec();
+                let mask = Mask::new(width, height, |x, y| keep[y * width + x] == 0.0);
+                cfg = cfg.inpaint(vec![picture], mask);
+            }
+            let draws =
+                [x.at(0).at(i).values].into_iter().chain((0..steps).map(|s| noise.at(s).at(i).values));
+            let mut draws = Stored::new(draws);
+            let prompt = prompt(self.case, i)?;
+            let found = engine.generate_from_noise(prompt, &mut cfg, &mut draws).map_err(text)?;
+            let last = channels_last(&x.at(steps).at(i).values, 3, height, width);
+            let values = &found.first().ok_or("no picture")?.values;
+            report.compare(&format!("{} engine, picture {i}", self.name), values, &last, Limit::run(spread));
+        }
+        Ok(())
+    }
+}
+
+/// The stored run of the upsampler.
+struct Upsampler<'a> {
+    case: &'a Case,
+    golden: Tensors,
+}
+
+impl Upsampler<'_> {
+    fn check(&self, device: &Device, report: &mut Report) -> Checked {
+        let (case, golden) = (self.case, &self.golden);
+        let mut stage = stage(case, "upsample", &[])?;
+        let ddim = Sampler::Ddim { eta: 0.0, rederive_epsilon: true };
+        let respaced = Timesteps::Respaced(word(case, "upsample_respacing")?.into());
+        let steps = steps(&stage.scheduler, &ddim, respaced).map_err(text)?;
+        check_timesteps("upsample_ddim", golden, &steps, report)?;
+        let (start, low) = (need(golden, "x_T")?, need(golden, "low_res")?);
+        let [pictures, _, height, width] = start.picture()?;
+        let [_, _, small, _] = low.picture()?;
+        // The ratio of the stages, which the engine takes from the base.
+        let side = stage.config.unet.image_size * small / height;
+        stage.config.enlarge_from(side);
+        let shape = stage.shape(&steps, pictures, (width, height), 1.0);
+        let denoiser = stage.denoiser(device, &ProgramOptions::default(), shape).map_err(text)?;
+        for name in ["tokens", "mask"] {
+            denoiser.write(name, &need(golden, name)?.values);
+        }
+        denoiser.write("low_res", &low.channels_last());
+        denoiser.write("x", &start.channels_last());
+        // The manifest states no spread: a forward's through every step so far.
+        let (forward, mut spread, zeros) = (case.spread("base")?, 0.0, vec![0.0; start.values.len()]);
+        for (i, at) in steps.iter().enumerate() {
+            let (next, _) = step(denoiser, at, 1.0, &zeros)?;
+            spread += spread_of_step(at, forward, &next);
+            if let Some(stored) = golden.get(&format!("x_after.{i}")) {
+                report.golden(&format!("upsample_ddim free x[{}]", i + 1), &next, stored, Limit::run(spread));
+                if let Some(after) = golden.get(&format!("x_after.{}", i + 1)).filter(|_| i + 1 < steps.len())
+                {
+                    denoiser.write("x", &stored.channels_last());
+                    let (next, _) = step(denoiser, &steps[i + 1], 1.0, &zeros)?;
+                    let limit = Limit::once(spread_of_step(&steps[i + 1], forward, &next));
+                    report.golden(&format!("upsample_ddim step {} x", i + 1), &next, after, limit);
+                    denoiser.write("x", &stored.channels_last());
+                    continue;
+                }
+            }
+            denoiser.program().feed_back("next", "x");
+        }
+        self.check_engine(device, report, (pictures, steps.len()), spread)
+    }
+
+    /// From the base's picture to the end by the engine.
+    fn check_engine(
+        &self,
+        device: &Device,
+        report: &mut Report,
+        (pictures, steps): (usize, usize),
+        spread: f64,
+    ) -> Checked {
+        let (case, golden) = (self.case, &self.golden);
+        let (start, low) = (need(golden, "x_T")?, need(golden, "low_res")?);
+        let last = need(golden, &format!("x_after.{}", steps - 1))?;
+        let [_, _, height, width] = start.picture()?;
+        let [_, _, low_height, low_width] = low.picture()?;
+        let (temp, mut engine) = (number(case, "upsample_temp")?, engine(case, device)?);
+        // The base's pictures before they were bytes, where they are stored.
+        let base = case.read("base_cfg.safetensors")?;
+        let base = need(&base, "x")?;
+        let base = base.at(base.shape[0] - 1);
+        report.equal("through_bytes", &through_bytes(&base.channels_last()), &low.channels_last());
+        for i in 0..pictures {
+            let values = channels_last(&base.at(i).values, 3, low_height, low_width);
+            let (channels, rounding) = (3, Rounding::Nearest);
+            let from = Picture { width: low_width, height: low_height, channels, values, rounding };
+            let mut cfg = GenerateConfig::new()
+                .size(width, height)
+                .respacing([word(case, "base_respacing")?, word(case, "upsample_respacing")?])
+                .from_pictures([from])
+                .upsample_temp(temp);
+            let noise: Vec<f32> = start.at(i).values.iter().map(|z| z / temp as f32).collect();
+            // DDIM draws at every step, too, and multiplies it by 0.
+            let unused = vec![0.0; noise.len()];
+            let mut draws = Stored::new(std::iter::once(noise).chain(vec![unused; steps]));
+            let prompt = prompt(case, i)?;
+            let found = engine.generate_from_noise(prompt, &mut cfg, &mut draws).map_err(text)?;
+            let values = &found.first().ok_or("no picture")?.values;
+            let expected = channels_last(&last.at(i).values, 3, height, width);
+            report.compare(
+                &format!("upsample_ddim engine, picture {i}"),
+                values,
+                &expected,
+                Limit::run(spread),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The spread after each step of a run.
+fn spreads(case: &Case, name: &str, steps: usize) -> Checked<Vec<f64>> {
+    let key = format!("{name}: max |fp32 - fp64| per step");
+    let list = case.manifest["tolerance_notes"][&key].as_array().into_iter().flatten();
+    let list: Vec<f64> = list.filter_map(Value::as_f64).collect();
+    if list.len() != steps {
+        return Err(format!("the manifest's `{key}` has {} numbers for {steps} steps", list.len()));
+    }
+    Ok(list)
+}
+
+/// Another option is another network, and no check passes a moved golden.
+#[test]
+fn golden_glide_wrong_options_are_seen() {
+    let case = Case::open(&own_goldens().join("glide")).expect("a case");
+    assert_eq!(case.kind(), Ok(Kind::Glide));
+    let run = |changes: &[(&str, &str)]| {
+        let mut report = Report::new(format!("{changes:?}"));
+        let checked = check_changed(&case, &Device::Cpu, &mut report, changes);
+        report.finish(checked).2
+    };
+    for change in [
+        ("base.num_head_channels", "32"),
+        ("base.xf_heads", "2"),
+        ("base.use_scale_shift_norm", "False"),
+        ("upsample.num_head_channels", "8"),
+        ("base_inpaint.xf_heads", "2"),
+        ("upsample_inpaint.num_head_channels", "32"),
+    ] {
+        let found = run(&[change]);
+        assert!(!found.is_empty(), "{change:?} passes");
+        println!("{change:?}: {}", found[0]);
+    }
+    let mut report = Report::new("planted".into());
+    report.planted = true;
+    check(&case, &Device::Cpu, &mut report).expect("the checks run");
+    let (checks, failures) = report.counts();
+    assert!(checks >= 30 && failures == checks, "{failures} of {checks} checks fail");
+}

@@ -1,0 +1,171 @@
+//! Masks: which pixels of a picture are drawn anew.
+
+use super::photo::Photo;
+use crate::error::{Error, Result};
+use std::path::Path;
+use std::str::FromStr;
+
+/// Which pixels of a picture are drawn anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    width: usize,
+    height: usize,
+    redraw: Vec<bool>,
+}
+
+/// A rectangle of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rectangle {
+    /// First column.
+    pub x: usize,
+    /// First row.
+    pub y: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+impl FromStr for Rectangle {
+    type Err = String;
+
+    /// `X,Y,WIDTH,HEIGHT` in pixels.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Option<Vec<usize>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[x, y, width, height]) => Ok(Rectangle { x, y, width, height }),
+            _ => Err(format!("`{text}` is no rectangle; give X,Y,WIDTH,HEIGHT in pixels, e.g. 40,40,64,64")),
+        }
+    }
+}
+
+impl Mask {
+    /// A mask by a function of column and row: true is drawn anew.
+    pub fn new(width: usize, height: usize, redraw: impl Fn(usize, usize) -> bool) -> Self {
+        let redraw = (0..width * height).map(|i| redraw(i % width, i / width)).collect();
+        Mask { width, height, redraw }
+    }
+
+    /// Reads a mask for a picture of this size: white is drawn anew, black stays; what lies between counts as white
+    /// from the middle on, transparency as black.
+    ///
+    /// Errors: no picture, of another size, all black.
+    pub fn open(path: &Path, (width, height): (usize, usize)) -> Result<Self> {
+        let photo = Photo::open(path)?;
+        let (w, h) = (photo.width(), photo.height());
+        if (w, h) != (width, height) {
+            let what =
+                format!("a mask of {w}x{h} pixels for a picture of {width}x{height}; make them of one size");
+            return Err(Error::file(path, what));
+        }
+        let redraw: Vec<bool> = photo
+            .pixels
+            .to_luma_alpha8()
+            .pixels()
+            .map(|pixel| u32::from(pixel.0[0]) * u32::from(pixel.0[1]) >= 128 * 255)
+            .collect();
+        if !redraw.contains(&true) {
+            return Err(Error::file(
+                path,
+                "the mask is black all over: nothing would change. White is drawn anew",
+            ));
+        }
+        Ok(Mask { width, height, redraw })
+    }
+
+    /// Rectangles of a picture of this size; what lies outside it is left out.
+    ///
+    /// Errors: nothing lies inside.
+    pub fn rectangles(rectangles: &[Rectangle], (width, height): (usize, usize)) -> Result<Self> {
+        let inside = |r: &Rectangle, x: usize, y: usize| {
+            (r.x..r.x.saturating_add(r.width)).contains(&x)
+                && (r.y..r.y.saturating_add(r.height)).contains(&y)
+        };
+        let mask = Mask::new(width, height, |x, y| rectangles.iter().any(|r| inside(r, x, y)));
+        if mask.bounds().is_none() {
+            let what =
+                format!("the mask's rectangle lies outside the picture, which has {width}x{height} pixels");
+            return Err(Error::Request(what));
+        }
+        Ok(mask)
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Whether a pixel is drawn anew; those outside are not.
+    pub fn redraws(&self, x: usize, y: usize) -> bool {
+        x < self.width && y < self.height && self.redraw[y * self.width + x]
+    }
+
+    /// The smallest rectangle around all that is drawn anew.
+    pub fn bounds(&self) -> Option<Rectangle> {
+        let rows = || self.redraw.chunks_exact(self.width.max(1));
+        let y = rows().position(|row| row.contains(&true))?;
+        let last = rows().rposition(|row| row.contains(&true))?;
+        let x = rows().filter_map(|row| row.iter().position(|r| *r)).min()?;
+        let right = rows().filter_map(|row| row.iter().rposition(|r| *r)).max()?;
+        Some(Rectangle { x, y, width: right - x + 1, height: last - y + 1 })
+    }
+
+    /// What a network of another size keeps, `[height, width]`: 1 where no part of a pixel is drawn anew, else 0. The
+    /// mask is cut as [`Picture::fitted`](crate::Picture) cuts.
+    pub(crate) fn keep_at(&self, width: usize, height: usize) -> Vec<f32> {
+        let cut = cover((self.width, self.height), (width, height));
+        let span = |i: usize, of: usize, from: usize, len: usize| {
+            let (first, end) = (from + i * len / of, from + ((i + 1) * len).div_ceil(of));
+            first..end.max(first + 1)
+        };
+        let keeps = |i: usize| {
+            let (columns, rows) =
+                (span(i % width, width, cut.x, cut.width), span(i / width, height, cut.y, cut.height));
+            let redraws = rows.clone().any(|y| columns.clone().any(|x| self.redraws(x, y)));
+            if redraws { 0.0 } else { 1.0 }
+        };
+        (0..width * height).map(keeps).collect()
+    }
+}
+
+/// The largest middle part of a picture that has the proportions of `to`.
+pub(crate) fn cover((w, h): (usize, usize), to: (usize, usize)) -> Rectangle {
+    // w / h against to.0 / to.1, in whole numbers.
+    let (width, height) = if w * to.1 > h * to.0 {
+        ((h * to.0).div_ceil(to.1).clamp(1, w), h)
+    } else {
+        (w, (w * to.1).div_ceil(to.0).clamp(1, h))
+    };
+    Rectangle { x: (w - width) / 2, y: (h - height) / 2, width, height }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pixel_of_the_network_is_kept_only_if_all_of_it_is() {
+        let mask = Mask::new(8, 4, |x, y| x == 5 && y == 1);
+        let keep = mask.keep_at(4, 2);
+        assert_eq!(keep, [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(mask.keep_at(16, 8).iter().filter(|k| **k == 0.0).count(), 4);
+    }
+
+    #[test]
+    fn a_mask_is_cut_in_the_middle_as_its_picture() {
+        let mask = Mask::new(6, 2, |x, _| x == 2);
+        assert_eq!(mask.keep_at(2, 2), [0.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn bounds_are_the_smallest_rectangle() {
+        let mask = Mask::new(9, 7, |x, y| (x == 2 && y == 5) || (x == 6 && y == 3));
+        assert_eq!(mask.bounds(), Some(Rectangle { x: 2, y: 3, width: 5, height: 3 }));
+        assert_eq!(Mask::new(3, 3, |_, _| false).bounds(), None);
+    }
+}

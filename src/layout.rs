@@ -431,14 +431,14 @@ pub enum Bundled {
 /// A bundled model's folder.
 pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
     match which {
-        Bundled::Imagen => bundled_folder("scenes", "cascade.json"),
-        Bundled::Adm => bundled_folder("adm-scenes", "config.json"),
+        Bundled::Imagen => bundled_folder("scenes", "cascade.json", "--model"),
+        Bundled::Adm => bundled_folder("adm-scenes", "config.json", "--model"),
     }
 }
 
 /// A folder that comes with the program and holds `file`: in `$ANCESTRAL_MODELS`, beside the program, or in the source
-/// tree.
-pub(crate) fn bundled_folder(folder: &str, file: &str) -> Result<PathBuf> {
+/// tree; `option` names another.
+pub(crate) fn bundled_folder(folder: &str, file: &str, option: &str) -> Result<PathBuf> {
     let mut places: Vec<PathBuf> =
         std::env::var_os("ANCESTRAL_MODELS").map(PathBuf::from).into_iter().collect();
     places.push("models".into());
@@ -450,7 +450,7 @@ pub(crate) fn bundled_folder(folder: &str, file: &str) -> Result<PathBuf> {
     found.ok_or_else(|| {
         Error::Request(format!(
             "the bundled model `{folder}` is not found; set ANCESTRAL_MODELS to the repository's models folder, or give \
-             `--model PATH`"
+             `{option} PATH`"
         ))
     })
 }

@@ -23,7 +23,7 @@ use serde_json::Value;
 /// Spread of GLIDE's vectors, whose manifest says none: what this project's own float32 and float64 measured on the same
 /// files (`terms_glide` of the case `sdg`: 1.2e-6 of 2.3; the gradient of a text 1.2e-6 of 1.7, as a share 7e-7).
 const GLIDE_SPREAD: f64 = 1.2e-6;
-const GLIDE_GRADIENT: f64 = 7e-7;
+pub const GLIDE_GRADIENT: f64 = 7e-7;
 
 /// Whether a case has something for these checks.
 pub fn has_clip(case: &Case) -> bool {

@@ -77,7 +77,7 @@ impl Clip {
     /// # Errors
     /// It is not there.
     pub fn bundled() -> Result<Clip> {
-        Clip::load(crate::layout::bundled_folder("clip-scenes", "clip_config.yaml")?)
+        Clip::load(crate::layout::bundled_folder("clip-scenes", "clip_config.yaml", "--clip-model")?)
     }
 
     /// The picture encoder, if there is one.

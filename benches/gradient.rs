@@ -1,22 +1,28 @@
 //! What a gradient costs: the noisy classifier of guided-diffusion at 64x64 pixels, its real size with random weights,
-//! forward alone against forward and gradient, in time and memory, for several budgets.
+//! forward alone against forward and gradient, in time and memory, for several budgets; and a guided step by GLIDE's noised
+//! CLIP, its real size too, by one term and by four, against the classifier's.
 //!
 //! `cargo bench --bench gradient` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names. The
 //! weights, 262 MB, go to a temporary file and away again.
 
+use ancestral::clip::Clip;
 use ancestral::device::{Device, DeviceChoice, Program, ProgramOptions, Weights};
 use ancestral::diffusion::NoiseStream;
 use ancestral::graph::recompute::peak;
 use ancestral::graph::{Graph, Storage};
-use ancestral::guidance::score_graph;
+use ancestral::guidance::{GraphGuidance, Guidance, Scalar, State, score_graph};
+use ancestral::kernels::epilogue::Activation;
 use ancestral::models::adm::classifier::Config;
 use ancestral::models::adm::presets;
+use ancestral::models::clip::{self, ImageEncoder};
+use ancestral::picture::{Picture, Rounding};
 use ancestral::systems::adm::log_probability;
 use ancestral::weights::Checkpoint;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Rounds of which the median counts.
@@ -50,8 +56,9 @@ impl View for &Random {
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn new(graph: &Graph) -> Self {
-        let path = std::env::temp_dir().join(format!("ancestral-{}.safetensors", std::process::id()));
+    fn new(name: &str, graph: &Graph) -> Self {
+        let file = format!("ancestral-{name}-{}.safetensors", std::process::id());
+        let path = std::env::temp_dir().join(file);
         let mut noise = NoiseStream::new(0);
         let mut tensors: BTreeMap<String, Random> = BTreeMap::new();
         for (name, shape) in graph.weights() {
@@ -91,18 +98,74 @@ fn main() {
     let choice = std::env::var("ANCESTRAL_TEST_DEVICE").map_or(DeviceChoice::Cpu, DeviceChoice::Named);
     let device = Device::open(&choice).expect("the device opens");
     let config: Config = presets::by_name("64x64_classifier").expect("a preset").flags();
-    let file = Temporary::new(&config.graph());
+    let file = Temporary::new("classifier", &config.graph());
     let weights = Weights::new(Checkpoint::open_file(&file.0).expect("it opens"));
     let (side, scalar) = (config.image_size, log_probability(&config));
+    // `-- clip` leaves the classifier's own table out.
+    let clip_alone = std::env::args().any(|arg| arg == "clip");
     println!("{}; classifier of 64x64 pixels, f32; medians of {RUNS}\n", device.name());
+    if clip_alone {
+        return measure_clip(&device, Arc::new(weights), scalar);
+    }
     println!("| pictures | what | budget MB | nodes | ms | of the forward | activations MB | at least MB |");
     println!("|---|---|---|---|---|---|---|---|");
     for pictures in [1, 4] {
         measure(&device, &weights, &*scalar, [pictures, side, side, 3]);
     }
+    measure_clip(&device, Arc::new(weights), scalar);
 }
 
-fn measure(device: &Device, weights: &Weights, scalar: &ancestral::guidance::Scalar, shape: [usize; 4]) {
+/// The published sizes of GLIDE's picture encoder.
+fn glide_clip() -> ImageEncoder {
+    let (layout, act) = (clip::Layout::Glide, Activation::Gelu);
+    let transformer =
+        clip::Transformer { layout, width: 768, layers: 12, heads: 12, feed_forward: 3072, act, eps: 1e-5 };
+    let (image_size, patch_size, embed, timesteps) = (64, 4, 512, Some(1000));
+    ImageEncoder::Transformer(clip::vision::Config { transformer, image_size, patch_size, embed, timesteps })
+}
+
+/// Guided steps of one picture: the classifier's, and CLIP's by a text, by a text and an example in every way.
+fn measure_clip(device: &Device, weights: Arc<Weights>, scalar: Box<Scalar>) {
+    const SHAPE: [usize; 4] = [1, 64, 64, 3];
+    let file = Temporary::new("clip", &glide_clip().graph());
+    let clip = Clip::load(&file.0).expect("it loads");
+    let mut noise = NoiseStream::new(2);
+    let mut normals = |len: usize| noise.normal(len);
+    let x = normals(SHAPE.iter().product());
+    let values = normals(x.len()).iter().map(|v| v.clamp(-1.0, 1.0)).collect();
+    let example = Picture { width: 64, height: 64, channels: 3, values, rounding: Rounding::Nearest };
+    let text = normals(512);
+    let of_text = clip.guidance(device).vectors(text, 1.0);
+    let of_all =
+        clip.guidance(device).vectors(normals(512), 1.0).content(&example, 1.0).structure(&example, 1.0);
+    let mut classifier = GraphGuidance::new(device, weights, scalar);
+    classifier.set("class", vec![7.0]);
+    let mut guides: [(&str, Box<dyn Guidance>); 3] = [
+        ("classifier", Box::new(classifier)),
+        ("CLIP: text", Box::new(of_text.build().expect("a guidance"))),
+        (
+            "CLIP: text, content, structure, style",
+            Box::new(of_all.style(&example, 1.0).build().expect("a guidance")),
+        ),
+    ];
+    let at = State { x: &x, x0: &x, shape: SHAPE, timestep: 500.0, alpha_bar: 0.5 };
+    let mut step = |i: usize| {
+        let started = Instant::now();
+        guides[i].1.direction(&at, &mut |_| true).expect("it runs");
+        started.elapsed().as_secs_f64()
+    };
+    // The first round makes the programs.
+    (0..3).map(&mut step).for_each(|_| {});
+    let rounds: Vec<Vec<f64>> = (0..RUNS).map(|_| (0..3).map(&mut step).collect()).collect();
+    println!("\n| guided step of one picture | ms | of the classifier's |\n|---|---|---|");
+    for (i, (what, _)) in guides.iter().enumerate() {
+        let ms = 1e3 * median(rounds.iter().map(|round| round[i]).collect());
+        let ratio = median(rounds.iter().map(|round| round[i] / round[0]).collect());
+        println!("| {what} | {ms:.1} | {ratio:.2} |");
+    }
+}
+
+fn measure(device: &Device, weights: &Weights, scalar: &Scalar, shape: [usize; 4]) {
     let mut forward = Graph::new();
     let x = forward.input("x", &shape, Storage::F32);
     let t = forward.input("t", &shape[..1], Storage::F32);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ancestral::graph::Repack;
-use ancestral::models::{t5, unet, unet2d};
+use ancestral::models::{clip, t5, unet, unet2d};
 use ancestral::weights::{Checkpoint, read_json};
 use ancestral::{DeviceChoice, Engine, LoadOptions, diffusion};
 
@@ -68,6 +68,21 @@ pub fn json(data: &[u8]) {
                 && config.validate(&path).is_ok()
             {
                 ancestral::systems::imagen::network_graph(&config);
+            }
+        }
+        b'l' => {
+            if let Ok(config) = read_json::<clip::detect::TransformersFile>(&config("config.json")) {
+                if let Some(Ok(image)) = config.image() {
+                    image.graph();
+                }
+                if let Some(Ok(text)) = config.text() {
+                    text.graph(1, &[0]);
+                }
+            }
+        }
+        b'g' => {
+            if let Ok(file) = clip::detect::GlideFile::parse(&String::from_utf8_lossy(text)) {
+                let _ = file.logit_scale();
             }
         }
         b'd' => {

@@ -76,7 +76,9 @@ enum Text {
 /// examples get noise of the same ᾱ, anew at each step. Any other sees x̂₀, and the score is the gradient there times
 /// 1/√ᾱ, which holds while ε does not change with x_t; at most times 100.
 ///
-/// Examples of another size or shape than the sample are cut to its shape about their centre and resized.
+/// Examples of another size or shape than the sample are cut to its shape about their centre and resized. Samples of
+/// another size than the encoder's are resized to it, noise and all: an encoder that was trained on noisy pictures serves
+/// best at its own size.
 pub struct GuidanceBuilder {
     clip: Clip,
     device: Device,

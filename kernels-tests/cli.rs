@@ -10,6 +10,8 @@
 
 #[path = "cli/adm.rs"]
 mod adm;
+#[path = "cli/clip.rs"]
+mod clip;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/edit.rs"]

@@ -2,6 +2,7 @@
 //! shaders that read it expect. A mistake there is silent in f32 and wrong in f16.
 
 use crate::shaders::check_storage;
+use ancestral::clip::Clip;
 use ancestral::graph::{Graph, fuse::fuse};
 use ancestral::models::adm::{self, presets};
 use ancestral::models::{t5, unet, unet2d};
@@ -51,5 +52,18 @@ fn guided_diffusion_networks() {
     }
     for preset in presets::CLASSIFIERS {
         check(preset.name, preset.flags::<adm::classifier::Config>().graph());
+    }
+}
+
+/// Encoders of every layout.
+#[test]
+fn clip_networks() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens");
+    for path in ["glide", "sdg/vit.pt", "sdg/resnet.pt", "sdg/transformers", "sdg/sdg.pt"] {
+        let clip = Clip::load(goldens.join(path)).unwrap_or_else(|error| panic!("{error}"));
+        check(path, clip.image_encoder().expect("a picture encoder").graph());
+        if let Some(text) = clip.text_encoder() {
+            check(path, text.graph(text.context, &[3, 5]));
+        }
     }
 }

@@ -3,8 +3,10 @@
 //! published models (`goldens/layouts`).
 
 use ancestral::graph::Graph;
+use ancestral::kernels::epilogue::Activation;
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{efficient_unet, glide, t5, unet, unet2d};
+use ancestral::models::clip::detect::{self, GlideFile, TransformersFile};
+use ancestral::models::{clip, efficient_unet, glide, t5, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -110,6 +112,78 @@ fn layout(file: &str, column: usize) -> Weights {
     lines.map(parse).collect()
 }
 
+/// A network of GLIDE's CLIP, by its published shapes alone.
+fn published<T>(find: fn(&Weights, &GlideFile) -> Option<Result<T, String>>, file: &str) -> T {
+    find(&layout(file, 0), &GlideFile::default()).unwrap().unwrap()
+}
+
+fn transformer(layout: clip::Layout, width: usize, layers: usize) -> clip::Transformer {
+    let (heads, feed_forward, act) = (width / 64, 4 * width, Activation::QuickGelu);
+    clip::Transformer { layout, width, layers, heads, feed_forward, act, eps: 1e-5 }
+}
+
+fn openai_text(width: usize, embed: usize) -> clip::text::Config {
+    let transformer = transformer(clip::Layout::OpenAi, width, 12);
+    clip::text::Config { transformer, vocab_size: 49408, context: 77, embed, end: clip::text::End::Largest }
+}
+
+fn with_text(image: clip::ImageEncoder, text: &clip::text::Config) -> Weights {
+    let mut all = weights(&image.graph());
+    all.extend(weights(&text.graph(1, &[0])));
+    all
+}
+
+fn vit_b_32() -> Weights {
+    let transformer = transformer(clip::Layout::OpenAi, 768, 12);
+    let (image_size, patch_size, embed, timesteps) = (224, 32, 512, None);
+    let image = clip::vision::Config { transformer, image_size, patch_size, embed, timesteps };
+    with_text(clip::ImageEncoder::Transformer(image), &openai_text(512, embed))
+}
+
+fn rn50() -> Weights {
+    let (image_size, width, layers, embed, time) = (224, 64, [3, 4, 6, 3], 1024, None);
+    let image = clip::resnet::Config { image_size, width, layers, embed, time };
+    with_text(clip::ImageEncoder::ResNet(image), &openai_text(512, embed))
+}
+
+fn rn50x16_told_the_time() -> Weights {
+    let time = Some(clip::resnet::Time { channels: 128, embed: 512 });
+    let (image_size, width, layers, embed) = (256, 96, [6, 8, 18, 8], 768);
+    weights(
+        &clip::ImageEncoder::ResNet(clip::resnet::Config { image_size, width, layers, embed, time }).graph(),
+    )
+}
+
+/// openai/clip-vit-large-patch14's `config.json` of one of its encoders (conformance notes: from memory).
+fn clip_l(of: serde_json::Value) -> TransformersFile {
+    let mut config = json!({ "projection_dim": 768, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5 });
+    config.as_object_mut().unwrap().extend(of.as_object().unwrap().clone());
+    serde_json::from_value(config).unwrap()
+}
+
+fn clip_l_text() -> Weights {
+    let config = clip_l(json!({
+        "architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model", "hidden_size": 768,
+        "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408,
+        "max_position_embeddings": 77
+    }));
+    weights(&config.text().unwrap().unwrap().graph(1, &[0]))
+}
+
+fn clip_l_vision() -> Weights {
+    let config = clip_l(json!({
+        "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "hidden_size": 1024,
+        "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 224, "patch_size": 14
+    }));
+    weights(&config.image().unwrap().unwrap().graph())
+}
+
+/// Trained numbers: without batch norms' statistics.
+fn parameters(weights: &Weights) -> usize {
+    let trained = weights.iter().filter(|(name, _)| !name.contains(".running_"));
+    trained.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+}
+
 #[track_caller]
 fn same(recorded: &Weights, published: &Weights, parameters: usize) {
     for (name, shape) in published {
@@ -150,6 +224,23 @@ fn published_layouts() {
         let network = openai(&format!("{name}{}", ["", "_inpaint"][column]));
         same(&network, &layout(&format!("glide.{name}"), column), parameters);
     }
+}
+
+#[test]
+fn published_layouts_of_clip() {
+    let image = published(detect::glide_image, "glide.clip_image_enc");
+    same(&weights(&image.graph()), &layout("glide.clip_image_enc", 0), 86_443_776);
+    let text = published(detect::glide_text, "glide.clip_text_enc");
+    same(&weights(&text.graph(1, &[0])), &layout("glide.clip_text_enc", 0), 71_679_488);
+    same(&clip_l_text(), &layout("clip-vit-large-patch14.text", 0), 123_650_304);
+    same(&clip_l_vision(), &layout("clip-vit-large-patch14.vision", 0), 303_966_208);
+    // What the CLIP package's notebook prints of its archives, less the logit scale.
+    assert_eq!(parameters(&vit_b_32()) + 1, 151_277_313);
+    assert_eq!(parameters(&rn50()) + 1, 102_007_137);
+    // Twice the channels that SDG's code lists: three of the first convolutions, then three of each bottleneck.
+    let levels = [(6, 96), (8, 192), (18, 384), (8, 768)];
+    let modulated = 48 + 48 + 96 + levels.iter().map(|(blocks, planes)| blocks * 6 * planes).sum::<usize>();
+    assert_eq!(rn50x16_told_the_time()["emb_layers.1.weight"], [2 * modulated, 512]);
 }
 
 /// Every preset has a row with its number of parameters.
@@ -197,6 +288,13 @@ fn networks(section: &str) -> Vec<Weights> {
             all.extend(presets::UNETS.iter().chain(presets::CLASSIFIERS).map(|preset| openai(preset.name)));
             all
         }
+        "CLIP of GLIDE" => vec![
+            weights(&published(detect::glide_image, "glide.clip_image_enc").graph()),
+            weights(&published(detect::glide_text, "glide.clip_text_enc").graph(1, &[0])),
+        ],
+        "CLIP of OpenAI" => vec![vit_b_32(), rn50()],
+        "CLIP of transformers" => vec![clip_l_text(), clip_l_vision()],
+        "CLIP of Semantic Diffusion Guidance" => vec![rn50x16_told_the_time()],
         "GLIDE" => glide::PRESETS.iter().map(|preset| openai(preset.name)).collect(),
         other => panic!("weights.md has a table of tensors under `{other}`, which this test does not know"),
     }
@@ -223,12 +321,20 @@ fn expand(pattern: &str) -> Vec<String> {
         let values = ["input_blocks.{i}.{j}", "middle_block.{j}", "output_blocks.{i}.{j}"];
         list = places("{part}", &values, list);
     }
-    list.into_iter()
-        .flat_map(|p| match p.contains("{block}") {
-            true => places("{block}", &["down_blocks.{i}", "mid_block", "up_blocks.{i}"], vec![p]),
-            false => vec![p],
-        })
-        .collect()
+    if list.iter().any(|p| p.contains("{block}")) {
+        list = places("{block}", &["down_blocks.{i}", "mid_block", "up_blocks.{i}"], list);
+    }
+    // Words in braces, a name each.
+    while let Some((key, words)) = list.iter().find_map(|p| {
+        let braces = p.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
+        braces
+            .map(|(words, _)| words.to_string())
+            .find(|words| words.contains(','))
+            .map(|w| (format!("{{{w}}}"), w))
+    }) {
+        list = places(&key, &words.split(',').collect::<Vec<_>>(), list);
+    }
+    list
 }
 
 /// `[C, 3], [C] or [2C, 3], [2C]`: alternatives of lists of shapes.
@@ -268,7 +374,11 @@ fn rows(text: &str) -> BTreeMap<String, Vec<Row>> {
 /// Whether a name fits a form: `{i}` and `{j}` are numbers.
 fn fits(form: &str, name: &str) -> bool {
     let (form, name): (Vec<&str>, Vec<&str>) = (form.split('.').collect(), name.split('.').collect());
-    let part = |f: &str, n: &str| f == n || (f.starts_with('{') && n.bytes().all(|b| b.is_ascii_digit()));
+    let number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+    let part = |f: &str, n: &str| match f.split_once('{') {
+        Some((before, _)) => n.strip_prefix(before).is_some_and(number),
+        None => f == n,
+    };
     form.len() == name.len() && form.iter().zip(&name).all(|(f, n)| part(f, n))
 }
 
@@ -294,7 +404,7 @@ fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, u
 #[test]
 fn every_tensor_is_described() {
     let sections = rows(&read("weights.md"));
-    assert_eq!(sections.len(), 5, "{:?}", sections.keys());
+    assert_eq!(sections.len(), 9, "{:?}", sections.keys());
     for (section, rows) in &sections {
         let mut used = vec![0; rows.len()];
         for network in networks(section) {

@@ -127,7 +127,7 @@ pub struct GraphGuidance {
 }
 
 /// In f32, since small gradients leave f16's range, and accurately, since a score is small beside what it is made of.
-const OPTIONS: ProgramOptions = ProgramOptions {
+pub(crate) const OPTIONS: ProgramOptions = ProgramOptions {
     precision: Precision::F32,
     keep: Keep::Outputs,
     variants: Variants::Measured,
@@ -141,7 +141,11 @@ pub const MEMORY_BUDGET: u64 = 1 << 30;
 /// `t`, outputs `scalar` and `gradient`. Where its activations exceed `budget` bytes, some are computed twice instead.
 ///
 /// Errors: see [`gradient`].
-pub fn score_graph(shape: [usize; 4], scalar: &Scalar, budget: u64) -> Result<Graph> {
+pub fn score_graph(
+    shape: [usize; 4],
+    scalar: &dyn Fn(&mut Graph, &Tensor, &Tensor) -> Tensor,
+    budget: u64,
+) -> Result<Graph> {
     let mut g = Graph::new();
     let x = g.input("x", &shape, Storage::F32);
     let t = g.input("t", &shape[..1], Storage::F32);

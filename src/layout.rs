@@ -428,12 +428,17 @@ pub enum Bundled {
     Adm,
 }
 
-/// A bundled model's folder: in `$ANCESTRAL_MODELS`, beside the program, or in the source tree.
+/// A bundled model's folder.
 pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
-    let (folder, file) = match which {
-        Bundled::Imagen => ("scenes", "cascade.json"),
-        Bundled::Adm => ("adm-scenes", "config.json"),
-    };
+    match which {
+        Bundled::Imagen => bundled_folder("scenes", "cascade.json", "--model"),
+        Bundled::Adm => bundled_folder("adm-scenes", "config.json", "--model"),
+    }
+}
+
+/// A folder that comes with the program and holds `file`: in `$ANCESTRAL_MODELS`, beside the program, or in the source
+/// tree; `option` names another.
+pub(crate) fn bundled_folder(folder: &str, file: &str, option: &str) -> Result<PathBuf> {
     let mut places: Vec<PathBuf> =
         std::env::var_os("ANCESTRAL_MODELS").map(PathBuf::from).into_iter().collect();
     places.push("models".into());
@@ -443,9 +448,9 @@ pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
     places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models"));
     let found = places.iter().map(|p| p.join(folder)).find(|p| p.join(file).exists());
     found.ok_or_else(|| {
-        Error::Request(
-            "the bundled model is not found; set ANCESTRAL_MODELS to the repository's models folder, or give `--model PATH`"
-                .into(),
-        )
+        Error::Request(format!(
+            "the bundled model `{folder}` is not found; set ANCESTRAL_MODELS to the repository's models folder, or give \
+             `{option} PATH`"
+        ))
     })
 }

@@ -23,6 +23,7 @@
 //! every network:  weights + config ─> graph::Graph ─> graph::plan ─> device (GPU | CPU)
 //! a denoiser:     graph::split ─> once a prompt, once for all steps, each step
 //! steering:       guidance (x_t, t, x̂₀) ─> a score, or a shift of ε or of the mean; scores by graph::gradient
+//!                 clip: texts and example pictures as such a score
 //! before a run:   estimate: dispatches, arithmetic, traffic, memory, limits in the way
 //! ```
 //! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,
@@ -31,6 +32,7 @@
 #![warn(missing_docs, clippy::allow_attributes_without_reason)]
 
 pub mod bisect;
+pub mod clip;
 pub mod device;
 pub mod diffusion;
 pub mod edit;

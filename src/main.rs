@@ -1,7 +1,8 @@
 //! The command line; nothing else.
 
+use ancestral::clip::{Clip, ClipGuidance};
 use ancestral::device::{DeviceLimits, list_adapters};
-use ancestral::diffusion::{Clip, Sampler};
+use ancestral::diffusion::{Clip as Clipping, Sampler};
 use ancestral::edit::{Mask, Photo, Rectangle};
 use ancestral::engine::{Bundled, Condition};
 use ancestral::estimate::{Target, plan_network};
@@ -45,17 +46,17 @@ enum Command {
 #[derive(Args)]
 struct Choice {
     /// Which bundled model
-    #[arg(long, value_enum, default_value = "imagen", conflicts_with = "model")]
+    #[arg(help_heading = "Model", long, value_enum, default_value = "imagen", conflicts_with = "model")]
     system: SystemName,
     /// Guided diffusion: checkpoint of the classifier [default: the one beside the model]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Model", long, value_name = "FILE")]
     classifier: Option<PathBuf>,
     /// Guided diffusion and GLIDE: flags of the model, as on OpenAI's command lines, which go before those found out; repeat it
     /// for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
-    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    #[arg(help_heading = "Model", long, value_name = "FLAGS", allow_hyphen_values = true)]
     flags: Vec<String>,
     /// Which files of the model to read, e.g. fp16
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = "Model", long, value_name = "NAME")]
     variant: Option<String>,
 }
 
@@ -102,10 +103,10 @@ struct Generate {
     #[arg(short, long, value_name = "FILE", default_value = "ancestral.png")]
     output: PathBuf,
     /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a bundled model]
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(help_heading = "Model", short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
-    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    #[arg(help_heading = "Model", short, long, value_name = "NAME", default_value = "auto")]
     device: String,
     /// Seed of the noise: the same seed gives the same picture
     #[arg(short, long, value_name = "N", default_value_t = 0)]
@@ -113,21 +114,24 @@ struct Generate {
     /// Pictures to draw, with seeds N, N+1, …
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: usize,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
     /// Denoising steps, by stage if separated by commas
-    #[arg(long, value_name = "N", value_delimiter = ',')]
+    #[arg(help_heading = "Sampling", long, value_name = "N", value_delimiter = ',')]
     steps: Vec<usize>,
     /// The class to draw, by name or number, where the model has classes; repeat it for one of each picture
     #[arg(long, value_name = "CLASS")]
     class: Vec<String>,
     /// Timesteps in OpenAI's notation instead of --steps: 250, or 20,10,5 by sections, or ddim25; repeat it by stage
-    #[arg(long, value_name = "TEXT", conflicts_with = "steps")]
+    #[arg(help_heading = "Sampling", long, value_name = "TEXT", conflicts_with = "steps")]
     respacing: Vec<String>,
     /// How strongly prompt or class are followed, by stage if separated by commas; 1 is not at all beyond the model's own,
     /// with a classifier 0
-    #[arg(short, long, value_name = "X", value_delimiter = ',')]
+    #[arg(help_heading = "Sampling", short, long, value_name = "X", value_delimiter = ',')]
     guidance_scale: Vec<f64>,
     /// What the picture should not show
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(help_heading = "Sampling", long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
     /// Width and height of the final picture, e.g. 256x256
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
@@ -136,37 +140,114 @@ struct Generate {
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
-    #[arg(long, value_name = "PNG")]
+    #[arg(help_heading = "Pictures to begin with", long, value_name = "PNG")]
     from: Vec<PathBuf>,
     /// Picture to picture: a PNG or JPEG to begin at instead of noise
-    #[arg(long, value_name = "PICTURE", conflicts_with = "from")]
+    #[arg(help_heading = "Pictures to begin with", long, value_name = "PICTURE", conflicts_with = "from")]
     init: Option<PathBuf>,
     /// How far --init is noised, and so changed: 0 to 1, where nothing of it is left [default: 0.8]
-    #[arg(long, value_name = "X", requires = "init")]
+    #[arg(help_heading = "Pictures to begin with", long, value_name = "X", requires = "init")]
     strength: Option<f64>,
     /// Sampler of every stage [default: the model's]
-    #[arg(long, value_enum)]
+    #[arg(help_heading = "Sampling", long, value_enum)]
     sampler: Option<SamplerName>,
     /// DDIM's randomness: 0 none, 1 as much as DDPM
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(help_heading = "Sampling", long, value_name = "X", default_value_t = 0.0)]
     eta: f64,
     /// Clip the estimate's values to so much around 0, or none
-    #[arg(long, value_name = "X", value_parser = parse_clip, conflicts_with = "thresholding")]
-    clip: Option<Clip>,
+    #[arg(help_heading = "Sampling", long, value_name = "X", value_parser = parse_clip, conflicts_with = "thresholding")]
+    clip: Option<Clipping>,
     /// Dynamic thresholding: quantile of the estimate's values and largest threshold, e.g. 0.95,1.5
-    #[arg(long, value_name = "Q,MAX", value_parser = parse_thresholding)]
+    #[arg(help_heading = "Sampling", long, value_name = "Q,MAX", value_parser = parse_thresholding)]
     thresholding: Option<(f64, f64)>,
     /// Clean the prompt as DeepFloyd IF does: markup, addresses, hashtags
-    #[arg(long)]
+    #[arg(help_heading = "Sampling", long)]
     clean_caption: bool,
     /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
-    #[arg(long, value_name = "X")]
+    #[arg(help_heading = "Sampling", long, value_name = "X")]
     upsample_temp: Option<f64>,
     #[command(flatten)]
+    steering: Steering,
+    #[command(flatten)]
     choice: Choice,
-    /// Print nothing but errors
-    #[arg(short, long)]
-    quiet: bool,
+}
+
+/// What CLIP steers by. Weights compare: all are of cosines or shares, times CLIP's logit scale, as GLIDE's are.
+#[derive(Args)]
+#[command(next_help_heading = "CLIP guidance (GLIDE, Semantic Diffusion Guidance)")]
+struct Steering {
+    /// How strongly CLIP steers towards the prompt, whatever the model follows by itself; GLIDE's notebook takes 3
+    #[arg(long, value_name = "W")]
+    clip_guidance: Option<f64>,
+    /// A picture, PNG or JPEG, that CLIP steers towards
+    #[arg(long, value_name = "PICTURE")]
+    like: Option<PathBuf>,
+    /// How strongly towards what --like shows [default: 1 where --like is given alone]
+    #[arg(long, value_name = "W", requires = "like")]
+    content: Option<f64>,
+    /// How strongly towards showing at each place what --like shows there
+    #[arg(long, value_name = "W", requires = "like")]
+    structure: Option<f64>,
+    /// How strongly towards the style of --like
+    #[arg(long, value_name = "W", requires = "like")]
+    style: Option<f64>,
+    /// Which CLIP: GLIDE's folder or files, OpenAI's ViT-B-32.pt or RN50.pt, a folder of transformers; of Semantic
+    /// Diffusion Guidance its picture encoder, and OpenAI's RN50x16.pt for texts [default: beside the model, or bundled]
+    #[arg(long, value_name = "PATH")]
+    clip_model: Vec<PathBuf>,
+}
+
+impl Steering {
+    fn is_on(&self) -> bool {
+        self.clip_guidance.is_some() || self.like.is_some()
+    }
+
+    /// What steers, if anything does.
+    fn guidance(&self, args: &Generate, engine: &Engine) -> Result<Option<ClipGuidance>, Error> {
+        if !self.is_on() {
+            let refused = Error::Request(
+                "`--clip-model` is for `--clip-guidance` or `--like`; give one of them".into(),
+            );
+            return if self.clip_model.is_empty() { Ok(None) } else { Err(refused) };
+        }
+        let clip = match (self.clip_model.as_slice(), args.model.first()) {
+            ([], None) => Clip::bundled(),
+            ([], Some(model)) => {
+                let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new(".")) };
+                Clip::load(folder).map_err(|error| {
+                    Error::Request(format!(
+                        "no CLIP beside the model: {error}. Give one by `--clip-model PATH`"
+                    ))
+                })
+            }
+            (paths, _) => Clip::load_parts(paths),
+        }?;
+        let mut guidance = clip.guidance(engine.device()).seed(args.seed);
+        if let Some(weight) = self.clip_guidance {
+            let prompt =
+                args.prompt.as_ref().filter(|prompt| !prompt.trim().is_empty()).ok_or_else(|| {
+                    Error::Request(
+                        "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\""
+                            .into(),
+                    )
+                })?;
+            guidance = guidance.text(prompt, weight);
+        }
+        if let Some(path) = &self.like {
+            let like = Picture::open(path)?;
+            let alone = (self.structure.is_none() && self.style.is_none()).then_some(1.0);
+            if let Some(weight) = self.content.or(alone) {
+                guidance = guidance.content(&like, weight);
+            }
+            if let Some(weight) = self.structure {
+                guidance = guidance.structure(&like, weight);
+            }
+            if let Some(weight) = self.style {
+                guidance = guidance.style(&like, weight);
+            }
+        }
+        guidance.build().map(Some)
+    }
 }
 
 /// Outside the mask every pixel stays as it was. A picture may have any size: the model sees a part of it around the mask,
@@ -318,8 +399,8 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-fn parse_clip(text: &str) -> Result<Clip, String> {
-    if text.eq_ignore_ascii_case("none") { Ok(Clip::None) } else { parse(text).map(Clip::Range) }
+fn parse_clip(text: &str) -> Result<Clipping, String> {
+    if text.eq_ignore_ascii_case("none") { Ok(Clipping::None) } else { parse(text).map(Clipping::Range) }
 }
 
 fn parse_thresholding(text: &str) -> Result<(f64, f64), String> {
@@ -406,7 +487,8 @@ fn generate(args: Generate) -> Result<(), Error> {
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    if args.prompt.is_some() && engine.condition() == Condition::Nothing && !args.quiet {
+    let steered = args.steering.is_on();
+    if args.prompt.is_some() && engine.condition() == Condition::Nothing && !steered && !args.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }
     if !args.quiet {
@@ -415,6 +497,10 @@ fn generate(args: Generate) -> Result<(), Error> {
             note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
         }
     }
+    let guidance = args.steering.guidance(&args, &engine)?;
+    // A model that reads no prompt takes it for a class, or not at all; where CLIP reads it, it is for CLIP.
+    let follows = engine.condition() == Condition::Prompt || args.steering.clip_guidance.is_none();
+    let prompt = args.prompt.as_deref().filter(|_| follows).unwrap_or_default();
     let mut cfg = GenerateConfig::new()
         .seed(args.seed)
         .count(args.count)
@@ -438,7 +524,7 @@ fn generate(args: Generate) -> Result<(), Error> {
     };
     cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
     if let Some((ratio, max)) = args.thresholding {
-        cfg = cfg.thresholding(Clip::Dynamic { ratio, max });
+        cfg = cfg.thresholding(Clipping::Dynamic { ratio, max });
     }
     if let Some(clip) = args.clip {
         cfg = cfg.thresholding(clip);
@@ -447,7 +533,10 @@ fn generate(args: Generate) -> Result<(), Error> {
     cfg = cfg.on_progress(move |progress| bars.show(&progress));
     let from = args.from.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>()?;
     cfg = cfg.from_pictures(from).on_stage(|stage, pictures| finished = Some((stage, pictures.to_vec())));
-    let drawn = engine.generate(args.prompt.as_deref().unwrap_or(""), cfg);
+    if let Some(guidance) = guidance {
+        cfg = cfg.guide(1.0, guidance);
+    }
+    let drawn = engine.generate(prompt, cfg);
     let pictures = drawn.inspect_err(|_| keep_stage(finished, &args.output))?;
     for (picture, path) in pictures.iter().zip(outputs(&args.output, pictures.len())) {
         picture.save(&path)?;

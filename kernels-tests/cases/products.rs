@@ -1,4 +1,4 @@
-//! Cases of `matmul`, `conv2d`, its gradient and `elementwise`, and of the element-wise nodes that fuse into them.
+//! Cases of `matmul`, `product`, `conv2d`, its gradient and `elementwise`, and of the element-wise nodes that fuse into them.
 
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
@@ -8,6 +8,7 @@ use ancestral::kernels::conv2d_gradient::conv2d_gradient;
 use ancestral::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::kernels::epilogue::{Activation, Epilogue};
 use ancestral::kernels::matmul::{batched_matmul, matmul};
+use ancestral::kernels::product::product;
 use ancestral::kernels::product_slices::{self, product_slices};
 use ancestral::kernels::sum_slices::sum_slices;
 use ancestral::kernels::winograd_input::{tiles, winograd_input};
@@ -15,6 +16,7 @@ use ancestral::kernels::winograd_output::winograd_output;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = matmul_cases();
+    cases.extend(product_cases());
     cases.extend(conv_cases());
     cases.extend(conv_gradient_cases());
     cases.extend(winograd_cases());
@@ -67,6 +69,40 @@ fn matmul_cases() -> Vec<Case> {
     cases.push(case("matmul", "folded_grid", |m| {
         let (x, w) = (m.elem(&[32 * 65_536 + 1, 1]), m.weight(&[1, 1]));
         matmul(&mut m.g, "matmul", &x, &w, None)
+    }));
+    cases
+}
+
+fn product_cases() -> Vec<Case> {
+    let sizes = [
+        [1, 1, 1, 1],
+        [2, 1, 7, 5],
+        [1, 5, 1, 9],
+        [3, 33, 20, 1],
+        [2, 31, 63, 65],
+        [2, 64, 32, 64],
+        [1, 77, 130, 48],
+        [5, 3, 41, 2],
+        [1, 129, 260, 12],
+    ];
+    let mut cases: Vec<Case> = sizes
+        .into_iter()
+        .map(|[batches, rows, inner, cols]| {
+            case("product", format!("{batches}_of_{rows}x{inner}x{cols}"), |m| {
+                let (x, z) = (m.elem(&[batches, rows, inner]), m.elem(&[batches, inner, cols]));
+                product(&mut m.g, "product", &x, &z, 0.5)
+            })
+        })
+        .collect();
+    // Both sides one tensor: its gradient is the sum of two.
+    cases.push(case("product", "square", |m| {
+        let x = m.elem(&[2, 13, 13]);
+        product(&mut m.g, "product", &x, &x, 1.0 / 13.0)
+    }));
+    // More tiles than one grid axis holds.
+    cases.push(case("product", "folded_grid", |m| {
+        let (x, z) = (m.elem(&[65_537, 2, 1]), m.elem(&[65_537, 1, 3]));
+        product(&mut m.g, "product", &x, &z, 1.0)
     }));
     cases
 }

@@ -30,6 +30,8 @@ pub enum Kind {
     IfStage2,
     /// OpenAI's guided diffusion.
     Adm,
+    /// Semantic Diffusion Guidance.
+    Sdg,
     /// GLIDE.
     Glide,
 }
@@ -105,6 +107,9 @@ impl Case {
     pub fn kind(&self) -> Checked<Kind> {
         if self.dir.join("units.json").exists() {
             return Ok(Kind::Units);
+        }
+        if self.manifest["encoders"].is_object() {
+            return Ok(Kind::Sdg);
         }
         let index = std::fs::read(self.pipeline.join("model_index.json")).unwrap_or_default();
         let index: Value = serde_json::from_slice(&index).unwrap_or_default();

@@ -84,10 +84,29 @@ fn golden_wrong_runs_are_seen() {
     }
 }
 
+/// Other weights of Semantic Diffusion Guidance's terms are another score, and another weight of all another run.
+#[test]
+fn golden_wrong_weights_are_seen() {
+    for (key, value) in [
+        ("mix", json!({"text": 1.5, "content": 0.75, "structure": 0.5, "style": 0.2501})),
+        ("run_weight", json!(0.1001)),
+    ] {
+        let scratch = copy("sdg");
+        // The case reads GLIDE's encoder from its neighbour.
+        let encoders = std::fs::read_to_string(scratch.path().join("manifest.json")).expect("a manifest");
+        let glide = own_goldens().join("glide").to_string_lossy().into_owned();
+        let encoders = encoders.replace("../glide", &glide);
+        std::fs::write(scratch.path().join("manifest.json"), encoders).expect("writable");
+        assert!(failures(scratch.path()).is_empty(), "{:?}", failures(scratch.path()));
+        change(&scratch.path().join("manifest.json"), key, value.clone());
+        assert!(!failures(scratch.path()).is_empty(), "{key} {value} passes");
+    }
+}
+
 /// Every comparison fails where its golden is moved just beyond the limit.
 #[test]
 fn golden_every_check_can_fail() {
-    for name in [DDPM, STAGE1, STAGE2] {
+    for name in [DDPM, STAGE1, STAGE2, "sdg"] {
         let case = Case::open(&own_goldens().join(name)).expect("a case");
         let mut report = Report::new(case.name.clone());
         report.planted = true;

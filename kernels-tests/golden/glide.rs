@@ -2,14 +2,17 @@
 //! classifier-free guidance and the upsampler's DDIM, each from the stored sample, on their own, and by the engine.
 
 use crate::golden::case::{Case, Checked, Kind, Tensor, Tensors, need, own_goldens, text};
+use crate::golden::clip;
 use crate::golden::existing;
 use crate::golden::forward::{self, Outputs};
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Stored;
+use ancestral::clip::{Clip, ClipGuidance};
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::{Sampler, Step, Timesteps, steps};
 use ancestral::edit::Mask;
 use ancestral::graph::{Graph, Storage};
+use ancestral::guidance::Weighted;
 use ancestral::kernels::Precision;
 use ancestral::models::adm::flags::Origin;
 use ancestral::picture::{Picture, Rounding};
@@ -37,7 +40,13 @@ fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(
         } else if let Some(name) = file.strip_suffix("_cfg.safetensors") {
             let inpaints = golden.contains_key("inpaint_image");
             let network = if inpaints { "base_inpaint" } else { "base" };
-            Base { case, golden, network, name: &format!("{name}_cfg") }.check(device, report)?;
+            let name = &format!("{name}_cfg");
+            Base { case, golden, network, name, clip: None }.check(device, report)?;
+        } else if file == "clip_guided.safetensors" {
+            let clip = case.manifest["run"]["clip_guided"]["grad_scale"].as_f64();
+            let clip = clip.ok_or("the manifest says no scale of CLIP guidance")?;
+            let clip = Some(clip);
+            Base { case, golden, network: "base", name: "clip_guided", clip }.check(device, report)?;
         } else if golden.contains_key("x_T") {
             Upsampler { case, golden }.check(device, report)?;
         }
@@ -225,7 +234,8 @@ fn spread_of_step(step: &Step, forward: f64, x: &[f32]) -> f64 {
     (forward * (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs()).max(rounding)
 }
 
-/// A stored run of the base, or of its twin that inpaints, under classifier-free guidance.
+/// A stored run of the base, or of its twin that inpaints, under classifier-free guidance or, of its own accord, under
+/// CLIP's.
 struct Base<'a> {
     case: &'a Case,
     golden: Tensors,
@@ -233,17 +243,19 @@ struct Base<'a> {
     network: &'a str,
     /// The run's.
     name: &'a str,
+    /// How strongly CLIP steers.
+    clip: Option<f64>,
 }
 
 impl Base<'_> {
     fn check(&self, device: &Device, report: &mut Report) -> Checked {
         let (case, golden) = (self.case, &self.golden);
-        let scale = number(case, "guidance_scale")?;
+        let scale = if self.clip.is_some() { 1.0 } else { number(case, "guidance_scale")? };
         let (name, mut stage) = (self.name, stage(case, self.network, &[])?);
-        let respaced = Timesteps::Respaced(word(case, "base_respacing")?.into());
+        let respaced = Timesteps::Respaced(self.respacing()?.into());
         let steps = steps(&stage.scheduler, &Sampler::Ddpm, respaced).map_err(text)?;
         check_timesteps(name, golden, &steps, report)?;
-        let spreads = spreads(case, name, steps.len())?;
+        let spreads = self.spreads(steps.len())?;
         let (x, noise) = (need(golden, "x")?, need(golden, "noise")?);
         let [pictures, _, height, width] = x.at(0).picture()?;
         let shape = stage.shape(&steps, pictures, (width, height), scale);
@@ -253,6 +265,7 @@ impl Base<'_> {
             let (prompt, none) = need(golden, name)?.values.split_at(pictures * shape.tokens);
             denoiser.write(name, &[none, prompt].concat());
         }
+        let mut guidance = self.guidance(device, pictures)?;
         let kept = self.kept()?;
         if let Some(kept) = &kept {
             denoiser.write("image", &kept.picture);
@@ -269,6 +282,9 @@ impl Base<'_> {
                 true
             };
             let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(scale) };
+            if let Some((weight, guidance)) = &mut guidance {
+                guided.by_gradients.push(Weighted { weight: *weight, guidance });
+            }
             let mut draws = Stored::new([noise.at(i).values]);
             let one = std::slice::from_ref(&steps[i]);
             denoiser.sample(one, &mut guided, &mut draws, from, &mut keep).map_err(text)
@@ -286,6 +302,36 @@ impl Base<'_> {
             report.golden(&format!("{name} free x[{}]", i + 1), &free, &x.at(i + 1), Limit::run(spread));
         }
         self.check_engine(device, report, (steps.len(), pictures, scale), spreads[steps.len() - 1])
+    }
+
+    /// The spread after each step. The manifest states none of the run that CLIP steers: that of the same network's other
+    /// run, and at least the gradient's share of the sample, most of which the score moved there.
+    fn spreads(&self, steps: usize) -> Checked<Vec<f64>> {
+        if self.clip.is_none() {
+            return spreads(self.case, self.name, steps);
+        }
+        let x = need(&self.golden, "x")?;
+        let largest = |i: usize| x.at(i).values.iter().fold(0.0f32, |top, v| top.max(v.abs()));
+        let least = |i: usize| clip::GLIDE_GRADIENT * f64::from(largest(i + 1));
+        let of_base = spreads(self.case, "base_cfg", steps)?;
+        Ok(of_base.iter().enumerate().map(|(i, spread)| spread.max(least(i))).collect())
+    }
+
+    fn respacing(&self) -> Checked<&str> {
+        match self.clip {
+            None => word(self.case, "base_respacing"),
+            Some(_) => self.case.manifest["run"]["clip_guided"]["respacing"]
+                .as_str()
+                .ok_or_else(|| "the manifest says no respacing of CLIP guidance".into()),
+        }
+    }
+
+    /// What steers, by the prompts of the pictures.
+    fn guidance(&self, device: &Device, pictures: usize) -> Checked<Option<(f64, ClipGuidance)>> {
+        let Some(weight) = self.clip else { return Ok(None) };
+        let prompts = (0..pictures).map(|i| prompt(self.case, i)).collect::<Checked<Vec<_>>>()?;
+        let clip = Clip::load(&self.case.dir).map_err(text)?;
+        Ok(Some((weight, clip.text_guidance(device, &prompts).map_err(text)?)))
     }
 
     /// The stored picture and which part of it is kept.
@@ -310,7 +356,7 @@ impl Base<'_> {
             let mut cfg = GenerateConfig::new()
                 .stages(1)
                 .size(width, height)
-                .respacing([word(self.case, "base_respacing")?])
+                .respacing([self.respacing()?])
                 .guidance_scale([scale]);
             if let Some(kept) = self.kept()? {
                 let pixels = width * height;
@@ -319,6 +365,11 @@ impl Base<'_> {
                 let keep = kept.keep[pixels * i..][..pixels].to_vec();
                 let mask = Mask::new(width, height, |x, y| keep[y * width + x] == 0.0);
                 cfg = cfg.inpaint(vec![picture], mask);
+            }
+            if let Some(weight) = self.clip {
+                let clip = Clip::load(&self.case.dir).map_err(text)?;
+                let guidance = clip.text_guidance(device, &[prompt(self.case, i)?]).map_err(text)?;
+                cfg = cfg.guide(weight, guidance);
             }
             let draws =
                 [x.at(0).at(i).values].into_iter().chain((0..steps).map(|s| noise.at(s).at(i).values));

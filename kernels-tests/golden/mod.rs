@@ -11,11 +11,13 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ddpm`], [`glide`], [`imagen`]: a system's checks. - [`controls`]: planted errors, which must fail.
+//! - [`adm`], [`ddpm`], [`glide`], [`imagen`]: a system's checks. - [`clip`]: encoders, and what they steer.
+//! - [`controls`]: planted errors, which must fail.
 
 mod adm;
 mod bisect;
 mod case;
+mod clip;
 mod controls;
 mod ddpm;
 #[path = "../common/diffusion.rs"]
@@ -60,6 +62,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::Ddpm => ddpm::check(case, device, report),
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
         Kind::Adm => adm::check(case, device, report),
+        Kind::Sdg => clip::check(case, device, report),
         Kind::Glide => glide::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
@@ -115,6 +118,44 @@ fn golden_adm_cpu() {
 #[test]
 fn golden_adm_gpu() {
     on_gpu(|device| check_all(Kind::Adm, device));
+}
+
+/// CLIP's encoders among the cases of whatever systems.
+fn check_clip(device: &Device) {
+    let mut failures = Vec::new();
+    let all = cases().unwrap_or_else(|why| panic!("{why}"));
+    let mut checked = 0;
+    for (case, _) in all.iter().filter(|(case, _)| clip::has_clip(case)) {
+        let mut report = Report::new(format!("golden {} (CLIP) on {}", case.name, device.name()));
+        let result = clip::check_published(case, device, &mut report);
+        let (table, summary, failed) = report.finish(result);
+        println!("{table}");
+        say(&summary);
+        failures.extend(failed);
+        checked += 1;
+    }
+    assert!(checked > 0 || chosen(), "no case of CLIP in {}", own_goldens().display());
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn golden_clip_cpu() {
+    check_clip(&Device::Cpu);
+}
+
+#[test]
+fn golden_clip_gpu() {
+    on_gpu(check_clip);
+}
+
+#[test]
+fn golden_sdg_cpu() {
+    check_all(Kind::Sdg, &Device::Cpu);
+}
+
+#[test]
+fn golden_sdg_gpu() {
+    on_gpu(|device| check_all(Kind::Sdg, device));
 }
 
 #[test]

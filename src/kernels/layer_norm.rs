@@ -45,6 +45,11 @@ pub fn layer_norm(g: &mut Graph, name: &str, x: &Tensor, eps: f32) -> Tensor {
     record(g, name, x, &weight, Some(&bias), eps)
 }
 
+/// Layer norm of `[.., C]` with factors and bias `[C]` of any name.
+pub fn layer_norm_of(g: &mut Graph, label: &str, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
+    record(g, label, x, weight, Some(bias), eps)
+}
+
 /// RMS norm of `[.., C]` with `name.weight` (T5).
 pub fn rms_norm(g: &mut Graph, name: &str, x: &Tensor, eps: f32) -> Tensor {
     let weight = g.scope(name, |g| g.vector("weight", &[x.channels()]));

@@ -326,8 +326,8 @@ pub(crate) mod simd;
 kernels! {
     activation_gradient, attention, attention_key_gradient, attention_query_gradient, attention_statistics, batch_norm,
     concat, conv2d, conv2d_gradient, cut, elementwise, embedding, group_norm, group_norm_gradient, layer_norm,
-    layer_norm_gradient, matmul, pick, product_slices, quantile, resample, resample_gradient, softmax, softmax_gradient,
-    step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
+    layer_norm_gradient, matmul, pick, product, product_slices, quantile, resample, resample_gradient, softmax,
+    softmax_gradient, step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
 }
 
 /// `shaders/shared/index.wgsl`: folded grids.

@@ -1,7 +1,7 @@
 //! What conditions every residual block: timestep, noise level, pooled text.
 
 use super::attention::{options, rows, tokens};
-use super::blocks::{linear, pointwise};
+use super::blocks::{linear, linears, pointwise};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::attention::{KeyValue, attention};
 use crate::kernels::elementwise::{activate, add};
@@ -51,13 +51,33 @@ fn attention_pooling(g: &mut Graph, states: &Tensor, heads: usize) -> Tensor {
     pool(g, &q, both, channels / heads)
 }
 
+/// How the layers of an attention pooling over pixels lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolLayers {
+    /// `positional_embedding` `[C, P]`; `qkv_proj`, all queries, all keys, all values, and `c_proj` as convolutions of one
+    /// tap: guided-diffusion's classifier.
+    Fused,
+    /// `positional_embedding` `[P, C]`; linear layers `q_proj`, `k_proj`, `v_proj`, `c_proj`: CLIP.
+    Separate,
+}
+
 /// Attention-pooled pixels (OpenAI's `AttentionPool2d`): the mean of x `[N, H, W, C]` and the pixels, each plus a learned
 /// position, of which the mean attends to all → `[N, out]`.
-pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize, out: usize) -> Tensor {
+pub fn attention_pool_2d(
+    g: &mut Graph,
+    name: &str,
+    x: &Tensor,
+    layers: PoolLayers,
+    head_dim: usize,
+    out: usize,
+) -> Tensor {
     g.scope(name, |g| {
         let pixels = tokens(g, x);
         let (n, count, channels) = (pixels.dim(0), pixels.dim(1), pixels.channels());
-        let table = g.matrix("positional_embedding", channels, count + 1);
+        let table = match layers {
+            PoolLayers::Fused => g.matrix("positional_embedding", channels, count + 1),
+            PoolLayers::Separate => g.table("positional_embedding", count + 1, channels),
+        };
         let positions = |g: &mut Graph, rows: Range<usize>, repeat: usize| {
             let ids = (0..repeat).flat_map(|_| rows.clone().map(|row| row as f32)).collect();
             let ids = g.constant(&[repeat, rows.len()], ids);
@@ -67,14 +87,23 @@ pub fn attention_pool_2d(g: &mut Graph, name: &str, x: &Tensor, head_dim: usize,
         let mean = token_mean(g, &pixels);
         let (mean, pixels) = (add(g, &mean, &first), add(g, &pixels, &others));
         let (queries, others) = (0..channels, channels..3 * channels);
-        let q = pointwise(g, "qkv_proj", &mean, 3 * channels, from_ref(&queries));
+        let q = match layers {
+            PoolLayers::Fused => pointwise(g, "qkv_proj", &mean, 3 * channels, from_ref(&queries)),
+            PoolLayers::Separate => linear(g, "q_proj", &mean, channels),
+        };
         let key_value = |g: &mut Graph, x: &Tensor| {
-            let both = pointwise(g, "qkv_proj", x, 3 * channels, from_ref(&others));
+            let both = match layers {
+                PoolLayers::Fused => pointwise(g, "qkv_proj", x, 3 * channels, from_ref(&others)),
+                PoolLayers::Separate => linears(g, "kv_proj", &["k_proj", "v_proj"], x, channels),
+            };
             KeyValue { key: rows(&both, 0), value: rows(&both, channels) }
         };
         let both = [key_value(g, &mean), key_value(g, &pixels)];
         let pooled = pool(g, &q, both, head_dim);
-        pointwise(g, "c_proj", &pooled, out, &[])
+        match layers {
+            PoolLayers::Fused => pointwise(g, "c_proj", &pooled, out, &[]),
+            PoolLayers::Separate => linear(g, "c_proj", &pooled, out),
+        }
     })
 }
 

@@ -7,6 +7,7 @@ pub mod adm;
 pub mod attention;
 pub mod blocks;
 pub(crate) mod check;
+pub mod clip;
 pub mod efficient_unet;
 pub mod embeddings;
 pub mod glide;

@@ -8,7 +8,7 @@ use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::models::attention::tokens;
 use crate::models::blocks::conv;
-use crate::models::embeddings::{attention_pool_2d, token_mean};
+use crate::models::embeddings::{PoolLayers, attention_pool_2d, token_mean};
 
 /// How the last block's pixels become logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,10 @@ impl Config {
         let h = group_norm(g, "out.0", (&h, None), &norm, None, Activation::Silu);
         g.tap("out.0", &h);
         match self.classifier_pool {
-            Pool::Attention => attention_pool_2d(g, "out.2", &h, self.num_head_channels, self.num_classes),
+            Pool::Attention => {
+                let head = self.num_head_channels;
+                attention_pool_2d(g, "out.2", &h, PoolLayers::Fused, head, self.num_classes)
+            }
             Pool::Adaptive => {
                 let (n, channels) = (h.dim(0), h.channels());
                 let pixels = tokens(g, &h);

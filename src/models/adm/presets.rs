@@ -124,6 +124,13 @@ pub const UNETS: &[Preset] = &[
     preset("lsun_cat", LSUN),
     preset("lsun_horse", LSUN),
     preset("lsun_horse_nodropout", LSUN),
+    // Choi et al. 2021 (ILVR), by the flags that Semantic Diffusion Guidance's README gives it.
+    preset(
+        "ffhq_10m",
+        "--attention_resolutions 16 --class_cond False --diffusion_steps 1000 --image_size 256 --learn_sigma True \
+         --noise_schedule linear --num_channels 128 --num_head_channels 64 --num_res_blocks 1 \
+         --resblock_updown True --use_scale_shift_norm True",
+    ),
     preset("imagenet64_uncond_100M_1500K", IMPROVED_IMAGENET64),
     preset("imagenet64_uncond_vlb_100M_1500K", IMPROVED_IMAGENET64),
     preset("cifar10_uncond_50M_500K", IMPROVED_CIFAR10),

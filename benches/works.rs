@@ -154,7 +154,15 @@ fn record_unet(config: &unet::Config, inputs: &Checkpoint) -> Result<(Graph, Val
         None => None,
     };
     let inputs =
-        unet::Inputs { x: &x, low_res: None, t: &t, context: &context, noise_level: noise_level.as_ref() };
+        unet::Inputs {
+            x: &x,
+            low_res: None,
+            t: &t,
+            context: &context,
+            mask: None,
+            noise_level: noise_level.as_ref(),
+            class_labels: None,
+        };
     let y = config.forward(&mut g, &inputs);
     let shape = y.shape.clone();
     g.output("y", &y);

@@ -133,11 +133,21 @@ impl NetworkCost {
         cost
     }
 
-    /// A text encoder's cost.
-    pub(crate) fn of_encoder(config: &t5::Config, prompts: usize, tokens: usize, on: &Target) -> Self {
+    /// The cost of a text encoder, whose input `ids` is `[prompts, tokens]`.
+    pub(crate) fn of_text(graph: Graph, on: &Target) -> Self {
+        let ids = graph.find_input("ids").map_or(Vec::new(), |id| graph.info(id).shape.clone());
         let on = Target { precision: Precision { elem_f16: false, ..on.precision }, ..on.clone() };
-        let sizes = format!("{prompts} prompts of {tokens} tokens");
-        NetworkCost::new("text encoder", sizes, vec![("once", 1, t5::graph(config, prompts, tokens))], &on)
+        let sizes = match ids[..] {
+            [prompts, tokens] => format!("{prompts} prompts of {tokens} tokens"),
+            _ => String::new(),
+        };
+        NetworkCost::new("text encoder", sizes, vec![("once", 1, graph)], &on)
+    }
+
+    /// The cost of a network that runs once, in f32.
+    pub(crate) fn of_once(name: &str, sizes: String, graph: Graph, on: &Target) -> Self {
+        let on = Target { precision: Precision::F32, ..on.clone() };
+        NetworkCost::new(name, sizes, vec![("once", 1, graph)], &on)
     }
 
     /// The cost of a guidance by gradients, a forward and its gradient at each of `steps` steps, always in f32.
@@ -353,7 +363,7 @@ pub fn plan_network(
             let encoder: t5::Config = read_json(config)?;
             encoder.validate(config)?;
             check_layout(layout, &t5::graph(&encoder, 1, 2))?;
-            NetworkCost::of_encoder(&encoder, PROMPTS, imagen::MAX_TOKENS, on)
+            NetworkCost::of_text(t5::graph(&encoder, PROMPTS, imagen::MAX_TOKENS), on)
         }
         (name, kind) => {
             let found = name.or(kind).unwrap_or("no class");

@@ -77,7 +77,7 @@ fn forward_of(ddpm: &Ddpm, golden: &Tensors, device: &Device) -> Checked<forward
     let mut g = Graph::new();
     let x = g.input("x", &[n, h, w, c], Storage::Elem);
     let t = g.input("t", &[n], Storage::F32);
-    let out = ddpm.unet.forward(&mut g, &x, &t);
+    let out = ddpm.unet.forward(&mut g, (&x, None), &t);
     g.output("out", &out);
     forward::run(device, ddpm.weights(), g, &[("x", &sample.channels_last()), ("t", &timestep.values)])
 }

@@ -57,7 +57,15 @@ fn forward_of(stage: &Stage, golden: &Tensors, device: &Device) -> Checked<forwa
     let t = g.input("t", &[n], Storage::F32);
     let states = g.input("context", &context.shape, Storage::Elem);
     let level = golden.get("class_labels").map(|_| g.input("noise_level", &[n], Storage::F32));
-    let inputs = unet::Inputs { x: &x, low_res: None, t: &t, context: &states, noise_level: level.as_ref() };
+    let inputs = unet::Inputs {
+        x: &x,
+        low_res: None,
+        t: &t,
+        context: &states,
+        mask: None,
+        noise_level: level.as_ref(),
+        class_labels: None,
+    };
     let out = stage.unet.forward(&mut g, &inputs);
     g.output("out", &out);
     let sample = sample.channels_last();

@@ -3,6 +3,7 @@
 use super::blocks::{linear, linears, pointwise};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::attention::{KeyValue, Options, Rows, attention};
+use crate::kernels::cut::place;
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
@@ -26,6 +27,14 @@ pub(super) fn tokens(g: &Graph, x: &Tensor) -> Tensor {
 
 pub(super) fn rows(tensor: &Tensor, offset: usize) -> Rows {
     Rows { tensor: tensor.clone(), offset }
+}
+
+/// Tokens a `[N, A, C]`, then b `[N, B, C]`.
+pub(super) fn join(g: &mut Graph, label: &str, a: &Tensor, b: &Tensor) -> Tensor {
+    let all = a.dim(1) + b.dim(1);
+    let first = place(g, label, a, 1, 0, all);
+    let second = place(g, label, b, 1, a.dim(1), all);
+    add(g, &first, &second)
 }
 
 /// Queries, keys and values of the same rows, as one product.

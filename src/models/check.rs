@@ -129,10 +129,10 @@ impl unet::Config {
         }
         .check()?;
         self.validate_levels(path)?;
-        one_of(path, "class_embed_type", self.class_embed_type.as_deref(), &["timestep"])?;
-        let (kind, inputs) = match self.class_embed_type {
-            Some(_) => ("a super-resolution stage", 6),
-            None => ("a base stage", 3),
+        one_of(path, "class_embed_type", self.class_embed_type.as_deref(), &["timestep", "identity"])?;
+        let (kind, inputs) = match self.is_super_resolution() {
+            true => ("a super-resolution stage", 6),
+            false => ("a base stage", 3),
         };
         require(path, "in_channels", self.in_channels == inputs, || {
             format!("{} channels; {kind} takes {inputs}", self.in_channels)
@@ -236,10 +236,13 @@ impl unet2d::Config {
         block_types(path, "down_block_types", &self.down_block_types, count, &DOWN)?;
         block_types(path, "up_block_types", &self.up_block_types, count, &UP)?;
         self.validate_attention(path)?;
-        require(path, "in_channels", matches!(self.in_channels, 1 | 3), || {
-            format!("{} channels; pictures of 3 (colour) or 1 (grey) are supported", self.in_channels)
+        require(path, "in_channels", matches!(self.in_channels, 1 | 3 | 6), || {
+            format!(
+                "{} channels; pictures of 3 (colour) or 1 (grey) are supported, or 6 with one to enlarge",
+                self.in_channels
+            )
         })?;
-        let (channels, learned) = (self.in_channels, 2 * self.in_channels);
+        let (channels, learned) = (self.sample_channels(), 2 * self.sample_channels());
         require(path, "out_channels", self.out_channels == channels || self.out_channels == learned, || {
             format!(
                 "{} channels; {channels}, or {learned} with a learned variance, are supported",

@@ -57,7 +57,15 @@ mod tests {
         let t = g.input("t", &[1], Storage::F32);
         let context = g.input("context", &[1, 77, 4096], Storage::Elem);
         let level = g.input("noise_level", &[1], Storage::F32);
-        let inputs = Inputs { x: &x, low_res: None, t: &t, context: &context, noise_level: Some(&level) };
+        let inputs = Inputs {
+            x: &x,
+            low_res: None,
+            t: &t,
+            context: &context,
+            mask: None,
+            noise_level: Some(&level),
+            class_labels: None,
+        };
         let out = config.forward(&mut g, &inputs);
         assert_eq!(out.shape, [1, side, side, 3]);
         g.output("out", &out);

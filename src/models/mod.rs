@@ -11,6 +11,8 @@ pub mod clip;
 pub mod efficient_unet;
 pub mod embeddings;
 pub mod glide;
+pub mod prior;
 pub mod t5;
+pub mod text_proj;
 pub mod unet;
 pub mod unet2d;

@@ -1,5 +1,5 @@
-//! The conditional U-Net of DeepFloyd IF's stages (diffusers' `UNet2DConditionModel` with added keys and values), and
-//! Imagen's Efficient U-Net as a config of the same blocks.
+//! The conditional U-Net of DeepFloyd IF's stages and of Karlo's decoder (diffusers' `UNet2DConditionModel` with added
+//! keys and values), and Imagen's Efficient U-Net as a config of the same blocks.
 
 use super::attention::{AddedKv, CrossNorm};
 use super::blocks::{Resize, ResnetNames, ResnetOptions, conv, linear, resnet_block};
@@ -36,7 +36,7 @@ impl<T: Copy> PerLevel<T> {
     }
 }
 
-/// `unet/config.json` of class `UNet2DConditionModel`; keys that IF's layouts leave alone are not listed.
+/// `unet/config.json` of class `UNet2DConditionModel`; keys that IF's and Karlo's layouts leave alone are not listed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -70,7 +70,7 @@ pub struct Config {
     pub addition_embed_type: Option<String>,
     /// Heads of that pooling.
     pub addition_embed_type_num_heads: usize,
-    /// `timestep`: a noise level joins the time embedding.
+    /// `timestep`: a noise level joins the time embedding. `identity`: what joins it comes as an embedding.
     pub class_embed_type: Option<String>,
     /// Pixels attend to the text only, by level.
     pub only_cross_attention: PerLevel<bool>,
@@ -159,6 +159,21 @@ pub(super) const CROSS_UP: &str = "SimpleCrossAttnUpBlock2D";
 pub(super) const MID: &str = "UNetMidBlock2DSimpleCrossAttn";
 
 impl Config {
+    /// Whether it enlarges a picture, whose noise level it is told.
+    pub fn is_super_resolution(&self) -> bool {
+        self.class_embed_type.as_deref() == Some("timestep")
+    }
+
+    /// Whether an embedding is given to it that joins the time's (unCLIP's decoder).
+    pub fn takes_embedding(&self) -> bool {
+        self.class_embed_type.as_deref() == Some("identity")
+    }
+
+    /// Channels of the time embedding.
+    pub fn time_channels(&self) -> usize {
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+    }
+
     /// Channels of the text states the network takes.
     pub fn context_channels(&self) -> usize {
         self.encoder_hid_dim.unwrap_or(self.cross_attention_dim)
@@ -206,6 +221,7 @@ impl Config {
             None => inputs.context.clone(),
         }; // [N, L, cross_attention_dim]
         g.tap("encoder_hid_proj", &context);
+        let context = Context { states: context, mask: inputs.mask.cloned() };
         let first = self.block_out_channels[0];
         let mut h = conv(
             g,
@@ -246,10 +262,10 @@ impl Config {
         )
     }
 
-    /// Timestep, noise level and pooled text, summed and activated as the residual blocks take it.
+    /// Timestep, noise level or given embedding, and pooled text, summed and activated as the residual blocks take it.
     fn embedding(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Tensor {
         let (first, act) = (self.block_out_channels[0], self.act());
-        let dim = self.time_embedding_dim.unwrap_or(4 * first);
+        let dim = self.time_channels();
         let t = timestep_embedding(g, inputs.t, first, self.flip_sin_to_cos, self.freq_shift);
         g.tap("time_proj", &t);
         let mut emb = timestep_mlp(g, "time_embedding", &t, dim, act);
@@ -260,6 +276,9 @@ impl Config {
             let level = timestep_mlp(g, "class_embedding", &level, dim, act);
             g.tap("class_embedding", &level);
             emb = add(g, &emb, &level);
+        }
+        if let Some(labels) = inputs.class_labels {
+            emb = add(g, &emb, labels);
         }
         if self.addition_embed_type.is_some() {
             let heads = self.addition_embed_type_num_heads;
@@ -279,7 +298,7 @@ impl Config {
         level: usize,
         x: &Tensor,
         emb: &Tensor,
-        context: &Tensor,
+        context: &Context,
         skips: &mut Vec<Tensor>,
     ) -> Tensor {
         let (out, last) = (self.block_out_channels[level], level + 1 == self.block_out_channels.len());
@@ -293,7 +312,7 @@ impl Config {
             if self.down_block_types[level] == CROSS_DOWN {
                 let head_dim = self.attention_head_dim.at(level);
                 let attention = self.attention(head_dim, self.only_cross_attention.at(level));
-                h = attention.forward(g, &format!("attentions.{i}"), &h, context, None);
+                h = attention.forward(g, &format!("attentions.{i}"), &h, &context.states, context.mask.as_ref());
             }
             skips.push(h.clone());
         }
@@ -304,7 +323,7 @@ impl Config {
         h
     }
 
-    fn mid(&self, g: &mut Graph, x: &Tensor, emb: &Tensor, context: &Tensor) -> Tensor {
+    fn mid(&self, g: &mut Graph, x: &Tensor, emb: &Tensor, context: &Context) -> Tensor {
         let last = self.block_out_channels.len() - 1;
         let options = self.resnet(self.mid_block_scale_factor);
         let only_cross = self.mid_block_only_cross_attention.unwrap_or(match self.only_cross_attention {
@@ -314,7 +333,7 @@ impl Config {
         let channels = x.channels();
         let h = resnet_block(g, "resnets.0", (x, None), emb, channels, Resize::None, &options);
         let attention = self.attention(self.attention_head_dim.at(last), only_cross);
-        let h = attention.forward(g, "attentions.0", &h, context, None);
+        let h = attention.forward(g, "attentions.0", &h, &context.states, context.mask.as_ref());
         resnet_block(g, "resnets.1", (&h, None), emb, channels, Resize::None, &options)
     }
 
@@ -324,7 +343,7 @@ impl Config {
         i: usize,
         x: &Tensor,
         emb: &Tensor,
-        context: &Tensor,
+        context: &Context,
         skips: &mut Vec<Tensor>,
     ) -> Tensor {
         let level = self.block_out_channels.len() - 1 - i;
@@ -351,7 +370,7 @@ impl Config {
                 // Not the level's: diffusers reads this list forwards on the way up, and it alone.
                 let head_dim = self.attention_head_dim.at(i);
                 let attention = self.attention(head_dim, self.only_cross_attention.at(level));
-                h = attention.forward(g, &format!("attentions.{j}"), &h, context, None);
+                h = attention.forward(g, &format!("attentions.{j}"), &h, &context.states, context.mask.as_ref());
             }
         }
         if level > 0 || self.downsample_first {
@@ -372,6 +391,18 @@ pub struct Inputs<'a> {
     pub t: &'a Tensor,
     /// Text states `[N, L, T]`.
     pub context: &'a Tensor,
+    /// Added to the scores of the text's keys `[N, L]`, f32.
+    pub mask: Option<&'a Tensor>,
     /// Noise level of the low-resolution picture `[N]`.
     pub noise_level: Option<&'a Tensor>,
+    /// An embedding that joins the time's `[N, E]`.
+    pub class_labels: Option<&'a Tensor>,
+}
+
+/// The text as attention takes it.
+struct Context {
+    /// `[N, L, cross_attention_dim]`.
+    states: Tensor,
+    /// Added to the scores of its keys `[N, L]`.
+    mask: Option<Tensor>,
 }

@@ -1,4 +1,5 @@
-//! The unconditional U-Net of the DDPM folders (diffusers' `UNet2DModel`; Ho et al. 2020, arXiv:2006.11239).
+//! The unconditional U-Net of the DDPM folders and of Karlo's super-resolution (diffusers' `UNet2DModel`; Ho et al. 2020,
+//! arXiv:2006.11239).
 
 use super::attention::{Projections, SelfAttention};
 use super::blocks::{Resize, ResnetNames, ResnetOptions, conv, downsample, resnet_block, upsample};
@@ -17,9 +18,9 @@ use serde::Deserialize;
 pub struct Config {
     /// Side of the pictures it was trained on.
     pub sample_size: usize,
-    /// Channels in.
+    /// Channels in: 3, or 1 of grey pictures; 6 with a picture to enlarge beside the sample.
     pub in_channels: usize,
-    /// Channels out; twice `in_channels` with a learned variance.
+    /// Channels out: the sample's, or twice as many with a learned variance.
     pub out_channels: usize,
     /// Channels by level.
     pub block_out_channels: Vec<usize>,
@@ -111,6 +112,16 @@ impl Config {
         1 << (self.block_out_channels.len() - 1)
     }
 
+    /// Whether it enlarges a picture.
+    pub fn is_super_resolution(&self) -> bool {
+        self.in_channels == 6
+    }
+
+    /// Channels of the sample: the network's input less the picture beside it.
+    pub fn sample_channels(&self) -> usize {
+        if self.is_super_resolution() { self.in_channels / 2 } else { self.in_channels }
+    }
+
     fn scale_shift(&self) -> bool {
         self.resnet_time_scale_shift == "scale_shift"
     }
@@ -137,8 +148,9 @@ impl Config {
         }
     }
 
-    /// x `[N, H, W, in]`, t `[N]` → `[N, H, W, out]`.
-    pub fn forward(&self, g: &mut Graph, x: &Tensor, t: &Tensor) -> Tensor {
+    /// x `[N, H, W, in]`, or the sample with the picture to enlarge (of the sample's size) beside it, and t `[N]` →
+    /// `[N, H, W, out]`.
+    pub fn forward(&self, g: &mut Graph, (x, low_res): (&Tensor, Option<&Tensor>), t: &Tensor) -> Tensor {
         let (first, levels) = (self.block_out_channels[0], self.block_out_channels.len());
         let act = Activation::from_name(&self.act_fn).unwrap_or_default();
         let dim = self.time_embedding_dim.unwrap_or(4 * first);
@@ -149,7 +161,7 @@ impl Config {
         g.tap("time_embedding", &emb);
         let emb = activate(g, &emb, act);
 
-        let mut h = conv(g, "conv_in", (x, None), first, 3, Window::same(3));
+        let mut h = conv(g, "conv_in", (x, low_res), first, 3, Window::same(3));
         g.tap("conv_in", &h);
         let mut skips = vec![h.clone()];
         for level in 0..levels {

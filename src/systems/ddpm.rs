@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::estimate::{NetworkCost, Target};
 use crate::graph::{Graph, Storage};
 use crate::layout::Defaults;
+use crate::models::check::require;
 use crate::models::unet2d::Config;
 use crate::picture::Picture;
 use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
@@ -44,6 +45,9 @@ impl Ddpm {
         unet.validate(&path)?;
         let mut checkpoint = Checkpoint::open(unet_folder, "diffusion_pytorch_model", None)?;
         checkpoint.rename(ddpm_attention_name)?;
+        require(&path, "in_channels", !unet.is_super_resolution(), || {
+            "6 channels: this network enlarges a picture; a DDPM has 3 or 1".into()
+        })?;
         let graph = network_graph(&unet);
         checkpoint.check(graph.weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(scheduler)?;
@@ -76,10 +80,13 @@ impl Ddpm {
     }
 }
 
-/// The network as a denoiser records it.
+/// The network as a denoiser records it; the picture to enlarge, if it takes one, is the input `low_res`.
 pub fn network(unet: &Config) -> Box<Network> {
     let unet = unet.clone();
-    Box::new(move |g, _, x, t| unet.forward(g, x, t))
+    Box::new(move |g, shape, x, t| {
+        let low_res = unet.is_super_resolution().then(|| g.input("low_res", &shape.sample(), Storage::F32));
+        unet.forward(g, (x, low_res.as_ref()), t)
+    })
 }
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at
@@ -89,7 +96,7 @@ pub fn network_graph(unet: &Config) -> Graph {
     let unit = unet.size_multiple();
     let x = g.input("x", &[1, 2 * unit, 3 * unit, unet.in_channels], Storage::Elem);
     let t = g.input("t", &[1], Storage::F32);
-    let out = unet.forward(&mut g, &x, &t);
+    let out = unet.forward(&mut g, (&x, None), &t);
     g.output("out", &out);
     g
 }

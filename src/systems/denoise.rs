@@ -346,6 +346,16 @@ impl Denoiser {
         }))
     }
 
+    /// Gives memory back where a picture took much of it. The program holds its weights, so it goes with them.
+    pub(crate) fn release_if_large(slot: &mut Option<Denoiser>, weights: &Weights) {
+        const LARGE_ACTIVATIONS: u64 = 1 << 28;
+        let activations = slot.as_ref().map_or(0, |denoiser| denoiser.memory().0);
+        if weights.is_large() || activations > LARGE_ACTIVATIONS {
+            *slot = None;
+            weights.release_if_large();
+        }
+    }
+
     /// The sizes it was made for.
     pub fn shape(&self) -> Shape {
         self.shape

@@ -8,11 +8,12 @@ use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
-use crate::graph::{Graph, Storage};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::resample::{Resample, resample};
 use crate::layout::{Defaults, StageFiles};
+use crate::models::check::require;
 use crate::models::{t5, unet};
 use crate::picture::Picture;
 use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
@@ -153,6 +154,9 @@ impl Stage {
         let path = unet_folder.join("config.json");
         let unet: unet::Config = read_json(&path)?;
         unet.validate(&path)?;
+        require(&path, "class_embed_type", !unet.takes_embedding(), || {
+            "`identity` is of unCLIP's decoder; a stage of IF has `timestep` or none".into()
+        })?;
         let checkpoint = Checkpoint::open(&unet_folder, "diffusion_pytorch_model", variant)?;
         checkpoint.check(network_graph(&unet).weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(&folder.join("scheduler/scheduler_config.json"))?;
@@ -171,7 +175,7 @@ impl Stage {
 
     /// Whether it enlarges a picture.
     pub fn is_super_resolution(&self) -> bool {
-        self.unet.class_embed_type.is_some()
+        self.unet.is_super_resolution()
     }
 
     /// Channels of the sample: the network's input less the low-resolution picture beside it.
@@ -224,18 +228,8 @@ impl Stage {
             denoiser.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
         let pictures = denoiser.sample(steps, guidance, noise, start, on_step);
-        self.release_if_large();
+        Denoiser::release_if_large(&mut self.denoiser, &self.weights);
         pictures
-    }
-
-    /// Gives memory back where a picture took much of it. The program holds its weights, so it goes with them.
-    fn release_if_large(&mut self) {
-        const LARGE_ACTIVATIONS: u64 = 1 << 28;
-        let activations = self.denoiser.as_mut().map_or(0, |d| d.memory().0);
-        if self.weights.is_large() || activations > LARGE_ACTIVATIONS {
-            self.denoiser = None;
-            self.weights.release_if_large();
-        }
     }
 
     /// Noise-conditioning augmentation: the picture enlarged to the stage's size (bilinear, corners aligned) and
@@ -270,25 +264,39 @@ impl Stage {
 
 /// Channels of the sample: the network's input less the low-resolution picture beside it.
 pub fn sample_channels(unet: &unet::Config) -> usize {
-    if unet.class_embed_type.is_some() { unet.in_channels / 2 } else { unet.in_channels }
+    if unet.is_super_resolution() { unet.in_channels / 2 } else { unet.in_channels }
 }
 
-/// The network as a denoiser records it: with the text states as an input, and the picture to enlarge beside the sample.
+/// The network as a denoiser records it: with the text states as the input `context`; the picture to enlarge beside the
+/// sample (`low_res`, `noise_level`); of unCLIP's decoder the embedding that joins the time's, `class_labels`, and what is
+/// added to the text's scores, `mask`.
 pub fn network(unet: &unet::Config) -> Box<Network> {
     let unet = unet.clone();
     Box::new(move |g, shape, x, t| {
         let batch = shape.batch();
         let context = g.input("context", &[batch, shape.tokens, unet.context_channels()], Storage::Elem);
-        let low_res = unet.class_embed_type.as_ref().map(|_| {
-            (
-                g.input("low_res", &shape.sample(), Storage::F32),
-                g.input("noise_level", &[batch], Storage::F32),
-            )
-        });
-        let noise_level = low_res.as_ref().map(|(_, level)| level);
-        let low_res = low_res.as_ref().map(|(picture, _)| picture);
-        unet.forward(g, &unet::Inputs { x, low_res, t, context: &context, noise_level })
+        let low_res = unet.is_super_resolution().then(|| g.input("low_res", &shape.sample(), Storage::F32));
+        conditioned(g, &unet, (x, low_res.as_ref()), t, &context)
     })
+}
+
+/// Records the network with what its config asks for besides the text.
+fn conditioned(
+    g: &mut Graph,
+    unet: &unet::Config,
+    (x, low_res): (&Tensor, Option<&Tensor>),
+    t: &Tensor,
+    context: &Tensor,
+) -> Tensor {
+    let (batch, tokens) = (context.dim(0), context.dim(1));
+    let noise_level = unet.is_super_resolution().then(|| g.input("noise_level", &[batch], Storage::F32));
+    let given = unet.takes_embedding().then(|| {
+        let labels = g.input("class_labels", &[batch, unet.time_channels()], Storage::F32);
+        (labels, g.input("mask", &[batch, tokens], Storage::F32))
+    });
+    let (class_labels, mask) = (given.as_ref().map(|(labels, _)| labels), given.as_ref().map(|(_, mask)| mask));
+    let noise_level = noise_level.as_ref();
+    unet.forward(g, &unet::Inputs { x, low_res, t, context, mask, noise_level, class_labels })
 }
 
 /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts (at
@@ -299,10 +307,7 @@ pub fn network_graph(config: &unet::Config) -> Graph {
     let x = g.input("x", &[1, 2 * unit, 3 * unit, config.in_channels], Storage::Elem);
     let t = g.input("t", &[1], Storage::F32);
     let context = g.input("context", &[1, 2, config.context_channels()], Storage::Elem);
-    let noise_level = config.class_embed_type.as_ref().map(|_| g.input("noise_level", &[1], Storage::F32));
-    let inputs =
-        unet::Inputs { x: &x, low_res: None, t: &t, context: &context, noise_level: noise_level.as_ref() };
-    let out = config.forward(&mut g, &inputs);
+    let out = conditioned(&mut g, config, (&x, None), &t, &context);
     g.output("out", &out);
     g
 }
@@ -387,7 +392,7 @@ impl System for Imagen {
     }
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
-        let mut networks = vec![NetworkCost::of_encoder(&self.text.config, PROMPTS, MAX_TOKENS, on)];
+        let mut networks = vec![NetworkCost::of_text(t5::graph(&self.text.config, PROMPTS, MAX_TOKENS), on)];
         let (count, sizes) = imagen_sizes(&self.stages, cfg)?;
         for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
             let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;

@@ -153,16 +153,15 @@ fn record_unet(config: &unet::Config, inputs: &Checkpoint) -> Result<(Graph, Val
         Some(_) => Some(input(&mut g, inputs, "noise_level", Storage::F32, &mut values)?),
         None => None,
     };
-    let inputs =
-        unet::Inputs {
-            x: &x,
-            low_res: None,
-            t: &t,
-            context: &context,
-            mask: None,
-            noise_level: noise_level.as_ref(),
-            class_labels: None,
-        };
+    let inputs = unet::Inputs {
+        x: &x,
+        low_res: None,
+        t: &t,
+        context: &context,
+        mask: None,
+        noise_level: noise_level.as_ref(),
+        class_labels: None,
+    };
     let y = config.forward(&mut g, &inputs);
     let shape = y.shape.clone();
     g.output("y", &y);

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
 pub use crate::layout::Bundled;
 use crate::layout::Model;
-use crate::picture::Picture;
+use crate::picture::{Picture, Rounding};
 pub use crate::request::GenerateConfig;
 use crate::request::check_request;
 pub use crate::systems::Condition;
@@ -18,6 +18,7 @@ use crate::systems::ddpm::Ddpm;
 use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
+use crate::systems::unclip::UnClip;
 use crate::systems::{Run, System};
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,7 @@ pub struct Progress<'a> {
     pub stage: usize,
     /// Stages of this run.
     pub stages: usize,
-    /// Width and height of the stage's pictures.
+    /// Width and height of the stage's pictures; 1 by 1 where it draws an embedding.
     pub size: (usize, usize),
     /// Steps done, with the share of the running one.
     pub done: f32,
@@ -73,7 +74,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a model: a DeepFloyd IF or DDPM folder of diffusers, a cascade of such folders, a checkpoint of guided
+    /// Loads a model: a DeepFloyd IF, DDPM or Karlo folder of diffusers, a cascade of IF's folders, a checkpoint of guided
     /// diffusion (`64x64_diffusion.pt`), or GLIDE: a folder of its files (`base.pt`, `upsample.pt`) with its tokenizer's
     /// (`encoder.json.gz`, `vocab.bpe.gz`).
     ///
@@ -104,6 +105,7 @@ impl Engine {
             Model::Imagen(files) => Box::new(Imagen::load(&files, variant)?),
             Model::Adm(files) => Box::new(Adm::load(&files)?),
             Model::Glide(files) => Box::new(Glide::load(&files)?),
+            Model::UnClip { folder, from_picture } => Box::new(UnClip::load(&folder, from_picture, variant)?),
         };
         Ok(Engine { device, precision, system })
     }
@@ -149,9 +151,15 @@ impl Engine {
         if !cfg.classes.is_empty() && self.condition() != Condition::Class {
             let follows = match self.condition() {
                 Condition::Prompt => "this model follows a prompt",
+                Condition::Picture => "this model varies a picture",
                 _ => "this model knows no classes",
             };
             return Err(Error::Request(format!("{follows}: leave `--class` out")));
+        }
+        if !cfg.image.is_empty() && self.condition() != Condition::Picture {
+            let what =
+                "only Karlo's image variation varies a picture: leave `--image` out; `--init` begins at one";
+            return Err(Error::Request(what.into()));
         }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";
@@ -189,8 +197,13 @@ impl Engine {
             gpu.forget_tuning();
         }
         let before = gpu.choices();
-        // A run of one step makes every program that a longer one needs.
-        cfg = cfg.steps(vec![1; self.stages()]);
+        // The shortest run makes every program that a longer one needs.
+        cfg = cfg.steps(vec![self.system.fewest_steps(); self.stages()]);
+        if self.condition() == Condition::Picture && cfg.image.is_empty() {
+            let values = vec![0.0; 3];
+            cfg.image =
+                vec![Picture { width: 1, height: 1, channels: 3, values, rounding: Rounding::Nearest }];
+        }
         let anything = if self.condition() == Condition::Class { "0" } else { "a" };
         self.generate(anything, cfg)?;
         let after = gpu.choices();

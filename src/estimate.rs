@@ -357,7 +357,7 @@ pub fn plan_network(
             let unet: unet2d::Config = read_json(config)?;
             unet.validate(config)?;
             let sides = StageSide { side: unet.sample_size, multiple: unet.size_multiple() };
-            denoiser(&ddpm::network_graph(&unet), sides, unet.in_channels, &ddpm::network(&unet))?
+            denoiser(&ddpm::network_graph(&unet), sides, unet.sample_channels(), &ddpm::network(&unet))?
         }
         (_, Some("t5")) => {
             let encoder: t5::Config = read_json(config)?;

@@ -38,6 +38,11 @@ pub(crate) enum Model {
     Imagen(Vec<StageFiles>),
     Adm(AdmFiles),
     Glide(GlideFiles),
+    UnClip {
+        folder: PathBuf,
+        /// It varies a picture; otherwise it follows a prompt.
+        from_picture: bool,
+    },
 }
 
 /// A checkpoint of guided diffusion.
@@ -78,6 +83,11 @@ pub(crate) struct GlideFiles {
 }
 
 impl Defaults {
+    /// So many steps, spaced and sampled as the scheduler says.
+    pub(crate) fn of(steps: usize, guidance_scale: f64, noise_level: usize) -> Defaults {
+        Defaults { steps, respacing: None, guidance_scale, sampler: None, noise_level }
+    }
+
     /// What GLIDE's notebooks take.
     pub(crate) fn glide(enlarges: bool, inpaint: bool) -> Defaults {
         let ddim = Sampler::Ddim { eta: 0.0, rederive_epsilon: true };
@@ -139,14 +149,10 @@ struct CascadeStage {
 
 /// What the reference pipelines take by default (diffusers' `__call__` signatures).
 fn pipeline_defaults(class: &str) -> Option<Defaults> {
-    let defaults = |steps, guidance_scale, noise_level| {
-        let (respacing, sampler) = (None, None);
-        Defaults { steps, respacing, guidance_scale, sampler, noise_level }
-    };
     match class {
-        "IFPipeline" => Some(defaults(100, 7.0, 0)),
-        "IFSuperResolutionPipeline" => Some(defaults(50, 4.0, 250)),
-        "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel" => Some(defaults(1000, 1.0, 0)),
+        "IFPipeline" => Some(Defaults::of(100, 7.0, 0)),
+        "IFSuperResolutionPipeline" => Some(Defaults::of(50, 4.0, 250)),
+        "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel" => Some(Defaults::of(1000, 1.0, 0)),
         _ => None,
     }
 }
@@ -182,6 +188,10 @@ impl Model {
             let defaults = pipeline_defaults(&class).ok_or_else(|| unknown(first, &class))?;
             return Ok(Model::Ddpm(first.clone(), defaults));
         }
+        if let (true, "UnCLIPPipeline" | "UnCLIPImageVariationPipeline") = (rest.is_empty(), class.as_str()) {
+            let from_picture = class == "UnCLIPImageVariationPipeline";
+            return Ok(Model::UnClip { folder: first.clone(), from_picture });
+        }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()
             .map(|folder| Ok(StageFiles { folder: folder.clone(), defaults: stage_defaults(folder)? }))
@@ -202,7 +212,8 @@ fn unknown(folder: &Path, class: &str) -> Error {
         folder,
         format!(
             "holds a `{class}`, which this version does not run. It runs IFPipeline and IFSuperResolutionPipeline \
-             (DeepFloyd IF), DDPMPipeline and DDIMPipeline"
+             (DeepFloyd IF), DDPMPipeline and DDIMPipeline and, alone, UnCLIPPipeline and UnCLIPImageVariationPipeline \
+             (Karlo)"
         ),
     )
 }
@@ -318,18 +329,8 @@ fn find_adm(paths: &[PathBuf], options: &LoadOptions) -> Result<AdmFiles> {
         let flags = options.flags.get(i).map(|text| parse_flags(text)).transpose()?.unwrap_or_default();
         let (of_classifier, overrides): (Vec<_>, Vec<_>) =
             flags.into_iter().partition(|(flag, _)| flag.starts_with("classifier_"));
-        let mut stage = AdmFile {
-            weights: path.clone(),
-            flags: None,
-            overrides,
-            defaults: Defaults {
-                steps: 250,
-                respacing: None,
-                guidance_scale: 1.0,
-                sampler: None,
-                noise_level: 0,
-            },
-        };
+        let mut stage =
+            AdmFile { weights: path.clone(), flags: None, overrides, defaults: Defaults::of(250, 1.0, 0) };
         let mut beside = None;
         if path.is_dir() {
             let file = path.join("config.json");

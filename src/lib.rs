@@ -19,7 +19,7 @@
 //! prompt ─text─> ids ─models::t5─> context ┐
 //! seed ─diffusion::noise─> x_T ────────────┤
 //!    each step: models::unet(x_t, t, context) ─> kernels::step ─> x_{t-1}     (systems::denoise)
-//! x_0 ─super-resolution stages─> Picture ─> PNG               (systems::{imagen, ddpm, adm, glide}, engine)
+//! x_0 ─super-resolution stages─> Picture ─> PNG               (systems::{imagen, ddpm, adm, glide, unclip}, engine)
 //! every network:  weights + config ─> graph::Graph ─> graph::plan ─> device (GPU | CPU)
 //! a denoiser:     graph::split ─> once a prompt, once for all steps, each step
 //! steering:       guidance (x_t, t, x̂₀) ─> a score, or a shift of ε or of the mean; scores by graph::gradient

@@ -43,6 +43,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) clean_caption: bool,
     pub(crate) upsample_temp: Option<f64>,
     pub(crate) from: Vec<Picture>,
+    pub(crate) image: Vec<Picture>,
     pub(crate) init: Vec<Picture>,
     pub(crate) strength: Option<f64>,
     pub(crate) mask: Option<Mask>,
@@ -70,7 +71,8 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
-    /// Denoising steps by stage; stages beyond the list keep their default.
+    /// Denoising steps by stage; stages beyond the list keep their default. Of unCLIP the first is the prior, where it
+    /// follows a prompt, then come decoder and super-resolution.
     pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
         self.steps = steps.into();
         self
@@ -90,7 +92,7 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
-    /// Guidance scale by stage; stages beyond the list keep their default. Classifier-free guidance begins above 1,
+    /// Guidance scale by stage, as [`GenerateConfig::steps`] counts them; stages beyond the list keep their default. Classifier-free guidance begins above 1,
     /// classifier guidance above 0.
     pub fn guidance_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
         self.guidance_scale = scale.into();
@@ -144,6 +146,13 @@ impl<'a> GenerateConfig<'a> {
     /// them, and those after it enlarge them.
     pub fn from_pictures(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
         self.from = pictures.into();
+        self
+    }
+
+    /// The picture that a model of image variation (Karlo's) draws others of, of any size: CLIP sees its middle. One for
+    /// all that are drawn, or one for each.
+    pub fn image(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
+        self.image = pictures.into();
         self
     }
 
@@ -398,6 +407,13 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     if let Some(factor) = cfg.upsample_temp.filter(|factor| !(0.0..=MAX_TEMP).contains(factor)) {
         return refuse(format!(
             "an upsampling temperature of {factor}: give 0 to {MAX_TEMP}; 0.997 is usual"
+        ));
+    }
+    let images = cfg.image.len();
+    if images > 1 && images != cfg.count {
+        return refuse(format!(
+            "{images} pictures to vary for {} to draw: give one, or one for each",
+            cfg.count
         ));
     }
     check_init(cfg)?;

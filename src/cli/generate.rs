@@ -20,6 +20,9 @@ pub struct Generate {
     /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
     #[arg(help_heading = "Pictures to begin with", long, value_name = "PNG")]
     from: Vec<PathBuf>,
+    /// Image variation (Karlo's): a PNG or JPEG to draw others of; one for all, or one for each picture to draw
+    #[arg(help_heading = "Pictures to begin with", long, value_name = "PICTURE")]
+    image: Vec<PathBuf>,
     /// Picture to picture: a PNG or JPEG to begin at instead of noise
     #[arg(help_heading = "Pictures to begin with", long, value_name = "PICTURE", conflicts_with = "from")]
     init: Option<PathBuf>,
@@ -36,7 +39,7 @@ pub struct Generate {
 pub fn run(args: Generate) -> Result<(), Error> {
     let started = Instant::now();
     let mut finished: Option<(usize, Vec<Picture>)> = None;
-    let Generate { prompt, drawing, from, init, strength, steering, model } = args;
+    let Generate { prompt, drawing, from, image, init, strength, steering, model } = args;
     drawing.check_outputs()?;
     let mut engine = model.load(drawing.quiet)?;
     if engine.condition() == Condition::Prompt && prompt.is_none() {
@@ -44,7 +47,8 @@ pub fn run(args: Generate) -> Result<(), Error> {
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    let unread = engine.condition() == Condition::Nothing && !steering.is_on();
+    let ignores = matches!(engine.condition(), Condition::Nothing | Condition::Picture);
+    let unread = ignores && !steering.is_on();
     if prompt.is_some() && unread && !drawing.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }
@@ -57,6 +61,8 @@ pub fn run(args: Generate) -> Result<(), Error> {
         cfg = cfg.init(vec![Picture::open(path)?]);
     }
     cfg = strength.into_iter().fold(cfg, GenerateConfig::strength);
+    let image = image.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>()?;
+    cfg = cfg.image(image);
     let from = from.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>()?;
     cfg = cfg.from_pictures(from).on_stage(|stage, pictures| finished = Some((stage, pictures.to_vec())));
     cfg = guidance.into_iter().fold(cfg, |cfg, guidance| cfg.guide(1.0, guidance));

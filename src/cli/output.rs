@@ -54,13 +54,16 @@ impl Bars {
             return true;
         }
         if self.current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
-            let (width, height) = progress.size;
+            let size = match progress.size {
+                (1, 1) => "embedding".to_string(),
+                (width, height) => format!("{width}x{height}"),
+            };
             let bar = ProgressBar::new(progress.steps as u64 * TICKS as u64);
             let template = "{prefix} [{bar:30}] {msg} {elapsed} (left: {eta})";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(format!("stage {}/{} {width}x{height}", progress.stage + 1, progress.stages));
+            bar.set_prefix(format!("stage {}/{} {size}", progress.stage + 1, progress.stages));
             self.current = Some((progress.stage, bar));
         }
         if let Some((_, bar)) = &self.current {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A picture encoder and where its weights are.
 #[derive(Clone)]
-pub(super) struct Image {
+pub(crate) struct Image {
     pub config: ImageEncoder,
     pub weights: Arc<Weights>,
     /// ᾱ of the timesteps it was trained at, where it sees noise.
@@ -22,7 +22,7 @@ pub(super) struct Image {
 
 /// A text encoder and where its weights are.
 #[derive(Clone)]
-pub(super) struct Text {
+pub(crate) struct Text {
     pub config: text::Config,
     pub weights: Arc<Weights>,
     /// Where the tokenizer's tables are looked for.
@@ -31,7 +31,7 @@ pub(super) struct Text {
 
 /// What one path gives.
 #[derive(Clone, Default)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     pub image: Option<Image>,
     pub text: Option<Text>,
     pub logit_scale: Option<f64>,
@@ -59,9 +59,8 @@ pub(super) fn read(path: &Path) -> Result<Parts> {
     let mut parts = Parts::default();
     // The folder itself, or encoders beside each other in a pipeline's folder.
     for folder in [path.to_path_buf(), path.join("text_encoder"), path.join("image_encoder")] {
-        let file = folder.join("config.json");
-        if file.is_file()
-            && let Some(found) = read_transformers(path, &folder, &file)?
+        if folder.join("config.json").is_file()
+            && let Some(found) = read_transformers(path, &folder, None)?
         {
             parts.image = parts.image.or(found.image);
             parts.text = parts.text.or(found.text);
@@ -137,7 +136,10 @@ fn logit_scale_of(checkpoint: &Checkpoint) -> Result<Option<f64>> {
     fits.map(Some).map_err(|what| Error::tensor(checkpoint.path(), "logit_scale", what))
 }
 
-fn read_transformers(root: &Path, folder: &Path, file: &Path) -> Result<Option<Parts>> {
+/// The encoders that a folder's `config.json` describes, with its files of `variant`; none where it is not of CLIP. The
+/// tokenizer is looked for in `root`.
+pub(crate) fn read_transformers(root: &Path, folder: &Path, variant: Option<&str>) -> Result<Option<Parts>> {
+    let file = &folder.join("config.json");
     let config: TransformersFile = read_json(file)?;
     if !config.is_clip() {
         return Ok(None);
@@ -148,7 +150,7 @@ fn read_transformers(root: &Path, folder: &Path, file: &Path) -> Result<Option<P
     if image.is_none() && text.is_none() {
         return Ok(None);
     }
-    let checkpoint = Checkpoint::open(folder, "model", None)?;
+    let checkpoint = Checkpoint::open(folder, "model", variant)?;
     let logit_scale = logit_scale_of(&checkpoint)?;
     let ignored = |name: &str| name == "logit_scale" || name.ends_with(".position_ids");
     Ok(Some(both(checkpoint, (image, text), root, logit_scale, ignored)?))

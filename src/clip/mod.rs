@@ -18,8 +18,11 @@
 
 mod files;
 mod guidance;
+mod preprocessor;
 
+pub(crate) use files::{Image, Text, read_transformers};
 pub use guidance::{ClipGuidance, GuidanceBuilder};
+pub use preprocessor::Preprocessor;
 
 use crate::device::{Device, Program};
 use crate::error::{Error, Result};
@@ -29,7 +32,7 @@ use crate::kernels::layer_norm::l2_normalise;
 use crate::models::clip::{ImageEncoder, text};
 use crate::picture::Picture;
 use crate::text::ClipTokenizer;
-use files::{Image, Parts};
+use files::Parts;
 use std::path::Path;
 
 /// Keeps the length of a vector of zeros from being divided by.

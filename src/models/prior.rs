@@ -235,7 +235,8 @@ impl Config {
 
     /// Drawn embeddings x `[N, E]` as CLIP has them: the prior was trained on embeddings of mean 0 and deviation 1.
     pub fn denormalised(&self, g: &mut Graph, x: &Tensor) -> Tensor {
-        let [mean, deviation] = ["clip_mean", "clip_std"].map(|name| g.vector(name, &[1, self.embedding_dim]));
+        let [mean, deviation] =
+            ["clip_mean", "clip_std"].map(|name| g.vector(name, &[1, self.embedding_dim]));
         let y = mul(g, x, &deviation);
         add(g, &y, &mean)
     }
@@ -248,7 +249,8 @@ impl Config {
         let embeds = g.input("embeds", &[1, columns], Storage::Elem);
         let states = g.input("states", &[1, tokens, columns], Storage::Elem);
         let mask = g.input("mask", &[1, tokens + 1], Storage::F32);
-        let out = self.forward(&mut g, &Inputs { x: &x, t: &t, embeds: &embeds, states: &states, mask: &mask });
+        let out =
+            self.forward(&mut g, &Inputs { x: &x, t: &t, embeds: &embeds, states: &states, mask: &mask });
         let out = g.reshape(&out, &[1, columns]);
         let embedding = self.denormalised(&mut g, &out);
         g.output("out", &out);

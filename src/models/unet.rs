@@ -312,7 +312,13 @@ impl Config {
             if self.down_block_types[level] == CROSS_DOWN {
                 let head_dim = self.attention_head_dim.at(level);
                 let attention = self.attention(head_dim, self.only_cross_attention.at(level));
-                h = attention.forward(g, &format!("attentions.{i}"), &h, &context.states, context.mask.as_ref());
+                h = attention.forward(
+                    g,
+                    &format!("attentions.{i}"),
+                    &h,
+                    &context.states,
+                    context.mask.as_ref(),
+                );
             }
             skips.push(h.clone());
         }
@@ -370,7 +376,13 @@ impl Config {
                 // Not the level's: diffusers reads this list forwards on the way up, and it alone.
                 let head_dim = self.attention_head_dim.at(i);
                 let attention = self.attention(head_dim, self.only_cross_attention.at(level));
-                h = attention.forward(g, &format!("attentions.{j}"), &h, &context.states, context.mask.as_ref());
+                h = attention.forward(
+                    g,
+                    &format!("attentions.{j}"),
+                    &h,
+                    &context.states,
+                    context.mask.as_ref(),
+                );
             }
         }
         if level > 0 || self.downsample_first {

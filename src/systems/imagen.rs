@@ -294,7 +294,8 @@ fn conditioned(
         let labels = g.input("class_labels", &[batch, unet.time_channels()], Storage::F32);
         (labels, g.input("mask", &[batch, tokens], Storage::F32))
     });
-    let (class_labels, mask) = (given.as_ref().map(|(labels, _)| labels), given.as_ref().map(|(_, mask)| mask));
+    let (class_labels, mask) =
+        (given.as_ref().map(|(labels, _)| labels), given.as_ref().map(|(_, mask)| mask));
     let noise_level = noise_level.as_ref();
     unet.forward(g, &unet::Inputs { x, low_res, t, context, mask, noise_level, class_labels })
 }

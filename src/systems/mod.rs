@@ -7,6 +7,7 @@ pub mod glide;
 pub mod imagen;
 pub mod repaint;
 mod start;
+pub mod unclip;
 
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::engine::{OnProgress, Progress};
@@ -26,6 +27,8 @@ pub enum Condition {
     Prompt,
     /// One of the classes it was trained on.
     Class,
+    /// Another picture.
+    Picture,
     /// Nothing but the seed.
     Nothing,
 }
@@ -48,6 +51,10 @@ pub(crate) trait System {
     /// Whether the noise of its upsampler may be scaled.
     fn takes_upsample_temp(&self) -> bool {
         false
+    }
+    /// Steps that each stage of a run has at least.
+    fn fewest_steps(&self) -> usize {
+        1
     }
     /// Width and height of each stage's pictures in a run.
     fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>>;

@@ -5,7 +5,7 @@ use crate::shaders::check_storage;
 use ancestral::clip::Clip;
 use ancestral::graph::{Graph, fuse::fuse};
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{t5, unet, unet2d};
+use ancestral::models::{prior, t5, text_proj, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -43,6 +43,15 @@ fn ddpm_networks() {
         let config: unet2d::Config = config(&format!("{case}/pipeline/unet/config.json"));
         check(case, ddpm::network_graph(&config));
     }
+}
+
+#[test]
+fn unclip_networks() {
+    let path = |part: &str| format!("unclip/pipeline/{part}/config.json");
+    check("prior", config::<prior::Config>(&path("prior")).graph());
+    check("text_proj", config::<text_proj::Config>(&path("text_proj")).graph(2, true, 7));
+    check("decoder", imagen::network_graph(&config::<unet::Config>(&path("decoder"))));
+    check("super_res_first", ddpm::network_graph(&config::<unet2d::Config>(&path("super_res_first"))));
 }
 
 #[test]

@@ -34,6 +34,10 @@ pub enum Kind {
     Sdg,
     /// GLIDE.
     Glide,
+    /// Karlo from a prompt.
+    UnClip,
+    /// Karlo from a picture.
+    UnClipVariation,
 }
 
 /// A tensor of a golden file.
@@ -117,6 +121,8 @@ impl Case {
             Some("DDPMPipeline" | "DDIMPipeline") => Ok(Kind::Ddpm),
             Some("IFPipeline") => Ok(Kind::IfStage1),
             Some("IFSuperResolutionPipeline") => Ok(Kind::IfStage2),
+            Some("UnCLIPPipeline") => Ok(Kind::UnClip),
+            Some("UnCLIPImageVariationPipeline") => Ok(Kind::UnClipVariation),
             Some(class) => Err(format!("`{class}` is not built yet")),
             None if self.manifest["run"]["respacing"].is_object() => Ok(Kind::Adm),
             None if self.manifest["run"]["base_respacing"].is_string() => Ok(Kind::Glide),

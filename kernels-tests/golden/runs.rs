@@ -31,6 +31,11 @@ impl Stored {
     pub fn new(draws: impl IntoIterator<Item = Vec<f32>>) -> Self {
         Stored(draws.into_iter().collect())
     }
+
+    /// One's draws after another's.
+    pub fn joined(parts: impl IntoIterator<Item = Stored>) -> Self {
+        Stored(parts.into_iter().flat_map(|part| part.0).collect())
+    }
 }
 
 impl Noise for Stored {
@@ -50,23 +55,36 @@ impl Run {
         guidance_scale: f64,
     ) -> Checked<Run> {
         let tensors = case.read(file)?;
-        let name = file.trim_end_matches(".safetensors").to_string();
+        let name = file.trim_end_matches(".safetensors");
+        let count = need(&tensors, "timesteps")?.values.len();
+        let mut scheduler = scheduler.clone();
+        if let Some(eta) = eta(what) {
+            scheduler.sampler = ancestral::diffusion::Sampler::Ddim { eta, rederive_epsilon: false };
+        }
+        let tokens = tensors.get("prompt_embeds").map_or(0, |embeds| embeds.shape[1]);
+        let spreads = (case.spreads(name, count)?, case.spread("forward")?);
+        Run::of(name, tensors, &scheduler, (guidance_scale, tokens), spreads)
+    }
+
+    /// The tensors of a run whose network reads so many tokens, with the spreads of its x and of one forward.
+    pub fn of(
+        name: &str,
+        tensors: Tensors,
+        scheduler: &SchedulerConfig,
+        (guidance_scale, tokens): (f64, usize),
+        (spreads, forward): (Vec<f64>, f64),
+    ) -> Checked<Run> {
+        let name = name.to_string();
         let x = need(&tensors, "x")?;
         let count = need(&tensors, "timesteps")?.values.len();
         let [pictures, channels, height, width] = x.at(0).picture()?;
         if x.shape[0] != count + 1 {
             return Err(format!("{name}: {} samples for {count} steps", x.shape[0]));
         }
-        let mut sampler = scheduler.sampler;
-        if let Some(eta) = eta(what) {
-            sampler = ancestral::diffusion::Sampler::Ddim { eta, rederive_epsilon: false };
-        }
-        let steps = steps(scheduler, &sampler, count).map_err(text)?;
-        let tokens = tensors.get("prompt_embeds").map_or(0, |embeds| embeds.shape[1]);
+        let steps = steps(scheduler, &scheduler.sampler, count).map_err(text)?;
         let guided = guidance_scale > 1.0 && tokens > 0;
         let dynamic = Shape::is_dynamic(&steps);
         let shape = Shape { pictures, height, width, channels, tokens, guided, dynamic };
-        let (spreads, forward) = (case.spreads(&name, count)?, case.spread("forward")?);
         Ok(Run { name, tensors, steps, guidance_scale, shape, spreads, forward })
     }
 
@@ -93,19 +111,32 @@ impl Run {
 
     /// Timesteps, every step from the stored samples, and the run from the first of them.
     pub fn check(&self, denoiser: &mut Denoiser, report: &mut Report) -> Checked {
+        self.check_with_last(denoiser, None, report)
+    }
+
+    /// [`Run::check`] where the last step may be another network's.
+    pub fn check_with_last(
+        &self,
+        denoiser: &mut Denoiser,
+        mut last: Option<&mut Denoiser>,
+        report: &mut Report,
+    ) -> Checked {
+        let end = self.steps.len() - 1;
         let found: Vec<f32> = self.steps.iter().map(|step| step.timestep as f32).collect();
         report.equal(&format!("{} timesteps", self.name), &found, &self.tensors["timesteps"].values);
-        for i in 0..self.steps.len() {
+        for i in 0..=end {
+            let denoiser = last.as_deref_mut().filter(|_| i == end).unwrap_or(&mut *denoiser);
             self.check_step(i, denoiser, report)?;
         }
-        let start = self.x(0).channels_last();
-        denoiser.write("x", &start);
+        let mut x = self.x(0).channels_last();
         for (i, step) in self.steps.iter().enumerate() {
+            let denoiser = last.as_deref_mut().filter(|_| i == end).unwrap_or(&mut *denoiser);
+            denoiser.write("x", &x);
             denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
             let next = denoiser.program().read("next").map_err(text)?;
             let what = format!("{} free x[{}]", self.name, i + 1);
-            report.golden(&what, &next[..start.len()], &self.x(i + 1), Limit::run(self.spreads[i + 1]));
-            denoiser.program().feed_back("next", "x");
+            x = next[..x.len()].to_vec();
+            report.golden(&what, &x, &self.x(i + 1), Limit::run(self.spreads[i + 1]));
         }
         Ok(())
     }
@@ -170,6 +201,11 @@ impl Run {
             let what = format!("{} {what} bytes", self.name);
             report.compare(&what, &bytes, &item(golden.values.clone()), Limit::bytes(spread));
         }
+    }
+
+    /// How far its last sample may be off where it ran on its own.
+    pub fn limit(&self) -> Limit {
+        Limit::run(self.spreads[self.steps.len()])
     }
 
     /// Whether σ of any step comes from the network.

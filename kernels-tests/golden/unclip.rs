@@ -1,0 +1,407 @@
+//! Karlo: tokens; forwards of prior, text projection, decoder and both super-resolution networks; every stage's steps,
+//! each from the stored sample and on their own; pictures to CLIP's embedding; prompt or picture to picture by the engine.
+
+use crate::golden::case::{Case, Checked, Kind, Tensor, Tensors, need, text};
+use crate::golden::existing;
+use crate::golden::forward;
+use crate::golden::report::{Limit, Report};
+use crate::golden::runs::{Run, Stored};
+use ancestral::device::{Device, ProgramOptions};
+use ancestral::graph::{Graph, Storage};
+use ancestral::kernels::Precision;
+use ancestral::models::{prior, unet};
+use ancestral::picture::{Picture, Rounding};
+use ancestral::systems::unclip::{
+    Captions, Kind as Network, PictureEncoder, Projection, Stage, TextEncoder, enlarged, padded_mask,
+};
+use ancestral::{Engine, GenerateConfig, LoadOptions};
+use serde_json::Value;
+
+/// Spreads of the same networks where a manifest states none, as image variation's: those of `unclip`'s manifest, the
+/// largest of its steps.
+const FORWARD: f64 = 1.95e-6;
+const DECODER: f64 = 1.39e-4;
+const SUPER_RESOLUTION: f64 = 1.58e-4;
+
+/// Everything a case stores.
+pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
+    for (file, _) in case.goldens() {
+        let golden = case.read(&file)?;
+        if golden.contains_key("prior.out") {
+            check_forwards(case, &golden, device, report)?;
+        } else if golden.contains_key("decoder.x") {
+            Whole::read(case, golden, device)?.check(report)?;
+        } else if golden.contains_key("ids") {
+            check_tokens(case, &golden, report)?;
+        } else if golden.contains_key("image_u8") {
+            check_pixels(case, &golden, report)?;
+        } else {
+            return Err(format!("{file}: none of the known kinds of golden"));
+        }
+    }
+    Ok(())
+}
+
+/// The network's spread of one forward.
+fn spread(case: &Case, part: &str) -> f64 {
+    case.spread(part).unwrap_or(FORWARD)
+}
+
+/// Added to scores: nothing where there is text.
+fn additive(mask: &Tensor) -> Vec<f32> {
+    mask.values.iter().map(|&text| if text > 0.0 { 0.0 } else { prior::HIDDEN }).collect()
+}
+
+fn check_tokens(case: &Case, golden: &Tensors, report: &mut Report) -> Checked {
+    let encoder = TextEncoder::load(&case.pipeline, None).map_err(text)?;
+    let stored = std::fs::read(case.dir.join("prompts.json")).map_err(|error| error.to_string())?;
+    let stored: Value = serde_json::from_slice(&stored).map_err(|error| error.to_string())?;
+    let prompts = stored["prompts"].as_array().ok_or("prompts.json has no prompts")?;
+    let (ids, mask) = (need(golden, "ids")?, need(golden, "mask")?);
+    if prompts.len() != ids.shape[0] {
+        return Err(format!("{} prompts for {} rows of ids", prompts.len(), ids.shape[0]));
+    }
+    for (i, prompt) in prompts.iter().enumerate() {
+        let raw = prompt["raw"].as_str().ok_or("a prompt without `raw`")?;
+        let tokens = encoder.tokenizer().encode(raw, ids.shape[1]).map_err(text)?;
+        let found: Vec<f32> = tokens.ids.iter().map(|&id| id as f32).collect();
+        report.equal(&format!("ids of {raw:?}"), &found, &ids.at(i).values);
+        let seen = |at: usize| f32::from(u8::from(at < tokens.len));
+        let found: Vec<f32> = (0..ids.shape[1]).map(seen).collect();
+        report.equal(&format!("mask of {raw:?}"), &found, &mask.at(i).values);
+    }
+    Ok(())
+}
+
+/// A picture of bytes `[H, W, 3]`.
+fn picture(bytes: &Tensor) -> Checked<Picture> {
+    let &[height, width, channels] = &bytes.shape[..] else {
+        return Err(format!("a picture of {:?}", bytes.shape));
+    };
+    let values = bytes.values.iter().map(|byte| byte / 127.5 - 1.0).collect();
+    Ok(Picture { width, height, channels, values, rounding: Rounding::Nearest })
+}
+
+/// Pixels as CLIP's encoder gets them: whole bytes, so not one may be off.
+fn check_pixels(case: &Case, golden: &Tensors, report: &mut Report) -> Checked {
+    let encoder = PictureEncoder::load(&case.pipeline, None).map_err(text)?;
+    let found = encoder.preprocessor.apply(&picture(need(golden, "image_u8")?)?).map_err(text)?;
+    let pixels = need(golden, "pixel_values_of_image_u8")?;
+    let (means, deviations) = (ancestral::models::clip::MEANS, ancestral::models::clip::DEVIATIONS);
+    let byte = |(i, v): (usize, &f32)| ((f64::from(*v) * deviations[i % 3] + means[i % 3]) * 255.0) as f32;
+    let expected: Vec<f32> = pixels.channels_last().iter().enumerate().map(byte).collect();
+    let bytes: Vec<f32> = found.to_bytes().into_iter().map(f32::from).collect();
+    report.compare("bytes of image_u8", &bytes, &expected, Limit { max: 1e-3, mean: 1e-3 });
+    Ok(())
+}
+
+fn check_forwards(case: &Case, golden: &Tensors, device: &Device, report: &mut Report) -> Checked {
+    check_prior(case, golden, device, report)?;
+    let projection = Projection::load(&case.pipeline, None).map_err(text)?;
+    let of = |name: &str| need(golden, name).map(|tensor| tensor.values.as_slice());
+    let (context, time) = projection
+        .run(
+            device,
+            of("text_proj.image_embeddings")?,
+            of("text_proj.prompt_embeds")?,
+            of("text_proj.text_encoder_hidden_states")?,
+        )
+        .map_err(text)?;
+    let limit = Limit::once(spread(case, "decoder"));
+    report.golden("text_proj hidden_states", &context, need(golden, "text_proj.hidden_states")?, limit);
+    report.golden("text_proj additive_time", &time, need(golden, "text_proj.additive_time")?, limit);
+    check_decoder(case, golden, device, report)?;
+    for (part, out) in [("super_res_first", "sr_first.out"), ("super_res_last", "sr_last.out")] {
+        let stage = Stage::load(&case.pipeline, part, None).map_err(text)?;
+        let Network::SuperResolution(config) = &stage.kind else { return Err("no UNet2DModel".into()) };
+        let sample = need(golden, "sr.sample")?;
+        let [n, c, h, w] = sample.picture()?;
+        let mut g = Graph::new();
+        let x = g.input("x", &[n, h, w, c], Storage::Elem);
+        let t = g.input("t", &[n], Storage::F32);
+        let y = config.forward(&mut g, (&x, None), &t);
+        g.output("out", &y);
+        let inputs: [(&str, &[f32]); 2] = [("x", &sample.channels_last()), ("t", &of("timestep")?[..n])];
+        let found = forward::run(device, stage.weights(), g, &inputs)?;
+        report.golden(out, found.get("out").unwrap_or_default(), need(golden, out)?, limit);
+    }
+    Ok(())
+}
+
+fn check_prior(case: &Case, golden: &Tensors, device: &Device, report: &mut Report) -> Checked {
+    let stage = Stage::load(&case.pipeline, "prior", None).map_err(text)?;
+    let Network::Prior(config) = &stage.kind else { return Err("no PriorTransformer".into()) };
+    let (sample, states) =
+        (need(golden, "prior.hidden_states")?, need(golden, "prior.encoder_hidden_states")?);
+    let (n, columns) = (sample.shape[0], config.embedding_dim);
+    let mut g = Graph::new();
+    let x = g.input("x", &[n, 1, 1, columns], Storage::F32);
+    let t = g.input("t", &[n], Storage::F32);
+    let embeds = g.input("embeds", &[n, columns], Storage::Elem);
+    let context = g.input("states", &states.shape, Storage::Elem);
+    let mask = g.input("mask", &[n, config.num_embeddings + 1], Storage::F32);
+    let inputs = prior::Inputs { x: &x, t: &t, embeds: &embeds, states: &context, mask: &mask };
+    let out = config.forward(&mut g, &inputs);
+    g.output("out", &out);
+    let of = |name: &str| need(golden, name).map(|tensor| tensor.values.as_slice());
+    let mask = additive(need(golden, "prior.attention_mask")?);
+    let inputs: [(&str, &[f32]); 5] = [
+        ("x", &sample.values),
+        ("t", &of("timestep")?[..n]),
+        ("embeds", of("prior.proj_embedding")?),
+        ("states", &states.values),
+        ("mask", &padded_mask(&mask, config.num_embeddings, 0, 1)),
+    ];
+    let found = forward::run(device, stage.weights(), g, &inputs)?;
+    let (out, limit) = (need(golden, "prior.out")?, Limit::once(case.spread("prior")?));
+    report.golden("prior.out", found.get("out").unwrap_or_default(), out, limit);
+    let found = stage.denormalised(device, &out.values).map_err(text)?;
+    let golden = need(golden, "prior.post_process")?;
+    report.golden("prior.post_process", &found, golden, limit);
+    Ok(())
+}
+
+fn check_decoder(case: &Case, golden: &Tensors, device: &Device, report: &mut Report) -> Checked {
+    let stage = Stage::load(&case.pipeline, "decoder", None).map_err(text)?;
+    let Network::Decoder(config) = &stage.kind else { return Err("no UNet2DConditionModel".into()) };
+    let of = |name: &str| need(golden, name);
+    let (sample, states) = (of("decoder.sample")?, of("text_proj.hidden_states")?);
+    let (labels, mask) = (of("decoder.class_labels")?, of("decoder.attention_mask")?);
+    let [n, c, h, w] = sample.picture()?;
+    let mut g = Graph::new();
+    let x = g.input("x", &[n, h, w, c], Storage::Elem);
+    let t = g.input("t", &[n], Storage::F32);
+    let context = g.input("context", &states.shape, Storage::Elem);
+    let class_labels = g.input("class_labels", &labels.shape, Storage::F32);
+    let added = g.input("mask", &mask.shape, Storage::F32);
+    let inputs = unet::Inputs {
+        x: &x,
+        low_res: None,
+        t: &t,
+        context: &context,
+        mask: Some(&added),
+        noise_level: None,
+        class_labels: Some(&class_labels),
+    };
+    let out = config.forward(&mut g, &inputs);
+    g.output("out", &out);
+    let inputs: [(&str, &[f32]); 5] = [
+        ("x", &sample.channels_last()),
+        ("t", &of("timestep")?.values[..n]),
+        ("context", &states.values),
+        ("class_labels", &labels.values),
+        ("mask", &additive(mask)),
+    ];
+    let found = forward::run(device, stage.weights(), g, &inputs)?;
+    let limit = Limit::once(spread(case, "decoder"));
+    report.golden("decoder.out", found.get("out").unwrap_or_default(), of("decoder.out")?, limit);
+    Ok(())
+}
+
+/// A stored run of a pipeline, whichever it begins with.
+struct Whole<'a> {
+    case: &'a Case,
+    device: &'a Device,
+    golden: Tensors,
+    /// The prompts, unconditional halves first, one for each picture.
+    captions: Captions,
+    prompts: Vec<String>,
+    /// Scales and steps by stage.
+    scales: Vec<f64>,
+    steps: Vec<usize>,
+}
+
+const OPTIONS: ProgramOptions = ProgramOptions {
+    precision: Precision::F32,
+    keep: ancestral::device::Keep::Outputs,
+    variants: ancestral::device::Variants::Measured,
+    accurate: false,
+};
+
+impl<'a> Whole<'a> {
+    fn read(case: &'a Case, golden: Tensors, device: &'a Device) -> Checked<Self> {
+        let run = &case.manifest["run"];
+        let pictures = need(&golden, "decoder.x")?.shape[1];
+        let strings = run["prompts"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let mut prompts: Vec<String> = strings.map(String::from).collect();
+        if prompts.is_empty() {
+            prompts = vec![String::new(); pictures];
+        }
+        // Several pictures of a prompt come one after another.
+        let each = (pictures / prompts.len()).max(1);
+        prompts = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), each)).collect();
+        let mut all = vec![""; prompts.len()];
+        all.extend(prompts.iter().map(String::as_str));
+        let encoder = TextEncoder::load(&case.pipeline, None).map_err(text)?;
+        let captions = encoder.encode(device, &all).map_err(text)?;
+        let stages: &[&str] = match case.kind()? {
+            Kind::UnClip => &["prior", "decoder", "super_res"],
+            _ => &["decoder", "super_res"],
+        };
+        let scale = |stage: &&str| run[format!("{stage}_guidance_scale")].as_f64().unwrap_or(1.0);
+        let count = |stage: &&str| Ok(need(&golden, &format!("{stage}.timesteps"))?.values.len());
+        let steps = stages.iter().map(count).collect::<Checked<_>>()?;
+        let scales = stages.iter().map(scale).collect();
+        Ok(Whole { case, device, golden, captions, prompts, scales, steps })
+    }
+
+    fn load(&self, part: &str) -> Checked<Stage> {
+        Stage::load(&self.case.pipeline, part, None).map_err(text)
+    }
+
+    /// A stage's stored run; `tokens` of a caption.
+    fn run(&self, part: &str, stage: &Stage, scale: f64, tokens: usize) -> Checked<Run> {
+        let prefix = format!("{part}.");
+        let mine = |(name, tensor): (&String, &Tensor)| {
+            let mut tensor = tensor.clone();
+            // Embeddings are pictures of one pixel.
+            if tensor.shape.len() == 3 {
+                tensor.shape.extend([1, 1]);
+            }
+            Some((name.strip_prefix(&prefix)?.to_string(), tensor))
+        };
+        let tensors: Tensors = self.golden.iter().filter_map(mine).collect();
+        let count = need(&tensors, "timesteps")?.values.len();
+        let largest = if part == "decoder" { DECODER } else { SUPER_RESOLUTION };
+        let spreads = self.case.spreads(part, count).unwrap_or_else(|_| vec![largest; count + 1]);
+        let forward = spread(self.case, if part == "prior" { "prior" } else { "decoder" });
+        Run::of(part, tensors, &stage.scheduler, (scale, tokens), (spreads, forward))
+    }
+
+    fn check(&self, report: &mut Report) -> Checked {
+        let limit = Limit::once(spread(self.case, "CLIP text"));
+        let (embeds, states) = match self.golden.get("prior_in.prompt_embeds") {
+            Some(golden) => {
+                let states = need(&self.golden, "prior_in.text_hidden_states")?;
+                report.golden("prompts' embeds", &self.captions.embeds, golden, limit);
+                report.golden("prompts' states", &self.captions.states, states, limit);
+                let mask = additive(need(&self.golden, "prior_in.text_mask")?);
+                report.equal("prompts' mask", &self.captions.mask, &mask);
+                (&golden.values, &states.values)
+            }
+            None => (&self.captions.embeds, &self.captions.states),
+        };
+        let length = self.captions.mask.len() / (2 * self.prompts.len());
+        let pictures = match self.case.kind()? {
+            Kind::UnClip => self.check_prior(embeds, states, length, report)?,
+            _ => self.check_picture(report)?,
+        };
+        let decoder = self.check_decoder((embeds, states), length, report)?;
+        let enlarger = self.check_enlarging(report)?;
+        self.check_engine(pictures, [&decoder, &enlarger], report)
+    }
+
+    /// The prior's run; it, to draw from.
+    fn check_prior(
+        &self,
+        embeds: &[f32],
+        states: &[f32],
+        length: usize,
+        report: &mut Report,
+    ) -> Checked<Option<Run>> {
+        let mut stage = self.load("prior")?;
+        let run = self.run("prior", &stage, self.scales[0], length)?;
+        let denoiser = stage.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
+        denoiser.write("embeds", embeds);
+        denoiser.write("states", states);
+        denoiser.write("mask", &padded_mask(&self.captions.mask, length, 0, 1));
+        run.check(denoiser, report)?;
+        let last = need(&self.golden, "prior.x")?.at(run.steps.len());
+        let found = stage.denormalised(self.device, &last.values).map_err(text)?;
+        let golden = need(&self.golden, "image_embeddings")?;
+        report.golden("image_embeddings", &found, golden, Limit::once(spread(self.case, "prior")));
+        Ok(Some(run))
+    }
+
+    /// The picture's embedding.
+    fn check_picture(&self, report: &mut Report) -> Checked<Option<Run>> {
+        let encoder = PictureEncoder::load(&self.case.pipeline, None).map_err(text)?;
+        let golden = need(&self.golden, "image_embeddings")?;
+        let pictures = vec![self.picture()?; golden.shape[0]];
+        let found = encoder.embed(self.device, &pictures).map_err(text)?;
+        report.golden("image_embeddings", &found, golden, Limit::once(self.case.spread("CLIP vision")?));
+        Ok(None)
+    }
+
+    /// The picture that is varied.
+    fn picture(&self) -> Checked<Picture> {
+        picture(need(&self.case.read("clip_vision.safetensors")?, "image_u8")?)
+    }
+
+    fn check_decoder(
+        &self,
+        (embeds, states): (&[f32], &[f32]),
+        length: usize,
+        report: &mut Report,
+    ) -> Checked<Run> {
+        let projection = Projection::load(&self.case.pipeline, None).map_err(text)?;
+        let pictures = &need(&self.golden, "image_embeddings")?.values;
+        let (context, labels) = projection.run(self.device, pictures, embeds, states).map_err(text)?;
+        let limit = Limit::once(spread(self.case, "decoder"));
+        let [hidden, time] = ["text_proj.hidden_states", "text_proj.additive_time"];
+        let (hidden, time) = (need(&self.golden, hidden)?, need(&self.golden, time)?);
+        report.golden("text_proj hidden_states", &context, hidden, limit);
+        report.golden("text_proj additive_time", &labels, time, limit);
+        let extra = projection.config.clip_extra_context_tokens;
+        let mask = padded_mask(&self.captions.mask, length, extra, 0);
+        if let Some(golden) = self.golden.get("decoder_text_mask") {
+            report.equal("decoder's mask", &mask, &additive(golden));
+        }
+        let mut stage = self.load("decoder")?;
+        let run = self.run("decoder", &stage, self.scales[self.scales.len() - 2], length + extra)?;
+        let denoiser = stage.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
+        denoiser.write("context", &hidden.values);
+        denoiser.write("class_labels", &time.values);
+        denoiser.write("mask", &mask);
+        run.check(denoiser, report)?;
+        Ok(run)
+    }
+
+    fn check_enlarging(&self, report: &mut Report) -> Checked<Run> {
+        let [mut first, mut last] = [self.load("super_res_first")?, self.load("super_res_last")?];
+        let run = self.run("super_res", &first, 1.0, 0)?;
+        let small = need(&self.golden, "decoder.x")?;
+        let small = small.at(small.shape[0] - 1);
+        let [_, _, h, w] = small.picture()?;
+        let found = enlarged(self.device, &small.channels_last(), (w, h), run.shape).map_err(text)?;
+        let mut low_res = found.clone();
+        if let Some(golden) = self.golden.get("image_upscaled") {
+            report.golden("image_upscaled", &found, golden, Limit::once(spread(self.case, "decoder")));
+            low_res = golden.channels_last();
+        }
+        let first = first.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
+        let last = last.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
+        first.write("low_res", &low_res);
+        last.write("low_res", &low_res);
+        run.check_with_last(first, Some(last), report)?;
+        Ok(run)
+    }
+
+    /// Prompt or picture to picture by the engine, one picture at a time as a caller draws them.
+    fn check_engine(&self, prior: Option<Run>, runs: [&Run; 2], report: &mut Report) -> Checked {
+        let options = LoadOptions {
+            device: existing(self.device),
+            precision: Some(Precision::F32),
+            ..LoadOptions::default()
+        };
+        let mut engine = Engine::load(&self.case.pipeline, &options).map_err(text)?;
+        let [decoder, enlarger] = runs;
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let all = prior.iter().chain([decoder, enlarger]);
+            let mut noise = Stored::joined(all.map(|run| run.draws(Some(i), None)));
+            let mut cfg = GenerateConfig::new().steps(self.steps.clone()).guidance_scale(self.scales.clone());
+            if prior.is_none() {
+                cfg = cfg.image(vec![self.picture()?]);
+            }
+            let found = engine.generate_from_noise(prompt, &mut cfg, &mut noise).map_err(text)?;
+            enlarger.check_pictures(&format!("engine, picture {i}"), &found, Some(i), report);
+            // `images` lie in 0 to 1, channels last already.
+            if let Some(golden) = self.golden.get("images") {
+                let golden: Vec<f32> = golden.at(i).values.iter().map(|v| 2.0 * v - 1.0).collect();
+                let values: Vec<f32> = found.iter().flat_map(|p| p.values.clone()).collect();
+                report.compare(&format!("engine, images[{i}]"), &values, &golden, enlarger.limit());
+            }
+        }
+        Ok(())
+    }
+}

@@ -28,6 +28,8 @@ mod requests;
 mod stages;
 #[path = "cli/tensors.rs"]
 mod tensors;
+#[path = "cli/unclip.rs"]
+mod unclip;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

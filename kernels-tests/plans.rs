@@ -8,10 +8,13 @@ use ancestral::graph::fuse::fuse;
 use ancestral::graph::plan::{Limits, Plan};
 use ancestral::graph::{Graph, Storage, TensorId};
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{glide, unet};
+use ancestral::models::{glide, prior, unet, unet2d};
+use ancestral::systems::ddpm;
+use ancestral::systems::denoise::Network;
 use ancestral::systems::denoise::{Parts, Shape};
 use ancestral::systems::glide::network as glide_network;
 use ancestral::systems::imagen::{self, Stage};
+use ancestral::systems::unclip::prior_network;
 use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
 use std::path::Path;
 
@@ -30,6 +33,62 @@ fn config(path: &str) -> unet::Config {
 
 fn layout(name: &str) -> unet::Config {
     config(&format!("kernels-tests/goldens/layouts/{name}.config.json"))
+}
+
+/// A part of Karlo with its sizes, guided where it reads a caption.
+fn parts_of_karlo(part: &str, steps: usize) -> Parts {
+    let path = format!("kernels-tests/goldens/layouts/karlo.{part}.config.json");
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).expect("a config");
+    let (network, side, channels, tokens): (Box<Network>, _, _, _) = match part {
+        "prior" => {
+            let config: prior::Config = serde_json::from_str(&text).expect("a config");
+            (prior_network(&config), 1, config.embedding_dim, config.num_embeddings)
+        }
+        "decoder" => (imagen::network(&layout("karlo.decoder")), 64, 3, 81),
+        _ => {
+            let config: unet2d::Config = serde_json::from_str(&text).expect("a config");
+            (ddpm::network(&config), config.sample_size, 3, 0)
+        }
+    };
+    let guided = tokens > 0;
+    let shape = Shape { pictures: 1, height: side, width: side, channels, tokens, guided, dynamic: false };
+    let mut parts = Parts::record(shape, steps, &network);
+    for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
+        fuse(graph);
+    }
+    parts
+}
+
+/// The prior is causal: a caption goes through it once a prompt, and a step is its last three tokens.
+#[test]
+fn a_step_of_the_prior_is_three_tokens() {
+    let parts = parts_of_karlo("prior", 25);
+    let counts = [&parts.once, &parts.times, &parts.step].map(|graph| graph.nodes.len());
+    println!("prior: {} once, {} times, {} a step", counts[0], counts[1], counts[2]);
+    let tokens = |graph: &Graph| {
+        let rows = graph.nodes.iter().filter(|node| node.label.ends_with("ff.net.2"));
+        rows.map(|node| graph.info(node.output).shape[1]).collect::<Vec<_>>()
+    };
+    assert_eq!((tokens(&parts.once), tokens(&parts.step)), (vec![78; 19], vec![3; 20]));
+    for node in &parts.step.nodes {
+        let early =
+            ["encoder_hidden_states_proj", "embedding_proj", "time_embedding", "positional_embedding"];
+        assert!(!early.iter().any(|name| node.label.contains(name)), "{} is in the step", node.label);
+    }
+    // All times in one pass.
+    assert_eq!(parts.steps_at_once, 25);
+}
+
+/// Neither caption nor time is computed again by the decoder.
+#[test]
+fn a_step_of_karlos_decoder_has_no_text() {
+    let parts = parts_of_karlo("decoder", 25);
+    let counts = [&parts.once, &parts.times, &parts.step].map(|graph| graph.nodes.len());
+    println!("decoder: {} once, {} times, {} a step", counts[0], counts[1], counts[2]);
+    for node in &parts.step.nodes {
+        let early = ["add_kv_proj", "class_labels", "time_"];
+        assert!(!early.iter().any(|name| node.label.contains(name)), "{} is in the step", node.label);
+    }
 }
 
 fn parts(config: &unet::Config, pictures: usize, guided: bool, steps: usize) -> Parts {
@@ -136,6 +195,13 @@ fn of_glide(name: &str, guided: bool) -> Recorded {
         .into()
 }
 
+fn of_karlo(part: &str) -> Recorded {
+    let parts = parts_of_karlo(part, 25);
+    [("once", parts.once), ("times", parts.times), ("step", parts.step)]
+        .map(|(part, graph)| (part.to_string(), graph))
+        .into()
+}
+
 /// A published U-Net of guided-diffusion as one graph.
 fn of_adm(name: &str) -> Recorded {
     let config: adm::Config = presets::by_name(name).expect("a published checkpoint").flags();
@@ -163,6 +229,9 @@ fn plans_are_close_to_their_lower_bounds() {
         ("256x256_diffusion", of_adm("256x256_diffusion")),
         ("GLIDE's base", of_glide("base", true)),
         ("GLIDE's upsampler", of_glide("upsample", false)),
+        ("Karlo's prior", of_karlo("prior")),
+        ("Karlo's decoder", of_karlo("decoder")),
+        ("Karlo's super-resolution", of_karlo("super_res")),
     ];
     let mut above = Vec::new();
     for (name, parts) in &networks {

@@ -6,7 +6,7 @@ use ancestral::graph::Graph;
 use ancestral::kernels::epilogue::Activation;
 use ancestral::models::adm::{self, presets};
 use ancestral::models::clip::detect::{self, GlideFile, TransformersFile};
-use ancestral::models::{clip, efficient_unet, glide, t5, unet, unet2d};
+use ancestral::models::{clip, efficient_unet, glide, prior, t5, text_proj, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -37,6 +37,21 @@ fn weights(graph: &Graph) -> Weights {
 
 fn golden_config<T: DeserializeOwned>(path: &str) -> T {
     serde_json::from_str(&read(&format!("kernels-tests/goldens/{path}/config.json"))).unwrap()
+}
+
+/// The config of a published network, whose file lies beside the lists of tensors.
+fn published_config<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_str(&read(&format!("kernels-tests/goldens/layouts/{name}.config.json"))).unwrap()
+}
+
+fn diffusion_prior(config: &prior::Config) -> Weights {
+    config.validate(Path::new("prior")).unwrap();
+    weights(&config.graph())
+}
+
+fn projection(config: &text_proj::Config) -> Weights {
+    config.validate(Path::new("text_proj")).unwrap();
+    weights(&config.graph(1, true, 1))
 }
 
 fn conditional(config: &unet::Config) -> Weights {
@@ -208,6 +223,15 @@ fn published_layouts() {
     assert_eq!(tied.as_ref(), published.get("shared.weight"));
     same(&encoder(&t5_xxl()), &published, 4_762_310_656);
     same(&unconditional(&ddpm_cifar10()), &layout("ddpm-cifar10-32.unet", 0), 35_746_307);
+    let karlo = |part: &str| (format!("karlo.{part}"), layout(&format!("karlo.{part}"), 0));
+    let (name, published) = karlo("prior");
+    same(&diffusion_prior(&published_config(&name)), &published, 1_022_030_080);
+    let (name, published) = karlo("text_proj");
+    same(&projection(&published_config(&name)), &published, 7_878_400);
+    let (name, published) = karlo("decoder");
+    same(&conditional(&published_config(&name)), &published, 885_439_686);
+    let (name, published) = karlo("super_res");
+    same(&unconditional(&published_config(&name)), &published, 691_579_523);
     for (name, parameters) in [
         ("64x64_diffusion", 295_904_454),
         ("64x64_classifier", 65_438_568),
@@ -271,6 +295,8 @@ fn networks(section: &str) -> Vec<Weights> {
             conditional(&if_stage_one(192)),
             conditional(&golden_config("if_stage1/pipeline/unet")),
             conditional(&golden_config("if_stage2/pipeline/unet")),
+            conditional(&published_config("karlo.decoder")),
+            conditional(&golden_config("unclip/pipeline/decoder")),
             conditional(&efficient_unet::super_resolution_256()),
             conditional(&efficient_unet::super_resolution_1024()),
         ],
@@ -278,6 +304,16 @@ fn networks(section: &str) -> Vec<Weights> {
             unconditional(&ddpm_cifar10()),
             unconditional(&golden_config("ddpm/pipeline/unet")),
             unconditional(&golden_config("ddpm_resnet/pipeline/unet")),
+            unconditional(&published_config("karlo.super_res")),
+            unconditional(&golden_config("unclip/pipeline/super_res_first")),
+        ],
+        "PriorTransformer" => vec![
+            diffusion_prior(&published_config("karlo.prior")),
+            diffusion_prior(&golden_config("unclip/pipeline/prior")),
+        ],
+        "UnCLIPTextProjModel" => vec![
+            projection(&published_config("karlo.text_proj")),
+            projection(&golden_config("unclip/pipeline/text_proj")),
         ],
         "guided-diffusion and improved-diffusion" => {
             let config = adm::classifier::Config {
@@ -404,7 +440,7 @@ fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, u
 #[test]
 fn every_tensor_is_described() {
     let sections = rows(&read("weights.md"));
-    assert_eq!(sections.len(), 9, "{:?}", sections.keys());
+    assert_eq!(sections.len(), 11, "{:?}", sections.keys());
     for (section, rows) in &sections {
         let mut used = vec![0; rows.len()];
         for network in networks(section) {

@@ -16,17 +16,19 @@ use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, Storage, TensorId};
 use crate::kernels::Precision;
-use crate::models::{t5, unet, unet2d};
+use crate::models::{prior, t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
 use crate::systems::denoise::{Network, Parts, Shape};
 use crate::systems::imagen::PROMPTS;
-use crate::systems::{ddpm, imagen};
+use crate::systems::{ddpm, imagen, unclip};
 use crate::weights::read_json;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
+/// Tokens of a picture's embedding that unCLIP's decoder attends to where nothing says otherwise.
+const PICTURE_TOKENS: usize = 4;
 /// Most steps a schedule has.
 const MAX_STEPS: usize = 1_000_000;
 
@@ -336,14 +338,12 @@ pub fn plan_network(
     }
     let guided = cfg.guidance_scale.first().is_none_or(|scale| *scale > 1.0);
     let class: Class = read_json(config)?;
-    let denoiser = |wanted: &Graph, sides: StageSide, channels: usize, network: &Network| {
+    let (pictures, height, width) = (cfg.count, 1, 1);
+    let one = Shape { pictures, height, width, channels: 3, tokens: 0, guided: false, dynamic: false };
+    let denoiser = |wanted: &Graph, sides: StageSide, shape: Shape, network: &Network| {
         check_layout(layout, wanted)?;
         let (width, height) = stage_sizes(&[sides], cfg.size)?[0];
-        let text = wanted.find_input("context").is_some();
-        let (pictures, guided) = (cfg.count, guided && text);
-        let tokens = if text { imagen::MAX_TOKENS } else { 0 };
-        let shape = Shape { pictures, height, width, channels, tokens, guided, dynamic: text };
-        Ok(NetworkCost::of_denoiser("U-Net", shape, steps, network, on))
+        Ok(NetworkCost::of_denoiser("U-Net", Shape { height, width, ..shape }, steps, network, on))
     };
     let network = match (class.class_name.as_deref(), class.model_type.as_deref()) {
         (Some("UNet2DConditionModel"), _) => {
@@ -351,13 +351,30 @@ pub fn plan_network(
             unet.validate(config)?;
             let sides = StageSide { side: unet.sample_size, multiple: unet.size_multiple() };
             let channels = imagen::sample_channels(&unet);
-            denoiser(&imagen::network_graph(&unet), sides, channels, &imagen::network(&unet))?
+            let (tokens, dynamic) = match unet.takes_embedding() {
+                true => (imagen::MAX_TOKENS + PICTURE_TOKENS, false),
+                false => (imagen::MAX_TOKENS, true),
+            };
+            let shape = Shape { channels, tokens, guided, dynamic, ..one };
+            denoiser(&imagen::network_graph(&unet), sides, shape, &imagen::network(&unet))?
         }
         (Some("UNet2DModel"), _) => {
             let unet: unet2d::Config = read_json(config)?;
             unet.validate(config)?;
             let sides = StageSide { side: unet.sample_size, multiple: unet.size_multiple() };
-            denoiser(&ddpm::network_graph(&unet), sides, unet.sample_channels(), &ddpm::network(&unet))?
+            let shape = Shape { channels: unet.sample_channels(), ..one };
+            denoiser(&ddpm::network_graph(&unet), sides, shape, &ddpm::network(&unet))?
+        }
+        (Some("PriorTransformer"), _) => {
+            let prior: prior::Config = read_json(config)?;
+            prior.validate(config)?;
+            if cfg.size.is_some() {
+                return Err(Error::Request("a prior draws embeddings: leave `--size` out".into()));
+            }
+            check_layout(layout, &prior.graph())?;
+            let (channels, tokens) = (prior.embedding_dim, prior.num_embeddings);
+            let shape = Shape { channels, tokens, guided, ..one };
+            NetworkCost::of_denoiser("prior", shape, steps, &unclip::prior_network(&prior), on)
         }
         (_, Some("t5")) => {
             let encoder: t5::Config = read_json(config)?;
@@ -368,7 +385,8 @@ pub fn plan_network(
         (name, kind) => {
             let found = name.or(kind).unwrap_or("no class");
             let what = format!(
-                "`{found}` cannot be planned; UNet2DConditionModel, UNet2DModel and, as `model_type`, t5 can"
+                "`{found}` cannot be planned; UNet2DConditionModel, UNet2DModel, PriorTransformer and, as `model_type`, t5 \
+                 can"
             );
             return Err(Error::config(config, "_class_name", what));
         }

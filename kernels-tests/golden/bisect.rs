@@ -15,7 +15,7 @@ const TOLERANCE: f64 = 1e-9;
 #[test]
 fn golden_devices_agree_node_by_node() {
     on_gpu(|gpu| {
-        for case in ["ddpm", "ddpm_resnet", "if_stage1"] {
+        for case in ["ddpm", "ddpm_resnet", "if_stage1", "unclip", "unclip_variation"] {
             let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
             let engine = Engine::load(own_goldens().join(case).join("pipeline"), &options).expect("it loads");
             for (network, parting) in engine.bisect(gpu, TOLERANCE).expect("both run") {

@@ -11,6 +11,8 @@ use std::path::Path;
 const DDPM: &str = "ddpm";
 const STAGE1: &str = "if_stage1";
 const STAGE2: &str = "if_stage2";
+const UNCLIP: &str = "unclip";
+const VARIATION: &str = "unclip_variation";
 
 /// A copy of one of the project's own cases, to spoil.
 fn copy(name: &str) -> Scratch {
@@ -59,6 +61,18 @@ fn golden_wrong_configs_are_seen() {
         (STAGE1, "pipeline/text_encoder/config.json", "relative_attention_max_distance", json!(64)),
         (STAGE2, unet, "resnet_out_scale_factor", json!(1.0)),
         (STAGE2, "pipeline/image_noising_scheduler/scheduler_config.json", "beta_schedule", json!("linear")),
+        (UNCLIP, "pipeline/prior/config.json", "num_attention_heads", json!(1)),
+        (UNCLIP, "pipeline/prior_scheduler/scheduler_config.json", "clip_sample_range", json!(1.0)),
+        (UNCLIP, "pipeline/decoder/config.json", "norm_eps", json!(1e-4)),
+        (UNCLIP, "pipeline/super_res_last/config.json", "norm_eps", json!(1e-4)),
+        (UNCLIP, "pipeline/super_res_scheduler/scheduler_config.json", "clip_sample_range", json!(0.9)),
+        (VARIATION, "pipeline/image_encoder/config.json", "num_attention_heads", json!(2)),
+        (
+            VARIATION,
+            "pipeline/feature_extractor/preprocessor_config.json",
+            "size",
+            json!({"shortest_edge": 33}),
+        ),
     ];
     for (case, file, key, value) in planted {
         let scratch = copy(case);
@@ -72,7 +86,12 @@ fn golden_wrong_configs_are_seen() {
 /// A run told to be guided otherwise, or noised otherwise, is another run.
 #[test]
 fn golden_wrong_runs_are_seen() {
-    for (case, key, value) in [(STAGE1, "guidance_scale", json!(7.01)), (STAGE2, "noise_level", json!(251))] {
+    for (case, key, value) in [
+        (STAGE1, "guidance_scale", json!(7.01)),
+        (STAGE2, "noise_level", json!(251)),
+        (UNCLIP, "prior_guidance_scale", json!(4.01)),
+        (UNCLIP, "decoder_guidance_scale", json!(8.1)),
+    ] {
         let scratch = copy(case);
         let path = scratch.path().join("manifest.json");
         let manifest = std::fs::read(&path).expect("a manifest");
@@ -106,7 +125,7 @@ fn golden_wrong_weights_are_seen() {
 /// Every comparison fails where its golden is moved just beyond the limit.
 #[test]
 fn golden_every_check_can_fail() {
-    for name in [DDPM, STAGE1, STAGE2, "sdg"] {
+    for name in [DDPM, STAGE1, STAGE2, "sdg", UNCLIP, VARIATION] {
         let case = Case::open(&own_goldens().join(name)).expect("a case");
         let mut report = Report::new(case.name.clone());
         report.planted = true;

@@ -1,0 +1,159 @@
+//! Karlo from the command line: both pipelines, stages, plans, and what is refused.
+
+use super::{Folder, copy, error_of, golden, refused, stderr, succeeds};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const PROMPT: &str = "a red fox stands near the river";
+
+fn draw(place: &Folder, model: &Path, file: &str, args: &[&str]) -> (Vec<u8>, Output) {
+    let all = ["--model", model.to_str().unwrap(), "--seed", "4", "--output", file];
+    let output = succeeds(place, &[args, &all].concat());
+    (fs::read(place.0.join(file)).unwrap(), output)
+}
+
+/// A picture file in `place`.
+fn picture(place: &Folder, name: &str, width: u32, height: u32) -> String {
+    let colour = |x: u32, y: u32| image::Rgb([(x * 7) as u8, (y * 5) as u8, 90]);
+    let path = place.0.join(name);
+    image::RgbImage::from_fn(width, height, colour).save(&path).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+fn change(folder: &Folder, file: &str, key: &str, value: Value) {
+    let path = folder.0.join(file);
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json[key] = value;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, json.to_string()).unwrap();
+}
+
+#[test]
+fn prompts() {
+    let (place, model) = (Folder::new(), golden("unclip"));
+    let few = [PROMPT, "--steps", "3,3,2"];
+    let (one, output) = draw(&place, &model, "one.png", &few);
+    let large = image::open(place.0.join("one.png")).unwrap();
+    assert_eq!((large.width(), large.height()), (32, 32), "{}", stderr(&output));
+    assert_eq!(draw(&place, &model, "again.png", &few).0, one);
+    for (i, other) in [
+        ["--negative-prompt", "a boat"],
+        ["--guidance-scale", "3"],
+        ["--guidance-scale", "4,1"],
+        ["--sampler", "ddim"],
+        ["--size", "64x32"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let file = format!("other-{i}.png");
+        assert_ne!(draw(&place, &model, &file, &[&few[..], other].concat()).0, one, "{other:?}");
+    }
+    // The decoder's picture alone; super-resolution alone goes on from it.
+    draw(&place, &model, "small.png", &[PROMPT, "--steps", "3,3", "--stages", "2"]);
+    let small = image::open(place.0.join("small.png")).unwrap();
+    assert_eq!((small.width(), small.height()), (16, 16));
+    draw(&place, &model, "large.png", &[PROMPT, "--steps", "3,3,2", "--from", "small.png"]);
+    assert_eq!(image::open(place.0.join("large.png")).unwrap().width(), 32);
+}
+
+#[test]
+fn pictures() {
+    let (place, model) = (Folder::new(), golden("unclip_variation"));
+    let (tall, other) = (picture(&place, "tall.png", 37, 50), picture(&place, "other.png", 20, 20));
+    let few = ["--steps", "3,2", "--image", &tall];
+    let (one, _) = draw(&place, &model, "one.png", &few);
+    assert_eq!(image::open(place.0.join("one.png")).unwrap().width(), 32);
+    assert_ne!(draw(&place, &model, "two.png", &["--steps", "3,2", "--image", &other]).0, one);
+    // A prompt changes nothing, and that is said.
+    let (same, output) = draw(&place, &model, "same.png", &[&["a boat"], &few[..]].concat());
+    assert!(same == one && stderr(&output).contains("without a prompt"), "{}", stderr(&output));
+    let name = model.to_str().unwrap();
+    let asked = |args: &[&str], parts: &[&str]| refused(&[&["--model", name], args].concat(), parts);
+    asked(&[], &["varies a picture", "--image"]);
+    asked(&["--image", &tall, "--image", &other, "--count", "3"], &["2 pictures to vary for 3"]);
+    asked(&["--image", "nowhere.png"], &["nowhere.png"]);
+    asked(&["--image", &picture(&place, "line.png", 3_000, 1)], &["3000x1", "alike"]);
+    let (karlo, imagen) = (golden("unclip"), golden("if_stage1"));
+    for other in [karlo, imagen] {
+        let name = other.to_str().unwrap();
+        refused(&[PROMPT, "--model", name, "--image", &tall], &["leave `--image` out"]);
+    }
+}
+
+#[test]
+fn requests_and_files_that_make_no_sense() {
+    let model = golden("unclip");
+    let name = model.to_str().unwrap();
+    let asked = |args: &[&str], parts: &[&str]| refused(&[&[PROMPT, "--model", name], args].concat(), parts);
+    asked(&["--stages", "1"], &["prior", "give 2 or 3"]);
+    asked(&["--steps", "3,1"], &["at least 2"]);
+    asked(&["--steps", "3,3,2,2"], &["4 numbers of steps", "3 stages"]);
+    asked(&["--size", "20x32"], &["20x32", "multiples"]);
+    refused(&[PROMPT, "--model", name, "--model", name], &["UnCLIPPipeline", "alone"]);
+    refused(&["--model", name], &["draws what a prompt says"]);
+    for (file, key, value, part) in [
+        ("prior/config.json", "num_attention_heads", json!(0), "0 is out of range"),
+        ("prior/config.json", "embedding_dim", json!(40), "expected shape"),
+        ("prior/config.json", "added_emb_type", json!(null), "`prd` is"),
+        ("prior/config.json", "additional_embeddings", json!(3), "4 are supported"),
+        ("text_proj/config.json", "clip_extra_context_tokens", json!(5), "expected shape"),
+        ("decoder/config.json", "class_embed_type", json!(null), "identity"),
+        ("decoder/config.json", "cross_attention_dim", json!(32), "expected shape"),
+        ("super_res_last/config.json", "in_channels", json!(3), "takes 6"),
+        ("super_res_first/config.json", "block_out_channels", json!([16, 32]), "expected shape"),
+        ("text_encoder/config.json", "vocab_size", json!(100), "expected shape"),
+        ("decoder_scheduler/scheduler_config.json", "variance_type", json!("learned"), "not supported"),
+    ] {
+        let folder = copy("unclip");
+        change(&folder, file, key, value);
+        refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &[part]);
+    }
+    for part in ["prior", "text_proj", "super_res_last", "tokenizer", "decoder_scheduler"] {
+        let folder = copy("unclip");
+        fs::remove_dir_all(folder.0.join(part)).unwrap();
+        refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &[part]);
+    }
+    let folder = copy("unclip_variation");
+    change(&folder, "feature_extractor/preprocessor_config.json", "crop_size", json!(64));
+    refused(&["--model", folder.0.to_str().unwrap(), "--image", "x.png"], &["64 pixels", "sees 32"]);
+    // A stage of IF is no decoder, nor is a decoder a stage of IF.
+    let folder = copy("if_stage1");
+    change(&folder, "unet/config.json", "class_embed_type", json!("identity"));
+    refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &["unCLIP's decoder"]);
+}
+
+fn ancestral(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ancestral")).args(args).env_remove("RUST_LOG").output().unwrap()
+}
+
+#[test]
+fn plans_and_devices() {
+    for (case, parts) in [
+        ("unclip", ["text encoder", "prior: 1x1, batch 2 (guided), 25 steps"]),
+        ("unclip_variation", ["text encoder", "picture encoder"]),
+    ] {
+        let model = golden(case);
+        let output = ancestral(&["plan", model.to_str().unwrap(), "--device", "webgpu"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let all =
+            ["text projection", "decoder: 16x16, batch 2 (guided), 25 steps", "super-resolution: 32x32"];
+        for part in parts.iter().chain(&all).chain(&["last step", "it all fits"]) {
+            assert!(text.contains(part), "`{part}` is not in: {text}{}", stderr(&output));
+        }
+    }
+    let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts");
+    let of = |part: &str| layouts.join(format!("karlo.{part}.config.json")).to_str().unwrap().to_string();
+    for (part, says) in [
+        ("prior", "prior: 1x1, batch 2 (guided)"),
+        ("decoder", "64x64, batch 2 (guided)"),
+        ("super_res", "256x256, batch 1"),
+    ] {
+        let output = ancestral(&["plan", "--config", &of(part), "--device", "webgpu", "--precision", "f16"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(says), "{text}{}", stderr(&output));
+    }
+    error_of(&ancestral(&["plan", "--config", &of("prior"), "--size", "64x64"]), &["--size"]);
+}

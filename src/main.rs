@@ -202,18 +202,19 @@ impl Steering {
         self.clip_guidance.is_some() || self.like.is_some()
     }
 
-    /// What steers, if anything does.
-    fn guidance(&self, args: &Generate, engine: &Engine) -> Result<Option<ClipGuidance>, Error> {
+    /// The CLIP that steers, if one does.
+    fn clip(&self, model: &[PathBuf]) -> Result<Option<Clip>, Error> {
         if !self.is_on() {
             let refused = Error::Request(
                 "`--clip-model` is for `--clip-guidance` or `--like`; give one of them".into(),
             );
             return if self.clip_model.is_empty() { Ok(None) } else { Err(refused) };
         }
-        let clip = match (self.clip_model.as_slice(), args.model.first()) {
+        match (self.clip_model.as_slice(), model.first()) {
             ([], None) => Clip::bundled(),
             ([], Some(model)) => {
-                let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new(".")) };
+                let beside = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = if model.is_dir() { model } else { beside.unwrap_or(Path::new(".")) };
                 Clip::load(folder).map_err(|error| {
                     Error::Request(format!(
                         "no CLIP beside the model: {error}. Give one by `--clip-model PATH`"
@@ -221,16 +222,24 @@ impl Steering {
                 })
             }
             (paths, _) => Clip::load_parts(paths),
-        }?;
-        let mut guidance = clip.guidance(engine.device()).seed(args.seed);
+        }
+        .map(Some)
+    }
+
+    /// What the model is told of a prompt: nothing where it would take it for a class, or would not read it, and CLIP does.
+    fn told<'a>(&self, prompt: &'a str, condition: Condition) -> &'a str {
+        let follows = condition == Condition::Prompt || self.clip_guidance.is_none();
+        if follows { prompt } else { "" }
+    }
+
+    /// What steers towards a prompt and the example.
+    fn guidance(&self, clip: &Clip, device: &Device, prompt: &str, seed: u64) -> Result<ClipGuidance, Error> {
+        let mut guidance = clip.guidance(device).seed(seed);
         if let Some(weight) = self.clip_guidance {
-            let prompt =
-                args.prompt.as_ref().filter(|prompt| !prompt.trim().is_empty()).ok_or_else(|| {
-                    Error::Request(
-                        "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\""
-                            .into(),
-                    )
-                })?;
+            if prompt.trim().is_empty() {
+                let what = "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\"";
+                return Err(Error::Request(what.into()));
+            }
             guidance = guidance.text(prompt, weight);
         }
         if let Some(path) = &self.like {
@@ -246,7 +255,7 @@ impl Steering {
                 guidance = guidance.style(&like, weight);
             }
         }
-        guidance.build().map(Some)
+        guidance.build()
     }
 }
 
@@ -296,11 +305,13 @@ struct Edit {
     /// Models without inpainting: times that each stretch of steps is gone through, and steps of a stretch
     #[arg(long, value_name = "TIMES,STEPS", value_parser = parse_resampling, default_value = "3,5")]
     resampling: Resampling,
-    #[command(flatten)]
-    choice: Choice,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    steering: Steering,
+    #[command(flatten)]
+    choice: Choice,
 }
 
 /// Dispatches, arithmetic, traffic and memory of a run, from configs and tensor names alone.
@@ -487,7 +498,7 @@ fn generate(args: Generate) -> Result<(), Error> {
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    let steered = args.steering.is_on();
+    let steered = args.steering.clip_guidance.is_some();
     if args.prompt.is_some() && engine.condition() == Condition::Nothing && !steered && !args.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }
@@ -497,10 +508,11 @@ fn generate(args: Generate) -> Result<(), Error> {
             note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
         }
     }
-    let guidance = args.steering.guidance(&args, &engine)?;
-    // A model that reads no prompt takes it for a class, or not at all; where CLIP reads it, it is for CLIP.
-    let follows = engine.condition() == Condition::Prompt || args.steering.clip_guidance.is_none();
-    let prompt = args.prompt.as_deref().filter(|_| follows).unwrap_or_default();
+    let prompt = args.prompt.as_deref().unwrap_or_default();
+    let clip = args.steering.clip(&args.model)?;
+    let steer = |clip| args.steering.guidance(clip, engine.device(), prompt, args.seed);
+    let guidance = clip.as_ref().map(steer).transpose()?;
+    let prompt = args.steering.told(prompt, engine.condition());
     let mut cfg = GenerateConfig::new()
         .seed(args.seed)
         .count(args.count)
@@ -580,9 +592,11 @@ fn edit(args: Edit) -> Result<(), Error> {
         let what = format!("{count} masks and {} prompts: give a prompt for each mask", prompts.len());
         return Err(Error::Request(what));
     }
-    let cfg = |seed: u64, count: usize| {
+    let clip = args.steering.clip(&args.model)?;
+    let (condition, device) = (engine.condition(), engine.device().clone());
+    let cfg = |prompt: &str, seed: u64, count: usize| {
         let mut bars = Bars::new(args.quiet);
-        let cfg = GenerateConfig::new()
+        let mut cfg = GenerateConfig::new()
             .seed(seed)
             .count(count)
             .steps(args.steps.clone())
@@ -590,14 +604,19 @@ fn edit(args: Edit) -> Result<(), Error> {
             .negative_prompt(args.negative_prompt.clone())
             .resampling(args.resampling)
             .on_progress(move |progress| bars.show(&progress));
+        if let Some(clip) = &clip {
+            cfg = cfg.guide(1.0, args.steering.guidance(clip, &device, prompt, seed)?);
+        }
         let cfg = args.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
-        args.strength.into_iter().fold(cfg, GenerateConfig::strength)
+        Ok::<_, Error>(args.strength.into_iter().fold(cfg, GenerateConfig::strength))
     };
-    let mut edited = engine.edit(&photo, &masks[0], &prompts[0], cfg(args.seed, args.count))?;
+    let told = |prompt| args.steering.told(prompt, condition);
+    let first = cfg(&prompts[0], args.seed, args.count)?;
+    let mut edited = engine.edit(&photo, &masks[0], told(&prompts[0]), first)?;
     for (mask, prompt) in masks.iter().zip(&prompts).skip(1) {
         for (i, photo) in edited.iter_mut().enumerate() {
-            let cfg = cfg(args.seed.wrapping_add(i as u64), 1);
-            *photo = engine.edit(photo, mask, prompt, cfg)?.remove(0);
+            let cfg = cfg(prompt, args.seed.wrapping_add(i as u64), 1)?;
+            *photo = engine.edit(photo, mask, told(prompt), cfg)?.remove(0);
         }
     }
     for (photo, path) in edited.iter().zip(outputs(&args.output, edited.len())) {

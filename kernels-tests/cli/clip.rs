@@ -149,3 +149,29 @@ fn broken_files_are_refused() {
     let weights = |bytes: Vec<u8>| bytes[..bytes.len() - 100].to_vec();
     broken("sdg/transformers", "model.safetensors", weights, &["model.safetensors"]);
 }
+
+/// An edit by a model that reads no prompt, towards one that CLIP reads; what lies outside the mask stays.
+#[test]
+fn an_edit_is_steered() {
+    let place = Folder::new();
+    let photo = example(&place, "photo.png", 40, 30);
+    let (model, glide) = (path("sdg/diffusion"), path("glide"));
+    let edit = |output: &str, args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ancestral"));
+        command.current_dir(&place.0).args(["edit", &photo, "--mask", "5,5,20,20", "--model", &model]);
+        command
+            .args(["--steps", "3", "--resampling", "1,1", "--device", "cpu", "--output", output])
+            .args(args);
+        command.output().unwrap()
+    };
+    let clip = ["--clip-model", &glide, "--clip-guidance", "3"];
+    let done = edit("fox.png", &[&["a red fox"][..], &clip].concat());
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(edit("tree.png", &[&["a green tree"][..], &clip].concat()).status.success());
+    let read = |name: &str| image::open(place.0.join(name)).unwrap().into_rgb8();
+    let (before, fox, tree) = (read("photo.png"), read("fox.png"), read("tree.png"));
+    assert_ne!(fox, tree);
+    let outside = |(x, y, _): &(u32, u32, &image::Rgb<u8>)| !(5..25).contains(x) || !(5..25).contains(y);
+    assert!(fox.enumerate_pixels().filter(outside).all(|(x, y, pixel)| before.get_pixel(x, y) == pixel));
+    super::error_of(&edit("nothing.png", &clip), &["--clip-guidance", "prompt"]);
+}

@@ -72,10 +72,27 @@ fn every_encoder_follows_an_example() {
     }
 }
 
-/// GLIDE's CLIP lies beside its networks.
+/// An example does not make the prompt one that is read.
+#[test]
+fn a_prompt_that_nothing_reads_is_said() {
+    let place = Folder::new();
+    let (like, clip) = (example(&place, "like.png", 16, 16), path("sdg/vit.pt"));
+    let output = succeeds(&place, &with(&["a red fox", "--like", &like, "--clip-model", &clip]));
+    assert!(stderr(&output).contains("changes nothing"), "{}", stderr(&output));
+}
+
+/// GLIDE's CLIP lies beside its networks, also where the model is a file in the working folder.
 #[test]
 fn a_clip_beside_the_model_is_found() {
     let place = Folder::new();
+    copy_tree(&goldens("sdg/diffusion"), &place.0);
+    let needed = ["clip_image_enc.pt", "clip_text_enc.pt", "clip_config.yaml"];
+    for name in needed {
+        fs::copy(goldens("glide").join(name), place.0.join(name)).unwrap();
+    }
+    copy_tree(&goldens("glide/tokenizer"), &place.0.join("tokenizer"));
+    let bare = ["a red fox", "--model", "diffusion.safetensors", "--respacing", "2", "--clip-guidance", "3"];
+    succeeds(&place, &[&bare[..], &["--flags", "--num_head_channels 16"]].concat());
     let glide = path("glide");
     let args = ["a red fox", "--model", &glide, "--stages", "1", "--respacing", "2", "--clip-guidance", "3"];
     succeeds(&place, &[&args[..], &["--output", "fox.png"]].concat());

@@ -195,9 +195,9 @@ fn what_cannot_be_edited_is_refused() {
     refused(&place, &["in.png", "--mask", "4,2,0,0"], &["outside", "30x20"]);
     refused(&place, &["in.png", "--mask", "nothing.png"], &["nothing.png", "X,Y,WIDTH,HEIGHT"]);
     refused(&place, &["in.png", "--mask", "-4,2,9,9"], &["-4,2,9,9", "X,Y,WIDTH,HEIGHT"]);
-    refused(&place, &["in.png", "--mask", "text.png"], &["text.png", "PNG or a JPEG"]);
-    refused(&place, &["text.png", "--mask", "1,1,5,5"], &["text.png", "PNG or a JPEG"]);
-    refused(&place, &["cut.png", "--mask", "1,1,5,5"], &["cut.png", "cannot be read"]);
+    refused(&place, &["in.png", "--mask", "text.png"], &["text.png", "PNG or JPEG"]);
+    refused(&place, &["text.png", "--mask", "1,1,5,5"], &["text.png", "PNG or JPEG"]);
+    refused(&place, &["cut.png", "--mask", "1,1,5,5"], &["cut.png", "cannot be read as a PNG or JPEG"]);
     refused(&place, &["absent.png", "--mask", "1,1,5,5"], &["absent.png"]);
     refused(&place, &["in.png", "a", "b", "--mask", "1,1,5,5"], &["1 masks and 2 prompts"]);
     refused(&place, &["in.png", "--mask", "1,1,5,5", "--strength", "0"], &["strength", "above 0"]);

@@ -22,6 +22,7 @@ use ancestral::systems::repaint::{Keeping, Kept};
 use ancestral::text::{ClipTokenizer, Gpt2Tokenizer};
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
+use std::path::Path;
 
 /// Everything a case stores.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
@@ -53,14 +54,21 @@ fn check_changed(case: &Case, device: &Device, report: &mut Report, changes: &[(
     Ok(())
 }
 
-/// The ids that the case's tokenizers make of its prompts.
+/// Names a folder with the published tables (`encoder.json`, `vocab.bpe`, `bpe_simple_vocab_16e6.txt`, packed or not), whose
+/// ids a case stores too; they are not ours to copy.
+const TABLES: &str = "ANCESTRAL_GLIDE_TOKENIZER";
+
+/// The ids that the case's tokenizers make of its prompts, and those of the published tables where the caller has them.
 pub fn check_tokens(case: &Case) -> Checked<String> {
     let golden = case.read("tokens.safetensors")?;
     let stored = std::fs::read_to_string(case.dir.join("tokens.json")).map_err(|error| error.to_string())?;
     let json: Value = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
     let prompts = json["prompts"].as_array().ok_or("tokens.json has no prompts")?;
-    let gpt2 = Gpt2Tokenizer::load(&case.dir).map_err(text)?;
-    let clip = ClipTokenizer::load(&case.dir).map_err(text)?;
+    let load = |dir: &Path| -> Checked<_> {
+        Ok((Gpt2Tokenizer::load(dir).map_err(text)?, ClipTokenizer::load(dir).map_err(text)?))
+    };
+    let (gpt2, clip) = load(&case.dir)?;
+    let published = std::env::var_os(TABLES).map(|dir| load(Path::new(&dir))).transpose()?;
     let [ids, mask, clip_ids, clip_lens] =
         ["ids", "mask", "clip_ids", "clip_lens"].map(|name| need(&golden, name).cloned());
     let (ids, mask, clip_ids, clip_lens) = (ids?, mask?, clip_ids?, clip_lens?);
@@ -79,6 +87,15 @@ pub fn check_tokens(case: &Case) -> Checked<String> {
         same("mask", &text_places, &mask)?;
         let tokens = clip.encode(raw, clip_ids.shape[1]).map_err(text)?;
         same("clip_ids", &tokens.ids.iter().map(|&id| id as f32).collect::<Vec<_>>(), &clip_ids)?;
+        if let Some((gpt2, clip)) = &published {
+            let stored = |name: &str| serde_json::from_value(prompt[name].clone()).unwrap_or_default();
+            let (ids, clip_ids): (Vec<u32>, Vec<u32>) = (stored("real_ids"), stored("real_clip_ids"));
+            let tokens = gpt2.encode(raw, ids.len() + 1).map_err(text)?;
+            let of_clip = clip.encode(raw, clip_ids.len() + 2).map_err(text)?;
+            if tokens.ids[..ids.len()] != ids || of_clip.ids[1..of_clip.len - 1] != clip_ids {
+                return Err(format!("other ids by the published tables: {raw:?}"));
+            }
+        }
         if tokens.len as f32 != clip_lens.values[i] {
             return Err(format!(
                 "{raw:?}: {} of CLIP's tokens, expected {}",
@@ -86,7 +103,8 @@ pub fn check_tokens(case: &Case) -> Checked<String> {
             ));
         }
     }
-    Ok(format!("{} prompts by two tokenizers", prompts.len()))
+    let tables = published.map_or(String::new(), |_| ", the published tables' too".into());
+    Ok(format!("{} prompts by two tokenizers{tables}", prompts.len()))
 }
 
 /// A network of the case.

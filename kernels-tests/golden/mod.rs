@@ -4,6 +4,7 @@
 //! cargo test --release --test kernels golden                        # the project's own cases
 //! cargo test --release --test kernels golden -- --nocapture         # with every difference and its limit
 //! ANCESTRAL_GOLDENS=FOLDER cargo test --release --test kernels golden   # other cases (a folder of them, or one)
+//! ANCESTRAL_GLIDE_TOKENIZER=FOLDER cargo test --release --test kernels golden_glide_tokens   # the published tables' ids
 //! ```
 //! A case is a folder with a `manifest.json`; what it is shows in its files, and how far results may be off in the
 //! manifest's `tolerance_notes` (the spread of fp32 against fp64): ten times that for a forward, the text encoder or one

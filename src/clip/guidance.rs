@@ -9,7 +9,6 @@ use crate::guidance::{Direction, Guidance, MEMORY_BUDGET, OPTIONS, State, score_
 use crate::kernels::elementwise::{add, as_elem, mul, scale};
 use crate::kernels::layer_norm::l2_normalise;
 use crate::kernels::product::gram;
-use crate::kernels::resample::{Resample, resample};
 use crate::kernels::sum_axis::{sum_axis, sum_rows};
 use crate::picture::Picture;
 use crate::systems::denoise::{Noise, channels_last};
@@ -409,8 +408,8 @@ impl ClipGuidance {
             true => None,
             false => {
                 let program = self.device.program(terms.record_examples(shape), weights, &OPTIONS)?;
-                let fit = |example: &Picture| Ok(fitted(example, width, height)?.repeat(pictures));
-                let pictures = self.examples.iter().map(fit).collect::<Result<Vec<_>>>()?;
+                let fit = |example: &Picture| colours(&example.fitted(width, height)).repeat(pictures);
+                let pictures = self.examples.iter().map(fit).collect();
                 Some(Examples { program, pictures, units: Vec::new(), known: false })
             }
         };
@@ -519,27 +518,4 @@ impl Guidance for ClipGuidance {
     fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
         Ok(Direction::Score(self.evaluate(at, monitor)?.1))
     }
-}
-
-/// A picture in colour, cut about its centre to the shape of `width` by `height` and resized to it.
-fn fitted(picture: &Picture, width: usize, height: usize) -> Result<Vec<f32>> {
-    let values = colours(picture);
-    if (picture.width, picture.height) == (width, height) {
-        return Ok(values);
-    }
-    // The largest part of the picture with that shape.
-    let cut_width = (picture.height * width).div_ceil(height).clamp(1, picture.width);
-    let cut_height = (picture.width * height).div_ceil(width).clamp(1, picture.height);
-    let (left, top) = ((picture.width - cut_width) / 2, (picture.height - cut_height) / 2);
-    let rows = values.chunks_exact(3 * picture.width).skip(top).take(cut_height);
-    let part: Vec<f32> = rows.flat_map(|row| &row[3 * left..3 * (left + cut_width)]).copied().collect();
-    let mut g = Graph::new();
-    let x = g.input("x", &[1, cut_height, cut_width, 3], Storage::Elem);
-    let y = resample(&mut g, "fit", &x, height, width, Resample::Bicubic { antialias: true });
-    g.output("y", &y);
-    let mut program = Device::Cpu.program(g, &crate::device::Weights::none(), &OPTIONS)?;
-    program.write("x", &part);
-    program.run(&mut |_| true)?;
-    // Bicubic weights go beyond the values they are of.
-    Ok(program.read("y")?.into_iter().map(|v| v.clamp(-1.0, 1.0)).collect())
 }

@@ -28,9 +28,10 @@ impl Photo {
         let reader = ImageReader::open(path).map_err(|e| Error::file(path, e))?;
         let mut reader = reader.with_guessed_format().map_err(|e| Error::file(path, e))?;
         if reader.format().is_none() {
-            return Err(Error::file(path, "is no picture that can be read; give a PNG or a JPEG"));
+            return Err(Error::file(path, "cannot be read as a PNG or JPEG: its content is neither"));
         }
-        let cannot = |e: image::ImageError| Error::file(path, format!("cannot be read as a picture: {e}"));
+        let cannot =
+            |e: image::ImageError| Error::file(path, format!("cannot be read as a PNG or JPEG: {e}"));
         let mut limits = Limits::default();
         limits.max_alloc = Some(MAX_BYTES);
         reader.limits(limits);

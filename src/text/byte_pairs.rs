@@ -224,4 +224,41 @@ mod tests {
         assert_eq!((order.len(), order[0], order[188], order[255]), (256, '!', 'Ā', 'Ń'));
         assert!(order.windows(2).all(|pair| pair[0] < pair[1]));
     }
+
+    /// Tables cut off or with bytes changed are errors or other tables, never a panic.
+    #[test]
+    fn damaged_tables_never_panic() {
+        use super::super::{ClipTokenizer, Gpt2Tokenizer};
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/glide/tokenizer");
+        let dir = std::env::temp_dir().join(format!("ancestral-tables-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let files = ["encoder.json", "vocab.bpe", "bpe_simple_vocab.txt"];
+        let whole = files.map(|name| std::fs::read(goldens.join(name)).unwrap());
+        let (mut state, mut loaded) = (7u32, 0);
+        let mut random = |most: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as usize % most
+        };
+        for round in 0..120 {
+            for (name, bytes) in files.iter().zip(&whole) {
+                let mut damaged = bytes.clone();
+                match round % 3 {
+                    0 => damaged.truncate(random(bytes.len())),
+                    // Letters for letters, so that it stays text.
+                    1 => (0..4).for_each(|_| damaged[random(bytes.len())] = b'a' + random(26) as u8),
+                    _ => (0..4).for_each(|_| damaged[random(bytes.len())] ^= 1 << random(8)),
+                }
+                std::fs::write(dir.join(name), damaged).unwrap();
+            }
+            let text = "a ﬁne fox½ <|endoftext|> 日本 it's";
+            if let Ok(tokenizer) = Gpt2Tokenizer::load(&dir) {
+                loaded += usize::from(tokenizer.encode(text, 20).is_ok());
+            }
+            if let Ok(tokenizer) = ClipTokenizer::load(&dir) {
+                loaded += usize::from(tokenizer.encode(text, 20).is_ok());
+            }
+        }
+        assert!(loaded > 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

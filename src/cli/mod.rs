@@ -1,0 +1,15 @@
+//! The commands, one file each, and what several of them share.
+//!
+//! - [`model`]: which model, on which device. - [`drawing`]: settings of a run. - [`steering`]: guidance by CLIP.
+//! - [`output`]: files, lines and progress bars. - [`parse`]: values of arguments.
+
+pub mod bisect;
+pub mod drawing;
+pub mod edit;
+pub mod generate;
+pub mod model;
+pub mod output;
+pub mod parse;
+pub mod plan;
+pub mod steering;
+pub mod tune;

@@ -1,0 +1,92 @@
+//! Which model, and on which device.
+
+use super::output::note;
+use ancestral::engine::Bundled;
+use ancestral::{Device, DeviceChoice, Engine, Error, LoadOptions};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// How a model's files are read.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct Choice {
+    /// Which bundled model
+    #[arg(long, value_enum, default_value = "imagen", conflicts_with = "model")]
+    system: SystemName,
+    /// Guided diffusion: checkpoint of the classifier [default: the one beside the model]
+    #[arg(long, value_name = "FILE")]
+    classifier: Option<PathBuf>,
+    /// Guided diffusion and GLIDE: flags of the model, as on OpenAI's command lines, which go before those found out;
+    /// repeat it for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    flags: Vec<String>,
+    /// Which files of the model to read, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SystemName {
+    /// Draws simple scenes by a prompt
+    Imagen,
+    /// Draws single objects, steered by a classifier: --class "red circle"
+    Adm,
+}
+
+impl Choice {
+    /// Loads the model and says what was taken for granted of its files.
+    pub fn load(&self, model: &[PathBuf], device: DeviceChoice, quiet: bool) -> Result<Engine, Error> {
+        let options = LoadOptions {
+            device,
+            variant: self.variant.clone(),
+            precision: None,
+            classifier: self.classifier.clone(),
+            flags: self.flags.clone(),
+        };
+        let engine = match (model.is_empty(), self.system) {
+            (false, _) => Engine::load_cascade(model, &options),
+            (true, SystemName::Imagen) => Engine::bundled_as(Bundled::Imagen, &options),
+            (true, SystemName::Adm) => Engine::bundled_as(Bundled::Adm, &options),
+        }?;
+        engine.notes().iter().filter(|_| !quiet).for_each(note);
+        Ok(engine)
+    }
+}
+
+/// A model to draw with.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct Model {
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a
+    /// bundled model]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+impl Model {
+    /// Loads it, and says on which device.
+    pub fn load(&self, quiet: bool) -> Result<Engine, Error> {
+        let device = DeviceChoice::parse(&self.device);
+        let engine = self.choice.load(&self.model, device.clone(), quiet)?;
+        if !quiet {
+            note(format_args!("device: {}", engine.device().name()));
+            if matches!(device, DeviceChoice::Auto) && matches!(engine.device(), Device::Cpu) {
+                note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
+            }
+        }
+        Ok(engine)
+    }
+
+    /// The folder of a model that is not bundled.
+    pub fn folder(&self) -> Option<&Path> {
+        let first = self.model.first()?;
+        // The parent of a bare file name is empty, which is no folder.
+        let beside = first.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Some(if first.is_dir() { first } else { beside.unwrap_or(Path::new(".")) })
+    }
+}

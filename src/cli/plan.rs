@@ -1,0 +1,98 @@
+//! `ancestral plan`.
+
+use super::drawing::sized;
+use super::model::Choice;
+use super::output::say;
+use super::parse::{parse_memory, parse_size};
+use ancestral::device::DeviceLimits;
+use ancestral::estimate::{Target, plan_network};
+use ancestral::kernels::Precision;
+use ancestral::{Device, DeviceChoice, Error, GenerateConfig};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Dispatches, arithmetic, traffic and memory of a run, from configs and tensor names alone.
+///
+/// Each network has up to three parts: `once` (what depends on the prompt only), `times` (time embeddings of all steps
+/// in as few passes as fit) and `step`. A dispatch is a node of the fused graph, which a device may cut into several
+/// where that measures faster. `moved` counts each node's inputs and
+/// output once; `fewest` each weight, input and output of the part once, as if nothing between them left the chip.
+/// `activations` is what the plan's buffers take, `at least` the largest set of activations alive at once.
+///
+/// Exits with 1 where something does not fit.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct Plan {
+    /// Model folder, or OpenAI's checkpoint; several for super-resolution stages [default: a bundled model]
+    #[arg(value_name = "FOLDER", conflicts_with_all = ["config", "layout"])]
+    model: Vec<PathBuf>,
+    /// A network's config.json, to plan it without a model folder
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Names and shapes of that network's tensors, {"name": [2, 3], …}, to compare the config with
+    #[arg(long, value_name = "FILE", requires = "config")]
+    layout: Option<PathBuf>,
+    /// Whose limits: webgpu (what every adapter has), auto, gpu, cpu, or part of an adapter's name
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Storage of activations and weights [default: what serves the device best]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
+    /// Memory of the device in GB, where it is known: wgpu does not say
+    #[arg(long, value_name = "GB", value_parser = parse_memory)]
+    memory: Option<u64>,
+    /// Pictures at once
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Denoising steps, by stage if separated by commas [default: the model's; 50 with --config]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    steps: Vec<usize>,
+    /// Guidance scale, by stage if separated by commas; 1 runs the conditional half only
+    #[arg(short, long, value_name = "X", value_delimiter = ',')]
+    guidance_scale: Vec<f64>,
+    /// Width and height of the final picture, e.g. 256x256
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// Stop after this many stages
+    #[arg(long, value_name = "N")]
+    stages: Option<usize>,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    /// 4 bytes an element
+    F32,
+    /// 2 bytes an element, but for what needs f32's range
+    F16,
+}
+
+/// Prints the plan; whether all of it fits.
+pub fn run(args: &Plan) -> Result<bool, Error> {
+    let webgpu = args.device.eq_ignore_ascii_case("webgpu");
+    let mut target = match webgpu {
+        true => Target { precision: Precision::F32, limits: DeviceLimits::webgpu() },
+        false => Target::of(&Device::open(&DeviceChoice::parse(&args.device))?),
+    };
+    target.precision = match args.precision {
+        Some(PrecisionName::F32) => Precision::F32,
+        Some(PrecisionName::F16) => Precision::F16,
+        None => target.precision,
+    };
+    target.limits.memory = args.memory.or(target.limits.memory);
+    let mut cfg = GenerateConfig::new()
+        .count(args.count)
+        .steps(args.steps.clone())
+        .guidance_scale(args.guidance_scale.clone());
+    cfg = sized(cfg, args.size, args.stages);
+    let cost = match &args.config {
+        Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
+        None => {
+            // The configs and tensors' names are read here; no weight is, wherever it would run.
+            args.choice.load(&args.model, DeviceChoice::Cpu, false)?.plan(&cfg, &target)?
+        }
+    };
+    say(&cost);
+    Ok(cost.fits())
+}

@@ -1,0 +1,91 @@
+//! Guidance by CLIP.
+
+use super::model::Model;
+use ancestral::clip::{Clip, ClipGuidance};
+use ancestral::{Engine, Error, Picture};
+use clap::Args;
+use std::path::PathBuf;
+
+/// What CLIP steers by. Weights compare: all are of cosines or shares, times CLIP's logit scale, as GLIDE's are.
+#[derive(Args)]
+#[command(next_help_heading = "CLIP guidance (GLIDE, Semantic Diffusion Guidance)")]
+pub struct Steering {
+    /// How strongly CLIP steers towards the prompt, whatever the model follows by itself; GLIDE's notebook takes 3
+    #[arg(long, value_name = "W")]
+    clip_guidance: Option<f64>,
+    /// A picture, PNG or JPEG, that CLIP steers towards
+    #[arg(long, value_name = "PICTURE")]
+    like: Option<PathBuf>,
+    /// How strongly towards what --like shows [default: 1 where --like is given alone]
+    #[arg(long, value_name = "W", requires = "like")]
+    content: Option<f64>,
+    /// How strongly towards showing at each place what --like shows there
+    #[arg(long, value_name = "W", requires = "like")]
+    structure: Option<f64>,
+    /// How strongly towards the style of --like
+    #[arg(long, value_name = "W", requires = "like")]
+    style: Option<f64>,
+    /// Which CLIP: GLIDE's folder or files, OpenAI's ViT-B-32.pt or RN50.pt, a folder of transformers; of Semantic
+    /// Diffusion Guidance its picture encoder, and OpenAI's RN50x16.pt for texts [default: beside the model, or bundled]
+    #[arg(long, value_name = "PATH")]
+    clip_model: Vec<PathBuf>,
+}
+
+impl Steering {
+    /// Whether anything steers.
+    fn is_on(&self) -> bool {
+        self.clip_guidance.is_some() || self.like.is_some()
+    }
+
+    /// Whether the prompt is for CLIP.
+    pub fn reads_prompt(&self) -> bool {
+        self.clip_guidance.is_some()
+    }
+
+    /// What steers, if anything does.
+    pub fn guidance(
+        &self,
+        model: &Model,
+        engine: &Engine,
+        prompt: &str,
+        seed: u64,
+    ) -> Result<Option<ClipGuidance>, Error> {
+        let refuse = |what: &str| Err(Error::Request(what.into()));
+        if !self.is_on() {
+            return match self.clip_model[..] {
+                [] => Ok(None),
+                _ => refuse("`--clip-model` is for `--clip-guidance` or `--like`; give one of them"),
+            };
+        }
+        let clip = match (self.clip_model.as_slice(), model.folder()) {
+            ([], None) => Clip::bundled(),
+            ([], Some(folder)) => Clip::load(folder).map_err(|error| {
+                Error::Request(format!("no CLIP beside the model: {error}. Give one by `--clip-model PATH`"))
+            }),
+            (paths, _) => Clip::load_parts(paths),
+        }?;
+        let mut guidance = clip.guidance(engine.device()).seed(seed);
+        if let Some(weight) = self.clip_guidance {
+            if prompt.trim().is_empty() {
+                return refuse(
+                    "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\"",
+                );
+            }
+            guidance = guidance.text(prompt, weight);
+        }
+        if let Some(path) = &self.like {
+            let like = Picture::open(path)?;
+            let alone = (self.structure.is_none() && self.style.is_none()).then_some(1.0);
+            if let Some(weight) = self.content.or(alone) {
+                guidance = guidance.content(&like, weight);
+            }
+            if let Some(weight) = self.structure {
+                guidance = guidance.structure(&like, weight);
+            }
+            if let Some(weight) = self.style {
+                guidance = guidance.style(&like, weight);
+            }
+        }
+        guidance.build().map(Some)
+    }
+}

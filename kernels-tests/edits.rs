@@ -1,5 +1,6 @@
 //! Pictures a run begins at and keeps parts of, with every kind of model: RePaint, strength, guidance beside them.
 
+use ancestral::diffusion::Clip;
 use ancestral::edit::Mask;
 use ancestral::guidance::{Direction, State};
 use ancestral::systems::repaint::Resampling;
@@ -118,4 +119,19 @@ fn guidance_and_keeping_go_together() {
     assert_eq!(taken.last(), Some(&(10.0, 10)));
     assert_eq!(distances(&guided, &known, &mask)[0], 0.0);
     assert!(distances(&guided, &plain, &mask)[1] > 0.1);
+}
+
+/// Networks that see the picture keep it whatever clips x̂₀, and nothing.
+#[test]
+fn inpainting_networks_keep_the_picture() {
+    let mut engine = engine("glide");
+    let (known, mask) = (waves(16, 16), Mask::new(16, 16, |x, y| x < 8 && y > 2));
+    for clip in [Clip::Range(1.0), Clip::None, Clip::Dynamic { ratio: 0.9, max: 1.5 }] {
+        let cfg = GenerateConfig::new().stages(1).respacing(["4"]).thresholding(clip);
+        let drawn = engine.generate("a fox", cfg.inpaint(vec![known.clone()], mask.clone()));
+        let [kept, redrawn] = distances(&drawn.expect("a picture")[0], &known, &mask);
+        // Thresholding scales what it clips, the picture too.
+        let off = if matches!(clip, Clip::Dynamic { .. }) { 0.3 } else { 1e-5 };
+        assert!(kept < off && redrawn > 0.05, "{clip:?}: kept {kept}, redrawn {redrawn}");
+    }
 }

@@ -206,6 +206,11 @@ impl<'a> GenerateConfig<'a> {
     }
 }
 
+/// How far a stage goes over its conditional output.
+pub(crate) fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -> f64 {
+    cfg.guidance_scale.get(index).copied().unwrap_or(defaults.guidance_scale)
+}
+
 /// The steps of a stage by its scheduler, its defaults and the caller's settings.
 pub(crate) fn stage_steps(
     scheduler: &SchedulerConfig,
@@ -216,6 +221,10 @@ pub(crate) fn stage_steps(
     let mut scheduler = scheduler.clone();
     if let Some(clip) = &cfg.clip {
         scheduler.clip = *clip;
+    }
+    // What is kept enters a step by x̂₀, which ancestral steps leave out where nothing clips it.
+    if cfg.mask.is_some() && scheduler.clip == Clip::None {
+        scheduler.clip = Clip::Range(f32::MAX.into());
     }
     let mut sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
     if let Sampler::Ddim { rederive_epsilon, .. } = &mut sampler {

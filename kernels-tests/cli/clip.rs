@@ -72,10 +72,27 @@ fn every_encoder_follows_an_example() {
     }
 }
 
-/// GLIDE's CLIP lies beside its networks.
+/// An example does not make the prompt one that is read.
+#[test]
+fn a_prompt_that_nothing_reads_is_said() {
+    let place = Folder::new();
+    let (like, clip) = (example(&place, "like.png", 16, 16), path("sdg/vit.pt"));
+    let output = succeeds(&place, &with(&["a red fox", "--like", &like, "--clip-model", &clip]));
+    assert!(stderr(&output).contains("changes nothing"), "{}", stderr(&output));
+}
+
+/// GLIDE's CLIP lies beside its networks, also where the model is a file in the working folder.
 #[test]
 fn a_clip_beside_the_model_is_found() {
     let place = Folder::new();
+    copy_tree(&goldens("sdg/diffusion"), &place.0);
+    let needed = ["clip_image_enc.pt", "clip_text_enc.pt", "clip_config.yaml"];
+    for name in needed {
+        fs::copy(goldens("glide").join(name), place.0.join(name)).unwrap();
+    }
+    copy_tree(&goldens("glide/tokenizer"), &place.0.join("tokenizer"));
+    let bare = ["a red fox", "--model", "diffusion.safetensors", "--respacing", "2", "--clip-guidance", "3"];
+    succeeds(&place, &[&bare[..], &["--flags", "--num_head_channels 16"]].concat());
     let glide = path("glide");
     let args = ["a red fox", "--model", &glide, "--stages", "1", "--respacing", "2", "--clip-guidance", "3"];
     succeeds(&place, &[&args[..], &["--output", "fox.png"]].concat());
@@ -148,4 +165,30 @@ fn broken_files_are_refused() {
     json("\"vocab_size\": 1073", "\"vocab_size\": -3", &["config.json"]);
     let weights = |bytes: Vec<u8>| bytes[..bytes.len() - 100].to_vec();
     broken("sdg/transformers", "model.safetensors", weights, &["model.safetensors"]);
+}
+
+/// An edit by a model that reads no prompt, towards one that CLIP reads; what lies outside the mask stays.
+#[test]
+fn an_edit_is_steered() {
+    let place = Folder::new();
+    let photo = example(&place, "photo.png", 40, 30);
+    let (model, glide) = (path("sdg/diffusion"), path("glide"));
+    let edit = |output: &str, args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ancestral"));
+        command.current_dir(&place.0).args(["edit", &photo, "--mask", "5,5,20,20", "--model", &model]);
+        command
+            .args(["--steps", "3", "--resampling", "1,1", "--device", "cpu", "--output", output])
+            .args(args);
+        command.output().unwrap()
+    };
+    let clip = ["--clip-model", &glide, "--clip-guidance", "3"];
+    let done = edit("fox.png", &[&["a red fox"][..], &clip].concat());
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(edit("tree.png", &[&["a green tree"][..], &clip].concat()).status.success());
+    let read = |name: &str| image::open(place.0.join(name)).unwrap().into_rgb8();
+    let (before, fox, tree) = (read("photo.png"), read("fox.png"), read("tree.png"));
+    assert_ne!(fox, tree);
+    let outside = |(x, y, _): &(u32, u32, &image::Rgb<u8>)| !(5..25).contains(x) || !(5..25).contains(y);
+    assert!(fox.enumerate_pixels().filter(outside).all(|(x, y, pixel)| before.get_pixel(x, y) == pixel));
+    super::error_of(&edit("nothing.png", &clip), &["--clip-guidance", "prompt"]);
 }

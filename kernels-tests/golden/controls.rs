@@ -61,7 +61,7 @@ fn golden_wrong_configs_are_seen() {
         (STAGE1, "pipeline/text_encoder/config.json", "relative_attention_max_distance", json!(64)),
         (STAGE2, unet, "resnet_out_scale_factor", json!(1.0)),
         (STAGE2, "pipeline/image_noising_scheduler/scheduler_config.json", "beta_schedule", json!("linear")),
-        (UNCLIP, "pipeline/prior/config.json", "num_attention_heads", json!(1)),
+        (UNCLIP, "pipeline/prior_scheduler/scheduler_config.json", "prediction_type", json!("epsilon")),
         (UNCLIP, "pipeline/prior_scheduler/scheduler_config.json", "clip_sample_range", json!(1.0)),
         (UNCLIP, "pipeline/decoder/config.json", "norm_eps", json!(1e-4)),
         (UNCLIP, "pipeline/super_res_last/config.json", "norm_eps", json!(1e-4)),

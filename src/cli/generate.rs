@@ -48,7 +48,7 @@ pub fn run(args: Generate) -> Result<(), Error> {
         ));
     }
     let ignores = matches!(engine.condition(), Condition::Nothing | Condition::Picture);
-    let unread = ignores && !steering.is_on();
+    let unread = ignores && !steering.reads_prompt();
     if prompt.is_some() && unread && !drawing.quiet {
         note("note: this model draws without a prompt; yours changes nothing");
     }

@@ -85,6 +85,8 @@ impl Model {
     /// The folder of a model that is not bundled.
     pub fn folder(&self) -> Option<&Path> {
         let first = self.model.first()?;
-        Some(if first.is_dir() { first } else { first.parent().unwrap_or(Path::new(".")) })
+        // The parent of a bare file name is empty, which is no folder.
+        let beside = first.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Some(if first.is_dir() { first } else { beside.unwrap_or(Path::new(".")) })
     }
 }

@@ -33,7 +33,7 @@ pub struct Steering {
 
 impl Steering {
     /// Whether anything steers.
-    pub fn is_on(&self) -> bool {
+    fn is_on(&self) -> bool {
         self.clip_guidance.is_some() || self.like.is_some()
     }
 

@@ -219,7 +219,8 @@ impl Adm {
     /// The number of every picture's class, where the caller says one.
     fn classes(&self, cfg: &GenerateConfig<'_>, prompt: &str) -> Result<Option<Vec<usize>>> {
         let mut given: Vec<&str> = cfg.classes.iter().map(String::as_str).collect();
-        if given.is_empty() && !prompt.is_empty() {
+        // A prompt names a class where there are classes; elsewhere nothing reads it.
+        if given.is_empty() && !prompt.is_empty() && !self.names.is_empty() {
             given.push(prompt);
         }
         let numbers = given.iter().map(|name| self.names.number(name)).collect::<Result<Vec<usize>>>()?;

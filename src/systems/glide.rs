@@ -13,7 +13,9 @@ use crate::layout::{Defaults, GlideFiles};
 use crate::models::adm::flags::{Origin, Overrides};
 use crate::models::glide;
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, Size, StageSide, stage_count, stage_steps, stages_and_sizes};
+use crate::request::{
+    GenerateConfig, Size, StageSide, guidance_scale, stage_count, stage_steps, stages_and_sizes,
+};
 use crate::text::{Gpt2Tokenizer, Tokens, caption};
 use std::ops::Range;
 use std::path::Path;
@@ -202,10 +204,6 @@ impl Glide {
         };
         Ok(Prompts { negative: encode(&cfg.negative_prompt)?, prompt: encode(prompt)? })
     }
-}
-
-fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -> f64 {
-    cfg.guidance_scale.get(index).copied().unwrap_or(defaults.guidance_scale)
 }
 
 impl System for Glide {

@@ -16,7 +16,9 @@ use crate::layout::{Defaults, StageFiles};
 use crate::models::check::require;
 use crate::models::{t5, unet};
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{
+    GenerateConfig, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes, stage_steps,
+};
 use crate::text::{T5Tokenizer, caption};
 use crate::weights::{Checkpoint, read_json, t5_name};
 use std::path::Path;
@@ -422,10 +424,6 @@ fn imagen_sizes(
         .iter()
         .map(|(stage, _)| StageSide { side: stage.unet.sample_size, multiple: stage.unet.size_multiple() });
     Ok((count, stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?))
-}
-
-fn guidance_scale(defaults: &Defaults, cfg: &GenerateConfig<'_>, index: usize) -> f64 {
-    cfg.guidance_scale.get(index).copied().unwrap_or(defaults.guidance_scale)
 }
 
 /// The sizes of a stage's run.

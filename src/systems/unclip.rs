@@ -22,7 +22,9 @@ use crate::models::check::require;
 use crate::models::clip::{self, ImageEncoder};
 use crate::models::{prior, text_proj, unet, unet2d};
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, Size, StageSide, first_stage, stage_count, stage_sizes, stage_steps};
+use crate::request::{
+    GenerateConfig, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes, stage_steps,
+};
 use crate::systems::ddpm;
 use crate::text::{ClipTokenizer, caption};
 use crate::weights::{Checkpoint, read_json};
@@ -507,7 +509,7 @@ impl UnClip {
         let sizes = stage_sizes(&sides, cfg.size)?;
         let first = first_stage(cfg, &sizes)?;
         let steps = (0..count).map(|i| stage_steps(&self.stage(i).scheduler, &self.defaults[i], cfg, i));
-        let scale = |i: usize| cfg.guidance_scale.get(i).copied().unwrap_or(self.defaults[i].guidance_scale);
+        let scale = |i: usize| guidance_scale(&self.defaults[i], cfg, i);
         Ok(Request {
             first,
             sizes,

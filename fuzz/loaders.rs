@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ancestral::graph::Repack;
-use ancestral::models::{clip, t5, unet, unet2d};
+use ancestral::models::{clip, prior, t5, text_proj, unet, unet2d};
 use ancestral::weights::{Checkpoint, read_json};
 use ancestral::{DeviceChoice, Engine, LoadOptions, diffusion};
 
@@ -100,6 +100,25 @@ pub fn json(data: &[u8]) {
             {
                 t5::graph(&config, 1, 2);
             }
+        }
+        b'p' => {
+            let path = config("config.json");
+            if let Ok(config) = read_json::<prior::Config>(&path)
+                && config.validate(&path).is_ok()
+            {
+                config.graph();
+            }
+        }
+        b'e' => {
+            let path = config("config.json");
+            if let Ok(config) = read_json::<text_proj::Config>(&path)
+                && config.validate(&path).is_ok()
+            {
+                config.graph(1, true, 1);
+            }
+        }
+        b'v' => {
+            let _ = ancestral::clip::Preprocessor::read(&config("preprocessor_config.json"), 32);
         }
         b's' => {
             let path = config("scheduler_config.json");

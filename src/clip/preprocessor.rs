@@ -6,12 +6,11 @@ use crate::models::clip::{DEVIATIONS, MEANS};
 use crate::picture::{Picture, Rounding};
 use crate::weights::read_json;
 use serde::Deserialize;
+use std::ops::Range;
 use std::path::Path;
 
 /// Largest side that a picture may be resized to.
 const MAX_SIDE: usize = 4_096;
-/// Sides of a picture may differ by this factor: a line of pixels is no picture.
-const MAX_RATIO: usize = 1_000;
 /// Pillow's number of bicubic resampling.
 const BICUBIC: u32 = 3;
 /// Bits of a weight's fraction.
@@ -126,47 +125,49 @@ impl Preprocessor {
     /// The square that the encoder sees, in colour and in whole bytes.
     ///
     /// # Errors
-    /// A picture of neither 1 nor 3 channels, without pixels, or a thousand times longer one way than the other.
+    /// A picture of neither 1 nor 3 channels, or without pixels.
     pub fn apply(&self, picture: &Picture) -> Result<Picture> {
         let (width, height, channels) = (picture.width, picture.height, picture.channels);
         let (short, long) = (width.min(height), width.max(height));
         let whole = short > 0 && picture.values.len() == width * height * channels;
         let colours = if whole { picture.clone().with_channels(3) } else { None };
-        let colours = colours.filter(|_| long / MAX_RATIO <= short).ok_or_else(|| {
+        let colours = colours.ok_or_else(|| {
             Error::Request(format!(
-                "a picture of {width}x{height} pixels and {channels} channels: CLIP sees pictures in colour or grey whose \
-                 sides are alike within {MAX_RATIO} times"
+                "a picture of {width}x{height} pixels and {channels} channels: CLIP sees pictures in colour or grey"
             ))
         })?;
         // The longer side loses its fraction.
         let other = self.shortest_edge * long / short;
         let size = if width <= height { (self.shortest_edge, other) } else { (other, self.shortest_edge) };
-        let bytes = resize(&colours.to_bytes(), (width, height), size);
-        let (left, top) = ((size.0 - self.crop) / 2, (size.1 - self.crop) / 2);
-        let row = |y: usize| &bytes[((top + y) * size.0 + left) * 3..][..self.crop * 3];
-        let value = |byte: &u8| f32::from(*byte) / 127.5 - 1.0;
-        let values = (0..self.crop).flat_map(row).map(value).collect();
+        let middle = |side: usize| (side - self.crop) / 2..(side - self.crop) / 2 + self.crop;
+        let columns = taps(width, size.0, middle(size.0));
+        let bytes = resize(&colours.to_bytes(), width, &columns, &taps(height, size.1, middle(size.1)));
+        let values = bytes.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
         let (width, height, rounding) = (self.crop, self.crop, Rounding::Nearest);
         Ok(Picture { width, height, channels: 3, values, rounding })
     }
 }
 
-/// Bytes `[h, w, 3]` at another size (width, height): first along the rows, rounded to bytes, then along the columns.
-fn resize(bytes: &[u8], (width, height): (usize, usize), (to_width, to_height): (usize, usize)) -> Vec<u8> {
-    let columns = taps(width, to_width);
-    let mut rows = Vec::with_capacity(height * to_width * 3);
-    for row in bytes.chunks_exact(width * 3) {
-        for (first, weights) in &columns {
-            rows.extend([0, 1, 2].map(|c| blend(weights, |i| row[(first + i) * 3 + c])));
+/// Bytes `[h, width, 3]` at another size: first along the rows, rounded to bytes, then along the columns.
+fn resize(bytes: &[u8], width: usize, columns: &[Tap], rows: &[Tap]) -> Vec<u8> {
+    // Only the lines that some row is made of: a picture may be much taller than what is cut out of it.
+    let top = rows.first().map_or(0, |(first, _)| *first);
+    let end = rows.last().map_or(0, |(first, weights)| first + weights.len());
+    let mut lines = Vec::new();
+    for line in bytes.chunks_exact(width * 3).take(end).skip(top) {
+        for (first, weights) in columns {
+            lines.extend([0, 1, 2].map(|c| blend(weights, |i| line[(first + i) * 3 + c])));
         }
     }
-    let line = to_width * 3;
-    let of_row = |(first, weights): (usize, Vec<i32>)| {
-        let rows = &rows;
-        (0..line).map(move |x| blend(&weights, |i| rows[(first + i) * line + x]))
+    let (lines, length) = (&lines, columns.len() * 3);
+    let row = |(first, weights): &Tap| -> Vec<u8> {
+        (0..length).map(|x| blend(weights, |i| lines[(first - top + i) * length + x])).collect()
     };
-    taps(height, to_height).into_iter().flat_map(of_row).collect()
+    rows.iter().flat_map(row).collect()
 }
+
+/// The first pixel that another is made of, and the weights from there on, in whole numbers of 2^-22.
+type Tap = (usize, Vec<i32>);
 
 fn blend(weights: &[i32], byte: impl Fn(usize) -> u8) -> u8 {
     let products = weights.iter().enumerate().map(|(i, weight)| i64::from(*weight) * i64::from(byte(i)));
@@ -174,9 +175,9 @@ fn blend(weights: &[i32], byte: impl Fn(usize) -> u8) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// For each of `to` pixels in a line of `from`: the first that it is made of, and the weights from there on, in whole
-/// numbers of 2^-22. Bicubic (Keys 1981, a = -0.5), stretched where there are fewer pixels after than before.
-fn taps(from: usize, to: usize) -> Vec<(usize, Vec<i32>)> {
+/// Some pixels of the `to` that a line of `from` becomes. Bicubic (Keys 1981, a = -0.5), stretched where there are fewer
+/// after than before.
+fn taps(from: usize, to: usize, some: Range<usize>) -> Vec<Tap> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let keys = |d: f64| match d.abs() {
@@ -193,7 +194,7 @@ fn taps(from: usize, to: usize) -> Vec<(usize, Vec<i32>)> {
         let one = f64::from(1 << FRACTION);
         (first, weights.iter().map(|weight| (weight / total * one).round() as i32).collect())
     };
-    (0..to).map(tap).collect()
+    some.map(tap).collect()
 }
 
 #[cfg(test)]
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn a_line_of_one_colour_stays_so() {
         for (from, to) in [(7, 3), (3, 7), (100, 9), (5, 5), (1, 4)] {
-            let bytes = resize(&[200; 3].repeat(from * 2), (from, 2), (to, 3));
+            let bytes = resize(&[200; 3].repeat(from * 2), from, &taps(from, to, 0..to), &taps(2, 3, 0..3));
             assert_eq!(
                 (bytes.len(), bytes.iter().all(|byte| *byte == 200)),
                 (to * 3 * 3, true),
@@ -234,14 +235,10 @@ mod tests {
             assert!(says(text).unwrap_err().contains(part), "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        let line = Picture {
-            width: 5_000,
-            height: 1,
-            channels: 3,
-            values: vec![0.0; 15_000],
-            rounding: Rounding::Nearest,
-        };
-        assert!(Preprocessor::square(32).apply(&line).is_err());
+        let (channels, values, rounding) = (3, vec![0.0; 15_000], Rounding::Nearest);
+        let line = Picture { width: 5_000, height: 1, channels, values, rounding };
+        let large = Preprocessor::square(MAX_SIDE).apply(&line).unwrap();
+        assert_eq!((large.width, large.height), (MAX_SIDE, MAX_SIDE));
         assert!(Preprocessor::square(32).apply(&Picture { height: 0, ..line }).is_err());
     }
 }

@@ -25,6 +25,10 @@ use std::path::Path;
 const EPS: f32 = 1e-5;
 /// Added to the score of a token that is not to be seen.
 pub const HIDDEN: f32 = -10_000.0;
+/// Most heads; the scores of a step's tokens have their own constant for each.
+const MAX_HEADS: usize = 1_024;
+/// Most tokens of a caption.
+const MAX_TOKENS: usize = 1_024;
 /// Tokens of a step: timestep, noisy embedding, answer.
 const STEP_TOKENS: usize = 3;
 
@@ -103,7 +107,7 @@ pub struct Inputs<'a> {
 impl Config {
     /// Refuses what the forward cannot record; `path` is the config's file, for the message.
     pub fn validate(&self, path: &Path) -> Result<()> {
-        range(path, "num_attention_heads", self.num_attention_heads, MAX_CHANNELS)?;
+        range(path, "num_attention_heads", self.num_attention_heads, MAX_HEADS)?;
         range(path, "attention_head_dim", self.attention_head_dim, MAX_HEAD_DIM)?;
         let width = self.width();
         require(path, "num_attention_heads", width <= MAX_CHANNELS && width.is_multiple_of(2), || {
@@ -111,7 +115,7 @@ impl Config {
         })?;
         range(path, "num_layers", self.num_layers, MAX_LAYERS)?;
         range(path, "embedding_dim", self.embedding_dim, MAX_CHANNELS)?;
-        range(path, "num_embeddings", self.num_embeddings, 4_096)?;
+        range(path, "num_embeddings", self.num_embeddings, MAX_TOKENS)?;
         require(path, "additional_embeddings", self.additional_embeddings == 1 + STEP_TOKENS, || {
             format!("{} tokens behind the caption's; 4 are supported", self.additional_embeddings)
         })?;

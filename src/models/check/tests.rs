@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::device::{Device, ProgramOptions, Weights};
+use crate::models::{prior, text_proj};
 use crate::systems::denoise::{Denoiser, Parts, Shape};
-use crate::systems::{ddpm, imagen};
+use crate::systems::{ddpm, imagen, unclip};
 use std::sync::Arc;
 
 fn conditional() -> serde_json::Value {
@@ -26,7 +27,7 @@ fn unconditional() -> serde_json::Value {
 /// What a file may say instead of each value.
 fn nonsense() -> Vec<serde_json::Value> {
     let text = r#"[0, 1, 2, 3, 5, 7, 6, 33, 1000000007, 18446744073709551615, -1, 0.5, 1e-40, 1e300, true, false,
-        null, "", "timestep", "group_norm", "gelu", "UpBlock2D", [], [0], [1], [3, 5], [16, 32], [8, 0], [64, 64],
+        null, "", "timestep", "identity", "prd", "linear", "group_norm", "gelu", "UpBlock2D", [], [0], [1], [3, 5], [16, 32], [8, 0], [64, 64],
         [1000000007, 16], [16, 16, 16, 16, 16, 16, 16, 16, 16], ["AttnUpBlock2D", "AttnUpBlock2D"],
         ["SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D"], [true, false], [true], {}, {"a": 1}]"#;
     serde_json::from_str(text).unwrap()
@@ -158,5 +159,49 @@ fn no_unconditional_config_reaches_an_assertion() {
         &keys,
         |c| c.validate("config.json".as_ref()),
         |c| ddpm::network_graph(c).weights().count(),
+    );
+}
+
+#[test]
+fn no_config_of_unclip_reaches_an_assertion() {
+    let base = serde_json::json!({
+        "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "embedding_dim": 12, "num_embeddings": 7
+    });
+    let keys = [
+        "num_attention_heads",
+        "attention_head_dim",
+        "num_layers",
+        "embedding_dim",
+        "num_embeddings",
+        "additional_embeddings",
+        "time_embed_act_fn",
+        "added_emb_type",
+        "encoder_hid_proj_type",
+        "embedding_proj_norm_type",
+        "norm_in_type",
+        "time_embed_dim",
+        "embedding_proj_dim",
+        "clip_embed_dim",
+    ];
+    records::<prior::Config>(
+        &base,
+        &keys,
+        |c| c.validate("config.json".as_ref()),
+        |c| {
+            let (channels, tokens) = (c.embedding_dim, c.num_embeddings);
+            let (pictures, height, width) = (2, 1, 1);
+            let shape = Shape { pictures, height, width, channels, tokens, guided: true, dynamic: false };
+            Parts::record(shape, 3, &unclip::prior_network(c));
+            c.graph().weights().count()
+        },
+    );
+    let base =
+        serde_json::json!({ "time_embed_dim": 16, "cross_attention_dim": 24, "clip_embeddings_dim": 12 });
+    let keys = ["time_embed_dim", "cross_attention_dim", "clip_embeddings_dim", "clip_extra_context_tokens"];
+    records::<text_proj::Config>(
+        &base,
+        &keys,
+        |c| c.validate("config.json".as_ref()),
+        |c| c.graph(2, true, 7).weights().count(),
     );
 }

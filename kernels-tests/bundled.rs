@@ -1,6 +1,7 @@
 //! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
 //! that steers.
 
+use ancestral::clip::{Clip, ClipGuidance};
 use ancestral::edit::{Mask, Photo, Rectangle};
 use ancestral::engine::Bundled;
 use ancestral::kernels::Precision;
@@ -264,4 +265,76 @@ fn an_edit_leaves_no_visible_edge() {
         );
         assert!(seam < outside.max(inside), "the edge is seen: {seam}, {outside} outside, {inside} inside");
     }
+}
+
+/// A disc on a ground, in colours of the recipe.
+fn disc(side: usize, (x, y): (f32, f32), radius: f32, colour: [u8; 3], ground: [u8; 3]) -> Picture {
+    let pixel = |i: usize| {
+        let (column, row) = ((i % side) as f32 + 0.5, (i / side) as f32 + 0.5);
+        let inside = (column - x).hypot(row - y) <= radius;
+        (if inside { colour } else { ground }).map(|byte| f32::from(byte) / 127.5 - 1.0)
+    };
+    let values = (0..side * side).flat_map(pixel).collect();
+    Picture { width: side, height: side, channels: 3, values, rounding: Default::default() }
+}
+
+const RED: [u8; 3] = [220, 40, 40];
+const BLUE: [u8; 3] = [45, 90, 215];
+const WHITE: [u8; 3] = [245, 245, 245];
+
+#[test]
+fn the_bundled_clip_tells_what_a_picture_shows() {
+    let (clip, device) = (Clip::bundled().expect("the bundled CLIP"), Device::Cpu);
+    let texts = [
+        "a red circle",
+        "a blue circle",
+        "a red square",
+        "a red circle on a blue background",
+        "a red circle in the top left corner",
+        "two red circles",
+    ];
+    let pictures = [
+        disc(32, (16.0, 16.0), 6.0, RED, WHITE),
+        disc(32, (16.0, 16.0), 6.0, BLUE, WHITE),
+        disc(32, (16.0, 16.0), 6.0, RED, BLUE),
+        disc(32, (8.0, 8.0), 6.0, RED, WHITE),
+        // Another size is resized.
+        disc(128, (64.0, 64.0), 24.0, RED, WHITE),
+    ];
+    let texts = clip.text_embeddings(&device, &texts).expect("texts");
+    let seen = clip.image_embeddings(&device, &pictures).expect("pictures");
+    let width = clip.text_encoder().expect("a text encoder").embed;
+    for (seen, expected) in seen.chunks_exact(width).zip([0, 1, 3, 4, 0]) {
+        let cosine = |text: &[f32]| text.iter().zip(seen).map(|(a, b)| a * b).sum::<f32>();
+        let cosines: Vec<f32> = texts.chunks_exact(width).map(cosine).collect();
+        let best = (0..cosines.len()).max_by(|a, b| cosines[*a].total_cmp(&cosines[*b]));
+        assert_eq!(best, Some(expected), "{cosines:?}");
+    }
+}
+
+/// The unconditional model follows a text, and an example, as CLIP sees both.
+#[test]
+fn the_bundled_clip_steers_the_unconditional_model() {
+    let mut engine = adm(DeviceChoice::Cpu);
+    let (clip, device) = (Clip::bundled().expect("the bundled CLIP"), Device::Cpu);
+    let example = disc(64, (44.0, 20.0), 11.0, [250, 215, 45], [20, 20, 20]);
+    let text = clip.text_embeddings(&device, &["a blue square"]).expect("a text");
+    let like = clip.image_embeddings(&device, std::slice::from_ref(&example)).expect("a picture");
+    let mut cosines = |guidance: Option<ClipGuidance>| {
+        let cfg = GenerateConfig::new().seed(7).count(3).respacing(["25"]);
+        let cfg = guidance.into_iter().fold(cfg, |cfg, guidance| cfg.guide(1.0, guidance));
+        let drawn = engine.generate("", cfg).expect("pictures");
+        let seen = clip.image_embeddings(&device, &drawn).expect("vectors");
+        let mean = |aim: &[f32]| {
+            let sum: f32 = seen.iter().zip(aim.iter().cycle()).map(|(a, b)| a * b).sum();
+            sum / drawn.len() as f32
+        };
+        [mean(&text), mean(&like)]
+    };
+    let plain = cosines(None);
+    let by_text = cosines(Some(clip.guidance(&device).text("a blue square", 10.0).build().expect("a text")));
+    let by_both = clip.guidance(&device).content(&example, 6.0).structure(&example, 3.0).build();
+    let by_example = cosines(Some(by_both.expect("an example")));
+    println!("cosines with text and example: {plain:?}, by text {by_text:?}, by example {by_example:?}");
+    assert!(by_text[0] > plain[0] + 0.2 && by_example[1] > plain[1] + 0.2);
 }

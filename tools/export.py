@@ -2,6 +2,7 @@
 
     python tools/export.py --run runs/scenes --to models/scenes
     python tools/export.py --run runs/adm --to models/adm-scenes --stages ddpm,classifier
+    python tools/export.py --run runs/clip --to models/clip-scenes --stages clip
 
 stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 an IFSuperResolutionPipeline that takes
 stage_1's prompt embeddings. The averaged weights are written. The networks predict three
@@ -10,6 +11,9 @@ variance_type is fixed_small. cascade.json holds the default steps, guidance and
 
 The unconditional model and its classifier become diffusion.safetensors and classifier.safetensors in
 guided-diffusion's layout; config.json holds the flags of both, the classes' names and the defaults.
+
+The noised CLIP becomes clip_image_enc.safetensors, clip_text_enc.safetensors, clip_config.yaml (with the learned scale of its
+logits) and tokenizer/bpe_simple_vocab.txt, named as GLIDE's.
 """
 import argparse
 import json
@@ -18,10 +22,12 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
 import adm
+import clip
 import model
 
 DEFAULTS = [
@@ -100,6 +106,19 @@ def write_adm(run, folder):
                                         "classes": adm.CLASSES, "defaults": ADM_DEFAULTS})
 
 
+def write_clip(run, folder):
+    nets, tok, ck = clip.load_run(run)
+    for kind in ("image", "text"):
+        weights = {k: v.half().contiguous() for k, v in nets[kind].state_dict().items()}
+        save_file(weights, folder / f"clip_{kind}_enc.safetensors")
+    scale = round(float(nets["heads"].log_scale.exp().clamp(max=100)), 4)
+    config = {"logit_scale": scale, **clip.CONFIG, "n_vocab": tok.vocab}
+    (folder / "clip_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "tokenizer").mkdir()
+    shutil.copyfile(run / "bpe_simple_vocab.txt", folder / "tokenizer/bpe_simple_vocab.txt")
+    print(f"clip: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min, logit scale {scale}")
+
+
 def write_cascade(run, folder, stages):
     tok = model.Tokenizer(run / "spiece.model")
     for stage in stages:
@@ -129,6 +148,8 @@ def main():
     stages = args.stages.split(",")
     if set(stages) == set(ADM_FILES):
         write_adm(args.run, tmp)
+    elif stages == ["clip"]:
+        write_clip(args.run, tmp)
     else:
         write_cascade(args.run, tmp, stages)
     if args.to.exists():

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import check_scenes
 import sample
+from figure import wrapped
 from score import draw
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,18 +21,6 @@ ROWS = [("seen single objects", "single", 6), ("seen pairs", "pair", 12), ("held
 EXTRA = ["three orange triangles", "a striped red circle", "four pink hearts", "a dotted blue square",
          "a large yellow ring above a small black cross", "a drawing of a cat"]
 SIDE, COLUMNS, TEXT = 150, 6, 46
-
-
-def wrapped(text, font, width):
-    lines, line = [], ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if font.getlength(longer) > width and line:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    return "\n".join(lines + [line])
 
 
 def main():

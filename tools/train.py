@@ -1,8 +1,9 @@
-"""Trains the scenes cascade from nothing: text encoder, base, upscaler; and classifier guidance's two networks.
+"""Trains the scenes cascade from nothing: text encoder, base, upscaler; classifier guidance's two networks; a CLIP.
 
     python tools/train.py --out runs/scenes                         # all stages, one after another
     python tools/train.py --out runs/scenes --stages base --budget-minutes base=60
     python tools/train.py --out runs/adm --stages classifier,ddpm   # the unconditional model and its classifier
+    python tools/train.py --out runs/clip --stages clip             # the noised CLIP that steers both
 
 Runs on the CPU (bfloat16 autocast, torch.compile; one single-threaded process per core, gradients
 averaged after every step, which beats one process with many threads by far) or on CUDA. Each stage trains for its budget of
@@ -29,12 +30,13 @@ import torch.distributed as dist
 from PIL import Image
 
 import adm
+import clip
 import model
 import scenes
 
-DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0}
-BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32}
-RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0, "clip": 45.0}
+BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32, "clip": 192}
+RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3, "clip": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
 CROP = 64                                     # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
@@ -110,7 +112,8 @@ class Feeder:
 
         def work(step):
             while not self.stop:
-                item = make_batch(stage, n, np.random.default_rng([seed, rank, step]), tok)
+                rng = np.random.default_rng([seed, rank, step])
+                item = clip.make_batch(n, rng, tok, step) if stage == "clip" else make_batch(stage, n, rng, tok)
                 while not self.stop:
                     try:
                         self.q.put(item, timeout=1)
@@ -130,6 +133,7 @@ def share(params, extra):
     """Averages the gradients (in place) and a few extra numbers over the workers."""
     if WORLD == 1:
         return extra
+    params = [p for p in params if p.grad is not None]
     flat = torch.cat([p.grad.reshape(-1) for p in params] + [torch.tensor(extra)])
     dist.all_reduce(flat)
     flat /= WORLD
@@ -181,6 +185,12 @@ def peek(out, stage, net, t5, tok, ema, device):
     keep = {k: {n: p.clone() for n, p in m.state_dict().items()} for k, m in ema.modules.items()}
     for k, m in ema.modules.items():
         m.load_state_dict(ema.shadow[k])
+    if stage == "clip":
+        if device.type == "cpu":
+            for name, shares in clip.judge(ema.modules["image"], ema.modules["text"], tok, repeat=1)[1]:
+                log(out, f"clip: {name}: " + " ".join(f"{s:.3f}" for s in shares))
+        restore(ema, keep)
+        return
     if stage == "ddpm":
         guide = adm.load_run(out, "classifier")[0] if (out / "classifier.pt").exists() else None
         show(out, stage, torch.cat([adm.sample(net, guide, [3 * i for i in range(32)], scale, "25")
@@ -251,12 +261,17 @@ def adm_loss(stage, net, classes, x, acp, progress):
 def train_stage(out, stage, minutes, args, device):
     torch.manual_seed(args.seed)
     tok = t5 = None
-    if stage not in adm.CONFIG:
+    if stage == "clip":
+        tok = clip.Tokenizer(out / "bpe_simple_vocab.txt")
+    elif stage not in adm.CONFIG:
         tok = model.Tokenizer(out / "spiece.model")
         t5 = model.text_encoder(tok.vocab).to(device)
     if stage in adm.CONFIG:
         net = adm.network(stage).to(device).to(memory_format=torch.channels_last)
         modules = {stage: net}
+    elif stage == "clip":
+        modules = {k: m.to(device) for k, m in clip.networks(tok.vocab).items()}
+        net = modules["image"]
     elif stage == "text":                        # the text encoder learns to read, then stays as it is
         net, reader = None, model.Reader().to(device)
         modules = {"t5": t5, "reader": reader}
@@ -291,7 +306,7 @@ def train_stage(out, stage, minutes, args, device):
         return
     torch.manual_seed(args.seed + 1000 * RANK + step)
     feed = Feeder(stage, BATCH[stage] // WORLD, args.seed, step, tok, RANK)
-    acp = (adm.alpha_bar().float() if stage in adm.CONFIG else model.alpha_bar()).to(device)
+    acp = (adm.alpha_bar().float() if stage in (*adm.CONFIG, "clip") else model.alpha_bar()).to(device)
     kind = device.type
     fast = torch.compile(net) if args.compile and net else net
     losses, mark, last_save, last_peek, start = [], time.time(), time.time(), time.time(), step
@@ -301,15 +316,21 @@ def train_stage(out, stage, minutes, args, device):
     stop = False
     while spent < minutes * 60 and not stop:
         for g in opt.param_groups:
-            g["lr"] = float(RATE[stage] * rate_at(spent / (minutes * 60), step))
-        ids, x, low, labels, known = feed.next()
-        n = len(ids)
+            since = step - clip.READING if stage == "clip" and step >= clip.READING else step
+            g["lr"] = float(RATE[stage] * rate_at(spent / (minutes * 60), since))
+        batch = feed.next()
+        n = 0 if stage == "clip" and step < clip.READING else BATCH[stage] // WORLD
+        if stage == "clip":
+            loss = clip.loss(fast, modules["text"], modules["heads"], [b.to(device) for b in batch], acp,
+                             torch.autocast(kind, torch.bfloat16))
+        else:
+            ids, x, low, labels, known = batch
         if stage == "text":
             with torch.autocast(kind, torch.bfloat16):
                 loss = reader(model.encode(t5, ids.to(device)), labels.to(device), known.to(device))
         elif stage in adm.CONFIG:
             loss = adm_loss(stage, fast, ids.to(device), x.to(device), acp, spent / (minutes * 60))
-        else:
+        elif stage != "clip":
             loss = diffusion_loss(stage, fast, t5, ids.to(device), x.to(device), low, acp)
         loss.backward()
         mean_loss, asked, spent = share(params, [loss.item(), float(len(halt) > 0), spent])
@@ -374,7 +395,9 @@ def main():
     device = torch.device(args.device)
     world = args.workers or (os.cpu_count() if device.type == "cpu" else 1)
     stages = args.stages.split(",")
-    if WORLD == 1 and not set(stages) <= set(adm.CONFIG) and not (args.out / "spiece.model").exists():
+    if WORLD == 1 and "clip" in stages and not (args.out / "bpe_simple_vocab.txt").exists():
+        clip.train_tokenizer(args.out / "bpe_simple_vocab.txt", args.seed)
+    if WORLD == 1 and not set(stages) <= {*adm.CONFIG, "clip"} and not (args.out / "spiece.model").exists():
         model.train_tokenizer(args.out / "spiece.model", args.seed)
     if world > 1 and WORLD == 1 and not args.init_only:
         sys.exit(launch(args.out, world))

@@ -56,7 +56,7 @@ fn records<C: serde::de::DeserializeOwned>(
     }
     // Pairs of keys, each time with other values: a full product would take minutes.
     let mut state = 1usize;
-    for _ in 0..4_000 {
+    for _ in 0..8_000 {
         let mut draw = |n: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % n

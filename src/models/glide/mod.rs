@@ -1,4 +1,4 @@
-//! GLIDE (Nichol et al. 2021, arXiv:2112.10741): the U-Net of [`adm`](super::adm) with a transformer of the prompt's
+//! GLIDE (Nichol et al. 2021, arXiv:2112.10741): the U-Net of [`adm`] with a transformer of the prompt's
 //! tokens inside, whose states every attention block sees; alone, for pictures to enlarge, and for pictures of which a
 //! part is known.
 

@@ -28,13 +28,15 @@ SHOWN = (4, 3, 1)            # pictures of each kind on the sheet
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--count", type=int, default=24, help="prompts of each kind that are judged")
-    ap.add_argument("--cfg", default="1,2,4,8", help="scales of classifier-free guidance")
-    ap.add_argument("--clip", default="1,3,10,30", help="scales of CLIP guidance")
+    ap.add_argument("--cfg", default="1,2,4,8", help="scales of classifier-free guidance, or none")
+    ap.add_argument("--clip", default="1,3,10,30", help="scales of CLIP guidance, or none")
+    ap.add_argument("--clip-model", help="another CLIP than the bundled one")
     ap.add_argument("options", nargs="*", help="the program's, after --")
     args = ap.parse_args()
     prompts = {kind: sample.prompts_of(kind, args.count) for kind in KINDS}
-    methods = [("classifier-free", s, ["-g", s]) for s in args.cfg.split(",")]
-    methods += [("CLIP", s, ["-g", "1", "--clip-guidance", s]) for s in args.clip.split(",")]
+    methods = [("classifier-free", s, ["-g", s]) for s in filter(None, args.cfg.split(","))]
+    clip = ["--clip-model", args.clip_model] if args.clip_model else []
+    methods += [("CLIP", s, ["-g", "1", "--clip-guidance", s, *clip]) for s in filter(None, args.clip.split(","))]
     shown = [(kind, i) for kind, n in zip(KINDS, SHOWN) for i in range(min(n, args.count))]
     rows = []
     print(f"{'guidance':20s}{'scale':>6s}" + "".join(f"{k:>9s}" for k in KINDS) + "      all  shape colour  place  s/picture")

@@ -71,17 +71,19 @@ def main():
     ap.add_argument("--content", default="10")
     ap.add_argument("--structure", default="10")
     ap.add_argument("--style", default="10")
+    ap.add_argument("--clip-model", help="another CLIP than the bundled one")
     ap.add_argument("options", nargs="*", help="the program's, after --")
     args = ap.parse_args()
     text = ["--clip-guidance", args.text]
     content, structure, style = (["--" + k, getattr(args, k)] for k in ("content", "structure", "style"))
     kinds = [("no guidance", []), ("text", text), ("content", content), ("structure", structure), ("style", style),
              ("text, content", text + content), ("text, structure", text + structure), ("text, style", text + style)]
+    clip = ["--clip-model", args.clip_model] if args.clip_model else []
     pictures = [drawing(case) for _, case in CASES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [(kind, i) for kind, _ in kinds for i in range(len(CASES))]
         one = lambda job: draw(f"{scenes.article(CASES[job[1]][0])} {CASES[job[1]][0]}", pictures[job[1]], args.count,
-                               [*dict(kinds)[job[0]], *args.options])
+                               [*dict(kinds)[job[0]], *(clip if dict(kinds)[job[0]] else []), *args.options])
         made = dict(zip(jobs, pool.map(one, jobs)))
     blank = [figure.PLAIN] * len(CASES)
     rows = [(["given", "one picture a column"], pictures, blank)]

@@ -1,6 +1,6 @@
 """Draws classifier-free guidance against CLIP guidance with the program itself: docs/clip-guidance.png.
 
-    cargo build --release && python tools/clip_guidance.py --count 48
+    cargo build --release && python tools/clip_guidance.py
 
 The bundled base model with its super-resolution, the same prompts and seeds in every row, taken as they come; a row for
 each scale of classifier-free guidance (1 is none) and for each of CLIP guidance over it at 1. Green frames are right in
@@ -27,7 +27,7 @@ SHOWN = (4, 3, 1)            # pictures of each kind on the sheet
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--count", type=int, default=24, help="prompts of each kind that are judged")
+    ap.add_argument("--count", type=int, default=16, help="prompts of each kind that are judged")
     ap.add_argument("--cfg", default="1,2,4,8", help="scales of classifier-free guidance, or none")
     ap.add_argument("--clip", default="1,3,10,30", help="scales of CLIP guidance, or none")
     ap.add_argument("--clip-model", help="another CLIP than the bundled one")

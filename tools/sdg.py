@@ -1,6 +1,6 @@
 """Draws Semantic Diffusion Guidance (Liu et al. 2021) with the program itself: docs/sdg.png.
 
-    cargo build --release && python tools/sdg.py --count 8
+    cargo build --release && python tools/sdg.py
 
 The bundled unconditional model, steered by the bundled CLIP: not at all, by a text, by a picture (its content, its
 structure, its style), and by both. The columns are cases of a text and a picture drawn by the recipe; a column has the
@@ -66,11 +66,11 @@ def distance(a, b):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--count", type=int, default=8, help="pictures of each case and row that are judged")
+    ap.add_argument("--count", type=int, default=4, help="pictures of each case and row that are judged")
     ap.add_argument("--text", default="10", help="weight of the text")
-    ap.add_argument("--content", default="10")
-    ap.add_argument("--structure", default="10")
-    ap.add_argument("--style", default="10")
+    ap.add_argument("--content", default="5")
+    ap.add_argument("--structure", default="5")
+    ap.add_argument("--style", default="5")
     ap.add_argument("--clip-model", help="another CLIP than the bundled one")
     ap.add_argument("options", nargs="*", help="the program's, after --")
     args = ap.parse_args()

@@ -34,8 +34,8 @@ import clip
 import model
 import scenes
 
-DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0, "clip": 45.0}
-BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32, "clip": 192}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0, "clip": 80.0}
+BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32, "clip": 96}
 RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3, "clip": 1e-3}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
 CROP = 64                                     # side of sr256's training crops

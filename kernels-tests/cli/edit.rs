@@ -199,7 +199,7 @@ fn what_cannot_be_edited_is_refused() {
     refused(&place, &["text.png", "--mask", "1,1,5,5"], &["text.png", "PNG or JPEG"]);
     refused(&place, &["cut.png", "--mask", "1,1,5,5"], &["cut.png", "cannot be read as a PNG or JPEG"]);
     refused(&place, &["absent.png", "--mask", "1,1,5,5"], &["absent.png"]);
-    refused(&place, &["in.png", "a", "b", "--mask", "1,1,5,5"], &["1 masks and 2 prompts"]);
+    refused(&place, &["in.png", "a", "b", "--mask", "1,1,5,5"], &["masks given: 1, prompts: 2"]);
     refused(&place, &["in.png", "--mask", "1,1,5,5", "--strength", "0"], &["strength", "above 0"]);
     refused(&place, &["in.png", "--mask", "1,1,5,5", "--strength", "NaN"], &["strength", "above 0"]);
     refused(&place, &["in.png", "--mask", "1,1,5,5", "--resampling", "0,5"], &["0 times", "1 to 100"]);

@@ -55,7 +55,7 @@ pub fn run(args: &Edit) -> Result<(), Error> {
     }
     if prompts.len() != masks.len() {
         let what =
-            format!("{} masks and {} prompts: give a prompt for each mask", masks.len(), prompts.len());
+            format!("masks given: {}, prompts: {}; give a prompt for each mask", masks.len(), prompts.len());
         return Err(Error::Request(what));
     }
     let edit = |engine: &mut Engine, photo: &Photo, at: usize, seed: u64, count: usize| {

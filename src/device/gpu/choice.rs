@@ -152,8 +152,11 @@ impl<'a> Chooser<'a> {
 
     fn variant(&mut self, graph: &Graph, node: &Node) -> Result<Variant> {
         let mut candidates = self.candidates(graph, node);
+        let small = graph.node_cost(node).flops < WORTH_MEASURING;
+        let named = matches!(self.options.variants, Variants::Only(_));
+        // Where there is little to save, what its transforms lose of the last digits is not worth it.
         if candidates.contains(&Variant::Winograd)
-            && self.transformed + winograd_bytes(node) > MAX_TRANSFORMED
+            && (small && !named || self.transformed + winograd_bytes(node) > MAX_TRANSFORMED)
         {
             candidates.retain(|v| *v != Variant::Winograd);
         }
@@ -179,7 +182,7 @@ impl<'a> Chooser<'a> {
                 "the tuning file names `{name}` for {key}, which does not compute it here: measured anew"
             );
         }
-        if graph.node_cost(node).flops < WORTH_MEASURING {
+        if small {
             return Ok(guess);
         }
         let best = self.measure(graph, node, &candidates)?;

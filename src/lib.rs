@@ -24,6 +24,7 @@
 //! a denoiser:     graph::split ─> once a prompt, once for all steps, each step
 //! steering:       guidance (x_t, t, x̂₀) ─> a score, or a shift of ε or of the mean; scores by graph::gradient
 //!                 clip: texts and example pictures as such a score
+//! editing:        edit: a photo's window ─> systems::{start, repaint} keep what the mask keeps ─> back into the photo
 //! before a run:   estimate: dispatches, arithmetic, traffic, memory, limits in the way
 //! ```
 //! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,

@@ -378,18 +378,8 @@ fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
         ));
     }
     let Some(mask) = &cfg.mask else { return Ok(()) };
-    let size = (mask.width(), mask.height());
-    if let Some(p) = cfg.init.iter().find(|p| (p.width, p.height) != size) {
-        let (w, h) = size;
-        return refuse(format!(
-            "a mask of {w}x{h} pixels for a picture of {}x{}: make them of one size",
-            p.width, p.height
-        ));
-    }
-    if mask.bounds().is_none() {
-        return refuse("the mask is black all over: nothing would change. White is drawn anew".into());
-    }
-    Ok(())
+    let pictures = cfg.init.iter().map(|p| (p.width, p.height));
+    pictures.chain([(mask.width(), mask.height())]).try_for_each(|size| mask.drawn_in(size).map(drop))
 }
 
 pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {

@@ -58,8 +58,10 @@ pub fn run(args: &Edit) -> Result<(), Error> {
             format!("masks given: {}, prompts: {}; give a prompt for each mask", masks.len(), prompts.len());
         return Err(Error::Request(what));
     }
+    let steers = args.steering.load(&args.model)?;
     let edit = |engine: &mut Engine, photo: &Photo, at: usize, seed: u64, count: usize| {
-        let guidance = args.steering.guidance(&args.model, engine, &prompts[at], seed)?;
+        let guidance =
+            steers.as_ref().map(|steers| steers.guidance(engine, &prompts[at], seed)).transpose()?;
         let cfg = drawing.config().seed(seed).count(count).resampling(args.resampling);
         let cfg = args.strength.into_iter().fold(cfg, GenerateConfig::strength);
         let cfg = guidance.into_iter().fold(cfg, |cfg, guidance| cfg.guide(1.0, guidance));

@@ -53,7 +53,8 @@ pub fn run(args: Generate) -> Result<(), Error> {
         note("note: this model draws without a prompt; yours changes nothing");
     }
     let prompt = prompt.unwrap_or_default();
-    let guidance = steering.guidance(&model, &engine, &prompt, drawing.seed)?;
+    let steers = steering.load(&model)?;
+    let guidance = steers.map(|steers| steers.guidance(&engine, &prompt, drawing.seed)).transpose()?;
     // A model that reads no prompt takes it for a class, or not at all; where CLIP reads it, it is for CLIP.
     let follows = engine.condition() == Condition::Prompt || !steering.reads_prompt();
     let mut cfg = drawing.config();

@@ -42,19 +42,13 @@ impl Steering {
         self.clip_guidance.is_some()
     }
 
-    /// What steers, if anything does.
-    pub fn guidance(
-        &self,
-        model: &Model,
-        engine: &Engine,
-        prompt: &str,
-        seed: u64,
-    ) -> Result<Option<ClipGuidance>, Error> {
-        let refuse = |what: &str| Err(Error::Request(what.into()));
+    /// Reads what steers, if anything does.
+    pub fn load(&self, model: &Model) -> Result<Option<Steers<'_>>, Error> {
         if !self.is_on() {
+            let refused = "`--clip-model` is for `--clip-guidance` or `--like`; give one of them";
             return match self.clip_model[..] {
                 [] => Ok(None),
-                _ => refuse("`--clip-model` is for `--clip-guidance` or `--like`; give one of them"),
+                _ => Err(Error::Request(refused.into())),
             };
         }
         let clip = match (self.clip_model.as_slice(), model.folder()) {
@@ -64,28 +58,42 @@ impl Steering {
             }),
             (paths, _) => Clip::load_parts(paths),
         }?;
-        let mut guidance = clip.guidance(engine.device()).seed(seed);
-        if let Some(weight) = self.clip_guidance {
+        let like = self.like.as_deref().map(Picture::open).transpose()?;
+        Ok(Some(Steers { clip, like, by: self }))
+    }
+}
+
+/// What steers, read from its files.
+pub struct Steers<'a> {
+    clip: Clip,
+    like: Option<Picture>,
+    by: &'a Steering,
+}
+
+impl Steers<'_> {
+    /// The guidance of one run.
+    pub fn guidance(&self, engine: &Engine, prompt: &str, seed: u64) -> Result<ClipGuidance, Error> {
+        let mut guidance = self.clip.guidance(engine.device()).seed(seed);
+        if let Some(weight) = self.by.clip_guidance {
             if prompt.trim().is_empty() {
-                return refuse(
-                    "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\"",
-                );
+                let what = "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\"";
+                return Err(Error::Request(what.into()));
             }
             guidance = guidance.text(prompt, weight);
         }
-        if let Some(path) = &self.like {
-            let like = Picture::open(path)?;
-            let alone = (self.structure.is_none() && self.style.is_none()).then_some(1.0);
-            if let Some(weight) = self.content.or(alone) {
-                guidance = guidance.content(&like, weight);
+        if let Some(like) = &self.like {
+            let Steering { content, structure, style, .. } = self.by;
+            let alone = (structure.is_none() && style.is_none()).then_some(1.0);
+            if let Some(weight) = content.or(alone) {
+                guidance = guidance.content(like, weight);
             }
-            if let Some(weight) = self.structure {
-                guidance = guidance.structure(&like, weight);
+            if let Some(weight) = *structure {
+                guidance = guidance.structure(like, weight);
             }
-            if let Some(weight) = self.style {
-                guidance = guidance.style(&like, weight);
+            if let Some(weight) = *style {
+                guidance = guidance.style(like, weight);
             }
         }
-        guidance.build().map(Some)
+        guidance.build()
     }
 }

@@ -50,27 +50,32 @@ impl Mask {
     /// from the middle on, transparency as black.
     ///
     /// Errors: no picture, of another size, all black.
-    pub fn open(path: &Path, (width, height): (usize, usize)) -> Result<Self> {
+    pub fn open(path: &Path, size: (usize, usize)) -> Result<Self> {
         let photo = Photo::open(path)?;
-        let (w, h) = (photo.width(), photo.height());
-        if (w, h) != (width, height) {
-            let what =
-                format!("a mask of {w}x{h} pixels for a picture of {width}x{height}; make them of one size");
-            return Err(Error::file(path, what));
-        }
         let redraw: Vec<bool> = photo
             .pixels
             .to_luma_alpha8()
             .pixels()
             .map(|pixel| u32::from(pixel.0[0]) * u32::from(pixel.0[1]) >= 128 * 255)
             .collect();
-        if !redraw.contains(&true) {
-            return Err(Error::file(
-                path,
-                "the mask is black all over: nothing would change. White is drawn anew",
-            ));
+        let mask = Mask { width: photo.width(), height: photo.height(), redraw };
+        mask.drawn_in(size).map_err(|error| Error::file(path, error))?;
+        Ok(mask)
+    }
+
+    /// [`Mask::bounds`] in a picture of this size.
+    ///
+    /// Errors: it is of another size, or black all over.
+    pub(crate) fn drawn_in(&self, (width, height): (usize, usize)) -> Result<Rectangle> {
+        let (w, h) = (self.width, self.height);
+        if (w, h) != (width, height) {
+            let what =
+                format!("a mask of {w}x{h} pixels for a picture of {width}x{height}: make them of one size");
+            return Err(Error::Request(what));
         }
-        Ok(Mask { width, height, redraw })
+        self.bounds().ok_or_else(|| {
+            Error::Request("the mask is black all over: nothing would change. White is drawn anew".into())
+        })
     }
 
     /// Rectangles of a picture of this size; what lies outside it is left out.

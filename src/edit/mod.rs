@@ -187,18 +187,7 @@ impl Engine {
     ) -> Result<Vec<Photo>> {
         let size = photo.pixels.dimensions();
         let size = (size.0 as usize, size.1 as usize);
-        if (mask.width(), mask.height()) != size {
-            let (w, h) = (mask.width(), mask.height());
-            return Err(Error::Request(format!(
-                "a mask of {w}x{h} pixels for a picture of {}x{}: make them of one size",
-                size.0, size.1
-            )));
-        }
-        let Some(redrawn) = mask.bounds() else {
-            return Err(Error::Request(
-                "the mask is black all over: nothing would change. White is drawn anew".into(),
-            ));
-        };
+        let redrawn = mask.drawn_in(size)?;
         let window = Window::around(redrawn, size, self.picture_size(&cfg)?);
         if window.inside.width * window.inside.height > MAX_WINDOW {
             return Err(Error::Request(format!(

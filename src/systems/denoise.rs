@@ -454,6 +454,7 @@ impl Denoiser {
             || channels_last(&noise.draw(pictures, channels, height, width), channels, height, width);
         let correction = guidance.corrects();
         let kept = guidance.kept.take();
+        let known = kept.as_ref().filter(|_| correction.known).map_or_else(Vec::new, Kept::known);
         let resampling = kept.as_ref().and_then(|kept| match kept.how {
             Keeping::Sample(resampling) => Some(resampling),
             Keeping::Estimate => None,
@@ -483,9 +484,7 @@ impl Denoiser {
                 self.step.feed_back("next", "x");
             } else {
                 x = match correction.any() {
-                    true => {
-                        self.correct(step, guidance, (correction, kept.as_ref()), &z, &x, &mut monitor)?
-                    }
+                    true => self.correct(step, guidance, (correction, &known), &z, &x, &mut monitor)?,
                     false => first_half(self.step.read("next")?),
                 };
                 if let (Some(_), Some(kept)) = (resampling, &kept) {
@@ -527,21 +526,24 @@ impl Denoiser {
         &mut self,
         step: &Step,
         guidance: &mut Guided<'_>,
-        (by, kept): (Correction, Option<&Kept>),
+        (by, known): (Correction, &[f32]),
         z: &[f32],
         x: &[f32],
         monitor: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Vec<f32>> {
-        let unsteered = self.step.read("next")?;
-        let at = State {
-            x,
-            x0: &unsteered[x.len()..],
-            shape: self.shape.sample(),
-            timestep: step.timestep,
-            alpha_bar: step.alpha_bar,
-        };
-        // The share of the step that guidance takes is not known; the bar waits at its end.
-        let steering = steer(&mut guidance.by_gradients, &at, step, &mut |_| monitor(1.0))?;
+        let mut steering = Vec::new();
+        if by.steer {
+            let unsteered = self.step.read("next")?;
+            let at = State {
+                x,
+                x0: &unsteered[x.len()..],
+                shape: self.shape.sample(),
+                timestep: step.timestep,
+                alpha_bar: step.alpha_bar,
+            };
+            // The share of the step that guidance takes is not known; the bar waits at its end.
+            steering = steer(&mut guidance.by_gradients, &at, step, &mut |_| monitor(1.0))?;
+        }
         let graph = self.step.graph();
         let out = graph.outputs.iter().find(|(name, _)| name == "out").map(|(_, id)| *id);
         let Some(out) = out else { return Err(Error::Device("the network has no output".into())) };
@@ -560,8 +562,8 @@ impl Denoiser {
         if by.steer {
             program.write("steer", &steering);
         }
-        if let Some(kept) = kept.filter(|_| by.known) {
-            program.write("known", &kept.known());
+        if by.known {
+            program.write("known", known);
         }
         program.run(&mut |_| monitor(1.0))?;
         Ok(first_half(program.read("next")?))

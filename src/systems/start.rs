@@ -5,7 +5,7 @@ use super::denoise::{Noise, Shape, channels_last};
 use super::repaint::{Keeping, Kept, Resampling};
 use crate::diffusion::Step;
 use crate::error::{Error, Result};
-use crate::picture::{Picture, Rounding};
+use crate::picture::Picture;
 use crate::request::{GenerateConfig, Size};
 
 /// Share of the steps that picture to picture takes by itself, as diffusers' pipelines do.
@@ -56,22 +56,15 @@ pub(crate) fn start(cfg: &GenerateConfig<'_>, place: &Place<'_>, z: Vec<f32>) ->
         return Ok(Start { steps: place.steps.to_vec(), x, kept: None });
     }
     let shape = place.shape;
-    let Shape { pictures, height, width, channels, .. } = shape;
-    let mut picture = Vec::with_capacity(shape.sample().iter().product());
-    for i in 0..pictures {
-        let fitted = cfg.init[i.min(cfg.init.len() - 1)].fitted(width, height);
-        let fitted = fitted.with_channels(channels).ok_or_else(|| {
-            Error::Request(format!("this model's pictures have {channels} channels; none can be given to it"))
-        })?;
-        picture.extend(fitted.values);
-    }
+    let Shape { pictures, height, width, .. } = shape;
+    let picture = fitted(cfg, shape, (width, height))?;
     let strength = cfg.strength.unwrap_or(if cfg.mask.is_some() { 1.0 } else { STRENGTH });
     let steps = last_steps(place.steps, strength);
     if strength < 1.0
         && let Some(first) = steps.first()
     {
         let (signal, deviation) = (first.alpha_bar.sqrt() as f32, (1.0 - first.alpha_bar).sqrt() as f32);
-        let changed = place.before.map(|before| changed(cfg, &picture, shape, before));
+        let changed = place.before.map(|before| changed(cfg, &picture, shape, before)).transpose()?;
         x.iter_mut()
             .zip(changed.as_ref().unwrap_or(&picture))
             .for_each(|(z, x0)| *z = signal * x0 + deviation * *z);
@@ -88,22 +81,31 @@ pub(crate) fn start(cfg: &GenerateConfig<'_>, place: &Place<'_>, z: Vec<f32>) ->
     Ok(Start { steps: steps.to_vec(), x, kept })
 }
 
+/// The pictures a run begins at, `[N, H, W, C]`, at a size.
+fn fitted(cfg: &GenerateConfig<'_>, shape: Shape, (width, height): Size) -> Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(shape.pictures * height * width * shape.channels);
+    for picture in &cfg.init {
+        let picture = picture.fitted(width, height).with_channels(shape.channels).ok_or_else(|| {
+            let channels = shape.channels;
+            Error::Request(format!("this model's pictures have {channels} channels; none can be given to it"))
+        })?;
+        values.extend(picture.values);
+    }
+    Ok(if cfg.init.len() == 1 { values.repeat(shape.pictures) } else { values })
+}
+
 /// The picture a stage begins at, `[N, H, W, C]`, with what the stage before changed in it: that stage's result less the
 /// picture at its size, enlarged.
 fn changed(
     cfg: &GenerateConfig<'_>,
     picture: &[f32],
     shape: Shape,
-    (before, (width, height)): (&[f32], Size),
-) -> Vec<f32> {
-    let made = Picture::split(before, height, width, shape.channels);
-    let enlarged = made.into_iter().enumerate().flat_map(|(i, made)| {
-        let was = cfg.init[i.min(cfg.init.len() - 1)].fitted(width, height);
-        let was = was.with_channels(shape.channels).map_or_else(Vec::new, |was| was.values);
-        // Halved, since enlarging clamps to [-1, 1].
-        let values = made.values.iter().zip(&was).map(|(made, was)| (made - was) / 2.0).collect();
-        let change = Picture { values, rounding: Rounding::Nearest, ..made };
-        change.resized(shape.width, shape.height).values
-    });
-    picture.iter().zip(enlarged).map(|(v, change)| (v + 2.0 * change).clamp(-1.0, 1.0)).collect()
+    (before, size): (&[f32], Size),
+) -> Result<Vec<f32>> {
+    let was = fitted(cfg, shape, size)?;
+    // Halved, since enlarging clamps to [-1, 1].
+    let change: Vec<f32> = before.iter().zip(&was).map(|(made, was)| (made - was) / 2.0).collect();
+    let change = Picture::split(&change, size.1, size.0, shape.channels);
+    let enlarged = change.iter().flat_map(|change| change.resized(shape.width, shape.height).values);
+    Ok(picture.iter().zip(enlarged).map(|(v, change)| (v + 2.0 * change).clamp(-1.0, 1.0)).collect())
 }

@@ -105,7 +105,7 @@ impl Engine {
             Model::Imagen(files) => Box::new(Imagen::load(&files, variant)?),
             Model::Adm(files) => Box::new(Adm::load(&files)?),
             Model::Glide(files) => Box::new(Glide::load(&files)?),
-            Model::UnClip { folder, from_picture } => Box::new(UnClip::load(&folder, from_picture, variant)?),
+            Model::UnClip(files) => Box::new(UnClip::load(&files, variant)?),
         };
         Ok(Engine { device, precision, system })
     }
@@ -123,6 +123,11 @@ impl Engine {
     /// What its pictures follow.
     pub fn condition(&self) -> Condition {
         self.system.condition()
+    }
+
+    /// Whether it draws others of a given picture ([`GenerateConfig::image`]).
+    pub fn varies_pictures(&self) -> bool {
+        self.system.varies_pictures()
     }
 
     /// What was taken for granted of the model's files: presets, defaults. Lines for a person.
@@ -156,9 +161,9 @@ impl Engine {
             };
             return Err(Error::Request(format!("{follows}: leave `--class` out")));
         }
-        if !cfg.image.is_empty() && self.condition() != Condition::Picture {
-            let what =
-                "only Karlo's image variation varies a picture: leave `--image` out; `--init` begins at one";
+        if !cfg.image.is_empty() && !self.system.varies_pictures() {
+            let what = "only an unCLIP with a picture encoder (Karlo's image variation) varies a picture: leave `--image` out; \
+                        `--init` begins at one";
             return Err(Error::Request(what.into()));
         }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {

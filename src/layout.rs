@@ -38,11 +38,22 @@ pub(crate) enum Model {
     Imagen(Vec<StageFiles>),
     Adm(AdmFiles),
     Glide(GlideFiles),
-    UnClip {
-        folder: PathBuf,
-        /// It varies a picture; otherwise it follows a prompt.
-        from_picture: bool,
-    },
+    UnClip(UnClipFiles),
+}
+
+/// Where an unCLIP's parts lie.
+#[derive(Clone, Debug)]
+pub(crate) struct UnClipFiles {
+    /// The pipeline's folder: decoder, super-resolution, and the rest but for what is named here.
+    pub folder: PathBuf,
+    /// The folder with the prior that draws embeddings for a prompt, if there is one.
+    pub prior: Option<PathBuf>,
+    /// The folder with the encoder of pictures to vary, if there is one.
+    pub pictures: Option<PathBuf>,
+    /// A CLIP of its own, in place of encoders in the folders.
+    pub clip: Option<PathBuf>,
+    /// Of prior, decoder and super-resolution.
+    pub defaults: [Defaults; 3],
 }
 
 /// A checkpoint of guided diffusion.
@@ -188,9 +199,8 @@ impl Model {
             let defaults = pipeline_defaults(&class).ok_or_else(|| unknown(first, &class))?;
             return Ok(Model::Ddpm(first.clone(), defaults));
         }
-        if let (true, "UnCLIPPipeline" | "UnCLIPImageVariationPipeline") = (rest.is_empty(), class.as_str()) {
-            let from_picture = class == "UnCLIPImageVariationPipeline";
-            return Ok(Model::UnClip { folder: first.clone(), from_picture });
+        if class.starts_with("UnCLIP") {
+            return Ok(Model::UnClip(find_unclip(paths)?));
         }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()
@@ -211,9 +221,9 @@ fn unknown(folder: &Path, class: &str) -> Error {
     Error::file(
         folder,
         format!(
-            "holds a `{class}`, which this version does not run. It runs IFPipeline and IFSuperResolutionPipeline \
-             (DeepFloyd IF), DDPMPipeline and DDIMPipeline and, alone, UnCLIPPipeline and UnCLIPImageVariationPipeline \
-             (Karlo)"
+            "holds a `{class}`, which cannot be run here. A cascade is made of IFPipeline and IFSuperResolutionPipeline \
+             (DeepFloyd IF), an unCLIP of UnCLIPPipeline and UnCLIPImageVariationPipeline (Karlo); DDPMPipeline and \
+             DDIMPipeline run alone"
         ),
     )
 }
@@ -269,6 +279,65 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
         format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
     })?;
     Ok(StageFiles { folder, defaults })
+}
+
+/// What an unCLIP's `model_index.json` may say besides its parts, by the names of the pipelines' own settings.
+#[derive(Deserialize)]
+struct UnClipIndex {
+    /// A CLIP in place of encoders in the folder: a folder inside it, or beside it.
+    clip: Option<String>,
+    prior_num_inference_steps: Option<usize>,
+    prior_guidance_scale: Option<f64>,
+    decoder_num_inference_steps: Option<usize>,
+    decoder_guidance_scale: Option<f64>,
+    super_res_num_inference_steps: Option<usize>,
+}
+
+/// Karlo's folders: `UnCLIPPipeline`, `UnCLIPImageVariationPipeline`, or both, the one lending the other its prior or its
+/// encoder of pictures.
+fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
+    let folder = &paths[0];
+    let path = folder.join("model_index.json");
+    let index: UnClipIndex = read_json(&path)?;
+    let clip = index.clip.as_deref().map(|clip| inside_or_beside(folder, &path, "clip", clip)).transpose()?;
+    let defaults = |what: &str, steps: Option<usize>, scale: Option<f64>, usual: Defaults| {
+        let (steps, scale) = (steps.unwrap_or(usual.steps), scale.unwrap_or(usual.guidance_scale));
+        require(&path, &format!("{what}_num_inference_steps"), steps > 0, || {
+            "0 steps make no picture".into()
+        })?;
+        require(&path, &format!("{what}_guidance_scale"), (0.0..=MAX_GUIDANCE).contains(&scale), || {
+            format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+        })?;
+        Ok(Defaults { steps, guidance_scale: scale, ..usual })
+    };
+    let (prior, decoder) = (index.prior_num_inference_steps, index.decoder_num_inference_steps);
+    let defaults = [
+        defaults("prior", prior, index.prior_guidance_scale, Defaults::of(25, 4.0, 0))?,
+        defaults("decoder", decoder, index.decoder_guidance_scale, Defaults::of(25, 8.0, 0))?,
+        defaults("super_res", index.super_res_num_inference_steps, None, Defaults::of(7, 1.0, 0))?,
+    ];
+    let mut files = UnClipFiles { folder: folder.clone(), prior: None, pictures: None, clip, defaults };
+    for folder in paths {
+        let class = class_of(folder)?;
+        if !class.starts_with("UnCLIP") {
+            return Err(unknown(folder, &class));
+        }
+        let holds = |part: &str| Some(folder.clone()).filter(|_| folder.join(part).is_dir());
+        files.prior = files.prior.or(holds("prior"));
+        files.pictures = files.pictures.or(holds("image_encoder"));
+    }
+    files.pictures = files.pictures.or(files.clip.clone());
+    Ok(files)
+}
+
+/// A folder that a model's file names: inside the model's own, or beside it.
+fn inside_or_beside(root: &Path, file: &Path, key: &str, name: &str) -> Result<PathBuf> {
+    let parts = Path::new(name).strip_prefix("..").unwrap_or(Path::new(name));
+    let normal = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    require(file, key, parts.components().all(normal), || {
+        format!("`{name}` lies neither inside the model's folder nor beside it")
+    })?;
+    Ok(root.join(name))
 }
 
 /// A folder whose `config.json` holds the flags of guided diffusion.

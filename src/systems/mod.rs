@@ -48,6 +48,10 @@ pub(crate) trait System {
     fn stages(&self) -> usize;
     /// What its pictures follow.
     fn condition(&self) -> Condition;
+    /// Whether it draws others of a given picture.
+    fn varies_pictures(&self) -> bool {
+        false
+    }
     /// Whether the noise of its upsampler may be scaled.
     fn takes_upsample_temp(&self) -> bool {
         false

@@ -11,6 +11,7 @@ pub mod clip;
 pub mod efficient_unet;
 pub mod embeddings;
 pub mod glide;
+pub mod pca;
 pub mod prior;
 pub mod t5;
 pub mod text_proj;

@@ -338,9 +338,11 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
         let index: UnClipIndex = read_json(&folder.join("model_index.json"))?;
         let holds = |part: &str| Some(folder.clone()).filter(|_| index.parts.contains_key(part));
         let (prior, pictures) = (holds("prior"), holds("image_encoder"));
-        let (lends_prior, lends_pictures) =
-            (files.prior.is_none() && prior.is_some(), files.pictures.is_none() && pictures.is_some());
-        if !lends_prior && !lends_pictures && !(i == 0 && files.clip.is_some()) {
+        // A CLIP of its own has an encoder of pictures.
+        let has_pictures = files.pictures.is_some() || files.clip.is_some() && i > 0;
+        let adds_pictures = !has_pictures && (pictures.is_some() || files.clip.is_some());
+        let adds_prior = files.prior.is_none() && prior.is_some();
+        if !adds_prior && !adds_pictures {
             let what =
                 "adds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
             return Err(Error::file(folder, what));
@@ -518,6 +520,8 @@ pub enum Bundled {
     Imagen,
     /// An unconditional model of single objects and a noisy classifier that steers it.
     Adm,
+    /// A prior and a decoder that draw the same scenes by CLIP's embeddings, and so vary and mix pictures.
+    UnClip,
 }
 
 /// A bundled model's folder.
@@ -525,6 +529,7 @@ pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
     match which {
         Bundled::Imagen => bundled_folder("scenes", "cascade.json", "--model"),
         Bundled::Adm => bundled_folder("adm-scenes", "config.json", "--model"),
+        Bundled::UnClip => bundled_folder("unclip-scenes", "model_index.json", "--model"),
     }
 }
 

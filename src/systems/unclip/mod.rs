@@ -1,6 +1,7 @@
 //! unCLIP (DALL·E 2; Ramesh et al. 2022, arXiv:2204.06125) from Karlo's folders, as diffusers saves them: a prior draws a
 //! picture's CLIP embedding for a prompt, a decoder draws a small picture of an embedding, super-resolution enlarges it.
-//! `UnCLIPPipeline` begins at a prompt, `UnCLIPImageVariationPipeline` at a picture, whose embedding CLIP sees.
+//! `UnCLIPPipeline` begins at a prompt, `UnCLIPImageVariationPipeline` at a picture, whose embedding CLIP sees. The prior may be
+//! one that denoises the embedding, or one that draws it token by token; a folder may hold both.
 //!
 //! Stages, as steps and guidance scales count them: from a prompt, 0 is the prior, 1 the decoder, 2 super-resolution; from
 //! a picture, 0 is the decoder, 1 super-resolution, which is never guided. The last step of super-resolution is another
@@ -8,13 +9,17 @@
 
 mod ar_prior;
 mod encoders;
+mod prior;
 mod projection;
 mod stage;
 
-pub use ar_prior::{AutoregressivePrior, TokenDecoder};
+pub use ar_prior::{AutoregressivePrior, TokenDecoder, TokenSampling};
 pub use encoders::{Captions, PictureEncoder, TextEncoder};
+pub use prior::DrawnEmbedding;
 pub use projection::Projection;
 pub use stage::{Kind, Stage, prior_network};
+
+use prior::{Asked, Priors};
 
 use super::denoise::{Guided, Noise, Shape, StepDone};
 use super::start::{Place, Start, start};
@@ -31,7 +36,8 @@ use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::picture::Picture;
 use crate::request::{
-    GenerateConfig, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes, stage_steps,
+    GenerateConfig, PriorKind, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes,
+    stage_steps,
 };
 use crate::text::caption;
 use std::path::Path;
@@ -63,8 +69,8 @@ pub fn padded_mask(mask: &[f32], length: usize, before: usize, after: usize) -> 
 /// The loaded networks.
 pub(crate) struct UnClip {
     text: TextEncoder,
-    /// Draws embeddings for a prompt.
-    prior: Option<Stage>,
+    /// Draw embeddings for a prompt.
+    priors: Priors,
     /// Sees the embeddings of pictures.
     pictures: Option<PictureEncoder>,
     projection: Projection,
@@ -77,16 +83,23 @@ pub(crate) struct UnClip {
 
 /// A run's sizes and steps.
 struct Request {
-    /// Stages before those that draw pictures: the prior, unless pictures are varied.
-    before: usize,
+    /// What draws the embeddings, unless pictures are varied.
+    prior: Option<PriorKind>,
     /// The first stage of those that draw pictures: 0, or 1 where a picture of the decoder is given.
     first: usize,
     /// Of the decoder's pictures and, if it runs, of super-resolution's.
     sizes: Vec<Size>,
-    /// By stage.
+    /// By stage; none of an autoregressive prior.
     steps: Vec<Vec<Step>>,
     /// Guidance scales by stage.
     scales: Vec<f64>,
+}
+
+impl Request {
+    /// Stages before those that draw pictures: the prior, if one draws.
+    fn before(&self) -> usize {
+        usize::from(self.prior.is_some())
+    }
 }
 
 impl UnClip {
@@ -110,9 +123,13 @@ impl UnClip {
         let count = if files.one_for_all_steps { 1 } else { 2 };
         let parts = ["super_res_first", "super_res_last"].into_iter().take(count);
         let super_resolution = parts.map(|part| Stage::load(folder, part, variant)).collect::<Result<_>>()?;
-        let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
+        let diffusion =
+            files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
+        let tokens = files.prior_ar.as_ref();
+        let tokens = tokens.map(|of| Ok((AutoregressivePrior::load(&of.folder, variant)?, of.sampling)));
+        let priors = Priors { diffusion, autoregressive: tokens.transpose()? };
         let defaults = files.defaults.clone();
-        let model = UnClip { text, prior, pictures, projection, decoder, super_resolution, defaults };
+        let model = UnClip { text, priors, pictures, projection, decoder, super_resolution, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -120,9 +137,14 @@ impl UnClip {
     /// Refuses parts that are not of one model.
     fn check(&self, files: &UnClipFiles) -> Result<()> {
         let of = |folder: &Path, part: &str| folder.join(part).join("config.json");
-        let file = |part: &str| match (part, &files.prior, &files.pictures) {
-            ("prior", Some(folder), _) | ("image_encoder", _, Some(folder)) => of(folder, part),
-            _ => of(&files.folder, part),
+        let file = |part: &str| {
+            let folder = match part {
+                "prior" => files.prior.as_ref(),
+                "prior_ar" => files.prior_ar.as_ref().map(|of| &of.folder),
+                "image_encoder" => files.pictures.as_ref(),
+                _ => None,
+            };
+            of(folder.unwrap_or(&files.folder), part)
         };
         let same = |part: &str, key: &str, found: usize, other: &str, wanted: usize| {
             require(&file(part), key, found == wanted, || format!("{found}, but {other} has {wanted}"))
@@ -145,51 +167,66 @@ impl UnClip {
         if let Some(encoder) = &self.pictures {
             same("image_encoder", "projection_dim", encoder.config.embed(), "text_proj", columns)?;
         }
-        if let Some(Kind::Prior(prior)) = self.prior.as_ref().map(|stage| &stage.kind) {
+        if let Some(Kind::Prior(prior)) = self.priors.diffusion.as_ref().map(|stage| &stage.kind) {
             same("prior", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
             same("prior", "num_embeddings", prior.num_embeddings, "the text encoder", text.context)?;
+        }
+        if let Some((prior, _)) = &self.priors.autoregressive {
+            let (prior, width) = (&prior.config, text.transformer.width);
+            same("prior_ar", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
+            same("prior_ar", "text_states_dim", prior.text_states_dim, "the text encoder", width)?;
+            same("prior_ar", "max_text_len", prior.max_text_len, "the text encoder", text.context)?;
         }
         Ok(())
     }
 
-    /// The stages of a run, in order, with their defaults.
-    fn run_stages(&self, before: usize) -> impl Iterator<Item = (&Stage, &Defaults)> {
-        let [prior, decoder, enlarger] = &self.defaults;
-        let prior = self.prior.iter().map(move |stage| (stage, prior));
+    /// The stages that draw pictures, in order, with their defaults.
+    fn picture_stages(&self) -> impl Iterator<Item = (&Stage, &Defaults)> {
+        let [_, decoder, enlarger] = &self.defaults;
         let enlargers = self.super_resolution.iter().take(1).map(move |stage| (stage, enlarger));
-        prior.take(before).chain([(&self.decoder, decoder)]).chain(enlargers)
+        [(&self.decoder, decoder)].into_iter().chain(enlargers)
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
-        let before = usize::from(self.prior.is_some() && cfg.image.is_empty());
-        let stages: Vec<(&Stage, &Defaults)> = self.run_stages(before).collect();
-        let count = stage_count(cfg, stages.len())?;
+        let prior = self.priors.of_run(cfg)?;
+        let (before, stages) = (usize::from(prior.is_some()), self.picture_stages().collect::<Vec<_>>());
+        let most = before + stages.len();
+        let count = stage_count(cfg, most)?;
         if count <= before {
-            let (least, most) = (before + 1, stages.len());
+            let least = before + 1;
             let what = format!("stage 1 is the prior, which draws no picture: give {least} or {most}");
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
-        let stages = &stages[..count];
-        let sides: Vec<StageSide> = stages[before..].iter().map(|(stage, _)| stage.kind.side()).collect();
+        let stages = &stages[..count - before];
+        let sides: Vec<StageSide> = stages.iter().map(|(stage, _)| stage.kind.side()).collect();
         let sizes = stage_sizes(&sides, cfg.size)?;
         let first = first_stage(cfg, &sizes)?;
-        let numbered = || stages.iter().enumerate();
-        let steps = numbered().map(|(i, (stage, defaults))| stage_steps(&stage.scheduler, defaults, cfg, i));
-        let scales = numbered().map(|(i, (_, defaults))| guidance_scale(defaults, cfg, i));
-        Ok(Request { before, first, sizes, steps: steps.collect::<Result<_>>()?, scales: scales.collect() })
+        let (mut steps, mut scales) = (Vec::new(), Vec::new());
+        match (prior, &self.priors.diffusion, &self.priors.autoregressive) {
+            (Some(PriorKind::Diffusion), Some(stage), _) => {
+                steps.push(stage_steps(&stage.scheduler, &self.defaults[0], cfg, 0)?);
+                scales.push(guidance_scale(&self.defaults[0], cfg, 0));
+            }
+            (Some(PriorKind::Autoregressive), _, Some((_, usual))) => {
+                steps.push(Vec::new());
+                scales.push(cfg.guidance_scale.first().copied().unwrap_or(usual.guidance_scale));
+            }
+            _ => {}
+        }
+        for (index, (stage, defaults)) in (before..).zip(stages) {
+            steps.push(stage_steps(&stage.scheduler, defaults, cfg, index)?);
+            scales.push(guidance_scale(defaults, cfg, index));
+        }
+        Ok(Request { prior, first, sizes, steps, scales })
     }
 
-    /// The sizes of a stage's run.
+    /// The sizes of a stage's run that draws pictures.
     fn shape(&self, request: &Request, index: usize, pictures: usize) -> Shape {
-        let tokens = self.text.config.context;
-        let (stage, size, tokens) = match (&self.prior, index.checked_sub(request.before)) {
-            (Some(prior), None) => (prior, (1, 1), tokens),
-            (_, Some(0) | None) => {
-                let tokens = tokens + self.projection.config.clip_extra_context_tokens;
-                (&self.decoder, request.sizes[0], tokens)
-            }
-            (_, Some(at)) => (&self.super_resolution[0], request.sizes[at], 0),
+        let (stage, tokens) = match index - request.before() {
+            0 => (&self.decoder, self.text.config.context + self.projection.config.clip_extra_context_tokens),
+            _ => (&self.super_resolution[0], 0),
         };
+        let size = request.sizes[index - request.before()];
         stage.shape(&request.steps[index], pictures, size, tokens, request.scales[index])
     }
 
@@ -201,9 +238,9 @@ impl UnClip {
         prompt: &str,
         cfg: &GenerateConfig<'_>,
     ) -> Result<Captions> {
-        let prompts = match request.before {
-            0 => [String::new(), String::new()],
-            _ => [&cfg.negative_prompt, prompt].map(|text| match cfg.clean_caption {
+        let prompts = match request.prior {
+            None => [String::new(), String::new()],
+            Some(_) => [&cfg.negative_prompt, prompt].map(|text| match cfg.clean_caption {
                 true => caption::clean(text),
                 false => text.to_string(),
             }),
@@ -218,34 +255,35 @@ impl UnClip {
     /// The embeddings `[N, E]` that the decoder draws pictures of: the prior's, or those of the given pictures.
     fn embeddings(
         &mut self,
-        (device, options): (&Device, &ProgramOptions),
+        at: (&Device, &ProgramOptions),
         request: &Request,
         captions: &Captions,
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
-        let (shape, length) = (self.shape(request, 0, cfg.count), self.text.config.context);
-        let prior = match (&mut self.prior, &self.pictures) {
-            (_, Some(encoder)) if request.before == 0 => {
-                let embeds = encoder.embed(device, &cfg.image)?;
-                return Ok(if cfg.image.len() == 1 { embeds.repeat(cfg.count) } else { embeds });
-            }
-            (Some(prior), _) => prior,
-            (None, _) => return Err(Error::Request("this model has no prior: give it a picture".into())),
+        if let (None, Some(encoder)) = (request.prior, &self.pictures) {
+            let embeds = encoder.embed(at.0, &cfg.image)?;
+            return Ok(if cfg.image.len() == 1 { embeds.repeat(cfg.count) } else { embeds });
+        }
+        let drawn = self.drawn(at, request, captions, cfg, noise)?;
+        Ok(drawn.into_iter().flat_map(|drawn| drawn.embedding).collect())
+    }
+
+    /// What the prior draws.
+    fn drawn(
+        &mut self,
+        at: (&Device, &ProgramOptions),
+        request: &Request,
+        captions: &Captions,
+        cfg: &mut GenerateConfig<'_>,
+        noise: &mut dyn Noise,
+    ) -> Result<Vec<DrawnEmbedding>> {
+        let Some(kind) = request.prior else {
+            return Err(Error::Request("no prior draws embeddings here: leave `--image` out".into()));
         };
-        let x = initial_noise(noise, shape);
-        let denoiser = prior.denoiser(device, options, shape)?;
-        denoiser.write("embeds", &halves(&captions.embeds, shape));
-        denoiser.write("states", &halves(&captions.states, shape));
-        denoiser.write("mask", &padded_mask(&halves(&captions.mask, shape), length, 0, 1));
-        let mut guided = Guided::classifier_free(request.scales[0]);
-        let mut on_step = progress(cfg.on_progress.as_mut(), (0, request.steps.len()), (1, 1));
-        // An embedding is no picture to show.
-        let mut blind = |step: StepDone<'_>| on_step(StepDone { estimate: None, ..step });
-        let drawn = denoiser.sample(&request.steps[0], &mut guided, noise, x, &mut blind)?;
-        let embeddings = prior.denormalised(device, &drawn);
-        prior.release_if_large();
-        embeddings
+        let (steps, guidance_scale) = (&request.steps[0][..], request.scales[0]);
+        let asked = Asked { kind, captions, steps, guidance_scale, stages: request.steps.len() };
+        self.priors.draw(at, &asked, cfg, noise)
     }
 
     /// The decoder's pictures of embeddings `[N, h, w, 3]`.
@@ -257,7 +295,7 @@ impl UnClip {
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
-        let index = request.before;
+        let index = request.before();
         let shape = self.shape(request, index, cfg.count);
         let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
         let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
@@ -285,7 +323,7 @@ impl UnClip {
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
-        let index = request.before + 1;
+        let index = request.before() + 1;
         let shape = self.shape(request, index, cfg.count);
         // It is led by the small picture, in which all that is kept is to be seen.
         let before = Some((small, request.sizes[0]));
@@ -322,11 +360,11 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.run_stages(1).count()
+        self.priors.kinds().len().min(1) + self.picture_stages().count()
     }
 
     fn condition(&self) -> Condition {
-        if self.prior.is_some() { Condition::Prompt } else { Condition::Picture }
+        if self.priors.kinds().is_empty() { Condition::Picture } else { Condition::Prompt }
     }
 
     fn varies_pictures(&self) -> bool {
@@ -345,7 +383,7 @@ impl System for UnClip {
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
         let request = self.request(cfg)?;
-        if request.first == 0 && self.prior.is_none() && cfg.image.is_empty() {
+        if request.first == 0 && request.prior.is_none() && cfg.image.is_empty() {
             let what = "this model varies a picture: give it by `--image PICTURE` (GenerateConfig::image)";
             return Err(Error::Request(what.into()));
         }
@@ -360,12 +398,23 @@ impl System for UnClip {
         }
         if let Some(size) = request.sizes.get(1) {
             if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
-                on_stage(request.before, &Picture::split(&pictures, height, width, 3));
+                on_stage(request.before(), &Picture::split(&pictures, height, width, 3));
             }
             pictures = self.enlarge(at, &request, &pictures, cfg, noise)?;
             (width, height) = *size;
         }
         Ok(Picture::split(&pictures, height, width, 3))
+    }
+
+    fn priors(&self) -> Vec<PriorKind> {
+        self.priors.kinds()
+    }
+
+    fn embed(&mut self, run: Run<'_, '_>) -> Result<Vec<DrawnEmbedding>> {
+        let Run { device, options, prompt, cfg, noise } = run;
+        let request = self.request(cfg)?;
+        let captions = self.captions(device, &request, prompt, cfg)?;
+        self.drawn((device, options), &request, &captions, cfg, noise)
     }
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
@@ -375,21 +424,26 @@ impl System for UnClip {
             NetworkCost::of_denoiser(name, shape, steps, &stage.kind.network(), on)
         };
         let steps = |index: usize| request.steps[index].len();
-        let (before, mut networks) = (request.before, Vec::new());
+        let (before, mut networks) = (request.before(), Vec::new());
         if request.first == 0 {
             networks.push(NetworkCost::of_text(self.text.config.graph(tokens, &[0; imagen::PROMPTS]), on));
-            match (&self.prior, &self.pictures) {
-                (_, Some(encoder)) if before == 0 => {
+            let rows = cfg.count * cfg.candidates;
+            match (request.prior, &self.priors, &self.pictures) {
+                (Some(PriorKind::Diffusion), Priors { diffusion: Some(prior), .. }, _) => {
+                    let shape = prior.shape(&request.steps[0], rows, (1, 1), tokens, request.scales[0]);
+                    let network = prior.kind.network();
+                    networks.push(NetworkCost::of_denoiser("prior", shape, steps(0), &network, on));
+                }
+                (Some(PriorKind::Autoregressive), Priors { autoregressive: Some((prior, _)), .. }, _) => {
+                    let guided = request.scales[0] > 1.0;
+                    networks.push(NetworkCost::of_tokens(&prior.config, rows, guided, on));
+                }
+                (_, _, Some(encoder)) => {
                     let pictures = cfg.image.len().max(1);
                     let sizes = format!("{pictures} pictures of {0}x{0}", encoder.config.image_size());
-                    networks.push(NetworkCost::of_once(
-                        "picture encoder",
-                        sizes,
-                        encoder.graph(pictures),
-                        on,
-                    ));
+                    let graph = encoder.graph(pictures);
+                    networks.push(NetworkCost::of_once("picture encoder", sizes, graph, on));
                 }
-                (Some(prior), _) => networks.push(cost("prior", prior, 0, steps(0))),
                 _ => {}
             }
             let guided = self.shape(&request, before, cfg.count).guided;
@@ -414,12 +468,16 @@ impl System for UnClip {
     }
 
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
-        let prior = self.prior.iter().map(|prior| ("prior", prior));
+        let prior = self.priors.diffusion.iter().map(|prior| ("prior", prior));
+        let tokens = self.priors.autoregressive.iter();
+        let tokens =
+            tokens.map(|(prior, _)| ("prior_ar".to_string(), prior.config.graph(1), prior.weights()));
         let enlargers = ["super_res_first", "super_res_last"].into_iter().zip(&self.super_resolution);
         prior
             .chain([("decoder", &self.decoder)])
             .chain(enlargers)
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
+            .chain(tokens)
             .collect()
     }
 }

@@ -16,15 +16,14 @@ pub use stage::{Kind, Stage, prior_network};
 
 use super::denoise::{Guided, Noise, Shape, StepDone};
 use super::start::{Place, Start, start};
+use super::upsampler::{Small, Upsampler};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
 use crate::clip::Clip;
 use crate::device::{Device, ProgramOptions, Weights};
-use crate::diffusion::Step;
+use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
-use crate::graph::{Graph, Storage};
-use crate::guidance::OPTIONS;
-use crate::kernels::resample::{Resample, resample};
+use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::picture::Picture;
@@ -33,22 +32,6 @@ use crate::request::{
 };
 use crate::text::caption;
 use std::path::Path;
-
-/// Pictures `[N, h, w, 3]` of a size (width, height) at the size of `shape`: clamped to -1 to 1, then bicubic over all of
-/// the pixels that become one.
-///
-/// Errors: a device that fails.
-pub fn enlarged(device: &Device, values: &[f32], (w, h): Size, shape: Shape) -> Result<Vec<f32>> {
-    let mut g = Graph::new();
-    let x = g.input("x", &[shape.pictures, h, w, shape.channels], Storage::Elem);
-    let mode = Resample::Bicubic { antialias: true };
-    let y = resample(&mut g, "up", &x, shape.height, shape.width, mode);
-    g.output("y", &y);
-    let mut program = device.program(g, &Weights::none(), &OPTIONS)?;
-    program.write("x", &values.iter().map(|v| v.clamp(-1.0, 1.0)).collect::<Vec<_>>());
-    program.run(&mut |_| true)?;
-    program.read("y")
-}
 
 /// The mask `[N, L]` of captions with so many tokens before and after each that are always seen.
 pub fn padded_mask(mask: &[f32], length: usize, before: usize, after: usize) -> Vec<f32> {
@@ -67,8 +50,7 @@ pub(crate) struct UnClip {
     pictures: Option<PictureEncoder>,
     projection: Projection,
     decoder: Stage,
-    /// The network of all steps, or of all but the last, and then the last one's.
-    super_resolution: Vec<Stage>,
+    upsampler: Upsampler,
     /// Of prior, decoder and super-resolution.
     defaults: [Defaults; 3],
 }
@@ -105,10 +87,7 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let parts = ["super_res_first", "super_res_last"].into_iter();
-        // A network of all steps has no other for the last.
-        let parts = parts.filter(|part| *part == "super_res_first" || folder.join(part).is_dir());
-        let super_resolution = parts.map(|part| Stage::load(folder, part, variant)).collect::<Result<_>>()?;
+        let upsampler = Upsampler::load_karlo(folder, variant)?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
         if prior.is_none() && pictures.is_none() {
             let what =
@@ -116,7 +95,7 @@ impl UnClip {
             return Err(Error::file(folder, what));
         }
         let defaults = files.defaults.clone();
-        let model = UnClip { text, prior, pictures, projection, decoder, super_resolution, defaults };
+        let model = UnClip { text, prior, pictures, projection, decoder, upsampler, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -156,17 +135,20 @@ impl UnClip {
         Ok(())
     }
 
-    /// The stages of a run, in order, with their defaults.
-    fn run_stages(&self, before: usize) -> impl Iterator<Item = (&Stage, &Defaults)> {
+    /// The stages of a run, in order: what each needs of its size, how it is sampled, its defaults.
+    fn run_stages(&self, before: usize) -> Vec<(StageSide, &SchedulerConfig, &Defaults)> {
         let [prior, decoder, enlarger] = &self.defaults;
-        let prior = self.prior.iter().map(move |stage| (stage, prior));
-        let enlargers = self.super_resolution.iter().take(1).map(move |stage| (stage, enlarger));
-        prior.take(before).chain([(&self.decoder, decoder)]).chain(enlargers)
+        let of = |stage: &'_ Stage| stage.kind.side();
+        let mut stages = Vec::new();
+        stages.extend(self.prior.iter().take(before).map(|stage| (of(stage), &stage.scheduler, prior)));
+        stages.push((of(&self.decoder), &self.decoder.scheduler, decoder));
+        stages.push((self.upsampler.side(), &self.upsampler.scheduler, enlarger));
+        stages
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
         let before = usize::from(self.prior.is_some() && cfg.image.is_empty());
-        let stages: Vec<(&Stage, &Defaults)> = self.run_stages(before).collect();
+        let stages = self.run_stages(before);
         let count = stage_count(cfg, stages.len())?;
         if count <= before {
             let (least, most) = (before + 1, stages.len());
@@ -174,25 +156,24 @@ impl UnClip {
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
         let stages = &stages[..count];
-        let sides: Vec<StageSide> = stages[before..].iter().map(|(stage, _)| stage.kind.side()).collect();
+        let sides: Vec<StageSide> = stages[before..].iter().map(|(side, ..)| *side).collect();
         let sizes = stage_sizes(&sides, cfg.size)?;
         let first = first_stage(cfg, &sizes)?;
         let numbered = || stages.iter().enumerate();
-        let steps = numbered().map(|(i, (stage, defaults))| stage_steps(&stage.scheduler, defaults, cfg, i));
-        let scales = numbered().map(|(i, (_, defaults))| guidance_scale(defaults, cfg, i));
+        let steps = numbered().map(|(i, (_, scheduler, defaults))| stage_steps(scheduler, defaults, cfg, i));
+        let scales = numbered().map(|(i, (.., defaults))| guidance_scale(defaults, cfg, i));
         Ok(Request { before, first, sizes, steps: steps.collect::<Result<_>>()?, scales: scales.collect() })
     }
 
-    /// The sizes of a stage's run.
+    /// The sizes of the prior's or the decoder's run.
     fn shape(&self, request: &Request, index: usize, pictures: usize) -> Shape {
         let tokens = self.text.config.context;
         let (stage, size, tokens) = match (&self.prior, index.checked_sub(request.before)) {
             (Some(prior), None) => (prior, (1, 1), tokens),
-            (_, Some(0) | None) => {
+            _ => {
                 let tokens = tokens + self.projection.config.clip_extra_context_tokens;
                 (&self.decoder, request.sizes[0], tokens)
             }
-            (_, Some(at)) => (&self.super_resolution[0], request.sizes[at], 0),
         };
         stage.shape(&request.steps[index], pictures, size, tokens, request.scales[index])
     }
@@ -279,42 +260,6 @@ impl UnClip {
         self.decoder.release_if_large();
         pictures
     }
-
-    /// The decoder's pictures enlarged `[N, H, W, 3]`.
-    fn enlarge(
-        &mut self,
-        (device, options): (&Device, &ProgramOptions),
-        request: &Request,
-        small: &[f32],
-        cfg: &mut GenerateConfig<'_>,
-        noise: &mut dyn Noise,
-    ) -> Result<Vec<f32>> {
-        let index = request.before + 1;
-        let shape = self.shape(request, index, cfg.count);
-        // It is led by the small picture, in which all that is kept is to be seen.
-        let before = Some((small, request.sizes[0]));
-        let place = Place { stage: 1, shape, steps: &request.steps[index], sees: true, before };
-        let Start { steps, mut x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
-        let low_res = enlarged(device, small, request.sizes[0], shape)?;
-        let mut on_step = progress(cfg.on_progress.as_mut(), (index, request.steps.len()), request.sizes[1]);
-        let (first, last) = steps.split_at(steps.len() - (self.super_resolution.len() - 1).min(steps.len()));
-        let mut done = 0.0;
-        for (stage, part) in self.super_resolution.iter_mut().zip([first, last]) {
-            if part.is_empty() {
-                continue;
-            }
-            let denoiser = stage.denoiser(device, options, shape)?;
-            denoiser.write("low_res", &low_res);
-            let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(1.0) };
-            let mut of_both = |step: StepDone<'_>| {
-                on_step(StepDone { done: done + step.done, steps: steps.len(), estimate: step.estimate })
-            };
-            x = denoiser.sample(part, &mut guided, noise, x, &mut of_both)?;
-            stage.release_if_large();
-            done += part.len() as f32;
-        }
-        Ok(x)
-    }
 }
 
 /// Rows of a negative prompt and a prompt as a network's batch: each for every picture, the former only if guided.
@@ -326,7 +271,7 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.run_stages(1).count()
+        self.run_stages(1).len()
     }
 
     fn condition(&self) -> Condition {
@@ -366,7 +311,10 @@ impl System for UnClip {
             if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
                 on_stage(request.before, &Picture::split(&pictures, height, width, 3));
             }
-            pictures = self.enlarge(at, &request, &pictures, cfg, noise)?;
+            let index = request.before + 1;
+            let (stage, steps) = ((index, request.steps.len()), &request.steps[index]);
+            let small = Small { stage, pictures: (&pictures, request.sizes[0]), size: *size, steps };
+            pictures = self.upsampler.enlarge(at, &small, cfg, noise)?;
             (width, height) = *size;
         }
         Ok(Picture::split(&pictures, height, width, 3))
@@ -402,28 +350,21 @@ impl System for UnClip {
             networks.push(NetworkCost::of_once("text projection", sizes, graph, on));
             networks.push(cost("decoder", &self.decoder, before, steps(before)));
         }
-        if request.sizes.len() > 1 {
-            let index = before + 1;
-            match &self.super_resolution[..] {
-                [first, last] => {
-                    networks.push(cost("super-resolution", first, index, steps(index) - 1));
-                    networks.push(cost("super-resolution, last step", last, index, 1));
-                }
-                all => {
-                    networks.extend(all.iter().map(|one| cost("super-resolution", one, index, steps(index))))
-                }
-            }
+        if let Some(size) = request.sizes.get(1) {
+            let steps = &request.steps[before + 1];
+            let shape = self.upsampler.shape(steps, cfg.count, *size);
+            networks.extend(self.upsampler.plan("super-resolution", shape, steps.len(), on));
         }
         Ok(networks)
     }
 
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
         let prior = self.prior.iter().map(|prior| ("prior", prior));
-        let enlargers = ["super_res_first", "super_res_last"].into_iter().zip(&self.super_resolution);
+        let names = &["super_res_first", "super_res_last"];
         prior
             .chain([("decoder", &self.decoder)])
-            .chain(enlargers)
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
+            .chain(self.upsampler.networks(names))
             .collect()
     }
 }

@@ -20,7 +20,7 @@ pub enum Kind {
     /// It draws embeddings.
     Prior(prior::Config),
     /// It draws pictures of embeddings.
-    Decoder(unet::Config),
+    Decoder(Box<unet::Config>),
 }
 
 impl Kind {
@@ -38,7 +38,7 @@ impl Kind {
                 require(path, "class_embed_type", config.takes_embedding(), || {
                     "unCLIP's decoder has `identity`: a picture's embedding joins the time's".into()
                 })?;
-                Ok(Kind::Decoder(config))
+                Ok(Kind::Decoder(Box::new(config)))
             }
         }
     }

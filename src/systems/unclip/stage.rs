@@ -16,11 +16,12 @@ use std::sync::Arc;
 
 /// What a stage's network is.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has two of them")]
 pub enum Kind {
     /// It draws embeddings.
     Prior(prior::Config),
     /// It draws pictures of embeddings.
-    Decoder(Box<unet::Config>),
+    Decoder(unet::Config),
 }
 
 impl Kind {
@@ -38,7 +39,7 @@ impl Kind {
                 require(path, "class_embed_type", config.takes_embedding(), || {
                     "unCLIP's decoder has `identity`: a picture's embedding joins the time's".into()
                 })?;
-                Ok(Kind::Decoder(Box::new(config)))
+                Ok(Kind::Decoder(config))
             }
         }
     }

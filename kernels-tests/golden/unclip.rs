@@ -113,7 +113,7 @@ fn check_forwards(case: &Case, golden: &Tensors, device: &Device, report: &mut R
     report.golden("text_proj hidden_states", &context, need(golden, "text_proj.hidden_states")?, limit);
     report.golden("text_proj additive_time", &time, need(golden, "text_proj.additive_time")?, limit);
     check_decoder(case, golden, device, report)?;
-    let upsampler = Upsampler::load_karlo(&case.pipeline, None).map_err(text)?;
+    let upsampler = Upsampler::load_karlo(&case.pipeline, false, None).map_err(text)?;
     for (network, out) in upsampler.networks.iter().zip(["sr_first.out", "sr_last.out"]) {
         let sample = need(golden, "sr.sample")?;
         let [n, c, h, w] = sample.picture()?;
@@ -360,7 +360,7 @@ impl<'a> Whole<'a> {
     }
 
     fn check_enlarging(&self, report: &mut Report) -> Checked<Run> {
-        let mut upsampler = Upsampler::load_karlo(&self.case.pipeline, None).map_err(text)?;
+        let mut upsampler = Upsampler::load_karlo(&self.case.pipeline, false, None).map_err(text)?;
         let run = self.run("super_res", &upsampler.scheduler, 1.0, 0)?;
         let small = need(&self.golden, "decoder.x")?;
         let small = small.at(small.shape[0] - 1);

@@ -97,19 +97,16 @@ pub(crate) struct Small<'a> {
 }
 
 impl Upsampler {
-    /// Reads Karlo's super-resolution out of a pipeline's folder: `super_res_first`, `super_res_last`, if it is there, and
-    /// `super_res_scheduler`.
+    /// Reads Karlo's super-resolution out of a pipeline's folder: `super_res_first`, unless it takes all steps
+    /// `super_res_last`, and `super_res_scheduler`.
     ///
     /// Errors: files that are absent, broken, or of another network.
-    pub fn load_karlo(folder: &Path, variant: Option<&str>) -> Result<Self> {
+    pub fn load_karlo(folder: &Path, one_for_all_steps: bool, variant: Option<&str>) -> Result<Self> {
         let scheduler = SchedulerConfig::read(&folder.join("super_res_scheduler/scheduler_config.json"))?;
-        let mut networks = vec![Network::load(&folder.join("super_res_first"), &scheduler, variant)?];
-        let last = folder.join("super_res_last");
-        // A network of all steps has no other for the last.
-        if last.is_dir() {
-            networks.push(Network::load(&last, &scheduler, variant)?);
-        }
-        Ok(Upsampler { networks, scheduler })
+        let parts =
+            ["super_res_first", "super_res_last"].into_iter().take(if one_for_all_steps { 1 } else { 2 });
+        let networks = parts.map(|part| Network::load(&folder.join(part), &scheduler, variant));
+        Ok(Upsampler { networks: networks.collect::<Result<_>>()?, scheduler })
     }
 
     /// What it needs of its pictures' size.

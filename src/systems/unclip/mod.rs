@@ -87,13 +87,8 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let upsampler = Upsampler::load_karlo(folder, variant)?;
+        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
-        if prior.is_none() && pictures.is_none() {
-            let what =
-                "holds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
-            return Err(Error::file(folder, what));
-        }
         let defaults = files.defaults.clone();
         let model = UnClip { text, prior, pictures, projection, decoder, upsampler, defaults };
         model.check(files)?;

@@ -6,10 +6,12 @@
 //! a picture, 0 is the decoder, 1 super-resolution, which is never guided. The last step of super-resolution is another
 //! network's than those before it.
 
+mod ar_prior;
 mod encoders;
 mod projection;
 mod stage;
 
+pub use ar_prior::{AutoregressivePrior, TokenDecoder};
 pub use encoders::{Captions, PictureEncoder, TextEncoder};
 pub use projection::Projection;
 pub use stage::{Kind, Stage, prior_network};

@@ -358,6 +358,7 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
 pub(crate) type Size = (usize, usize);
 
 /// What a stage needs of the final picture's size.
+#[derive(Clone, Copy)]
 pub(crate) struct StageSide {
     /// Side of the pictures the stage was trained on.
     pub side: usize,

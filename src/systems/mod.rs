@@ -8,6 +8,7 @@ pub mod imagen;
 pub mod repaint;
 mod start;
 pub mod unclip;
+pub mod upsampler;
 
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::engine::{OnProgress, Progress};

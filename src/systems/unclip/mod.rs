@@ -21,17 +21,16 @@ pub use stage::{Kind, Stage, prior_network};
 
 use prior::{Asked, Priors};
 
-use super::denoise::{Guided, Noise, Shape, StepDone};
+use super::denoise::{Guided, Noise, Shape};
 use super::start::{Place, Start, start};
+use super::upsampler::{Small, Upsampler};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
 use crate::clip::Clip;
 use crate::device::{Device, ProgramOptions, Weights};
-use crate::diffusion::Step;
+use crate::diffusion::{SchedulerConfig, Step};
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
-use crate::graph::{Graph, Storage};
-use crate::guidance::OPTIONS;
-use crate::kernels::resample::{Resample, resample};
+use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::picture::Picture;
@@ -41,22 +40,6 @@ use crate::request::{
 };
 use crate::text::caption;
 use std::path::Path;
-
-/// Pictures `[N, h, w, 3]` of a size (width, height) at the size of `shape`: clamped to -1 to 1, then bicubic over all of
-/// the pixels that become one.
-///
-/// Errors: a device that fails.
-pub fn enlarged(device: &Device, values: &[f32], (w, h): Size, shape: Shape) -> Result<Vec<f32>> {
-    let mut g = Graph::new();
-    let x = g.input("x", &[shape.pictures, h, w, shape.channels], Storage::Elem);
-    let mode = Resample::Bicubic { antialias: true };
-    let y = resample(&mut g, "up", &x, shape.height, shape.width, mode);
-    g.output("y", &y);
-    let mut program = device.program(g, &Weights::none(), &OPTIONS)?;
-    program.write("x", &values.iter().map(|v| v.clamp(-1.0, 1.0)).collect::<Vec<_>>());
-    program.run(&mut |_| true)?;
-    program.read("y")
-}
 
 /// The mask `[N, L]` of captions with so many tokens before and after each that are always seen.
 pub fn padded_mask(mask: &[f32], length: usize, before: usize, after: usize) -> Vec<f32> {
@@ -75,8 +58,7 @@ pub(crate) struct UnClip {
     pictures: Option<PictureEncoder>,
     projection: Projection,
     decoder: Stage,
-    /// The network of all steps, or of all but the last, and then the last one's.
-    super_resolution: Vec<Stage>,
+    upsampler: Upsampler,
     /// Of prior, decoder and super-resolution.
     defaults: [Defaults; 3],
 }
@@ -120,16 +102,14 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let count = if files.one_for_all_steps { 1 } else { 2 };
-        let parts = ["super_res_first", "super_res_last"].into_iter().take(count);
-        let super_resolution = parts.map(|part| Stage::load(folder, part, variant)).collect::<Result<_>>()?;
+        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
         let diffusion =
             files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
         let tokens = files.prior_ar.as_ref();
         let tokens = tokens.map(|of| Ok((AutoregressivePrior::load(&of.folder, variant)?, of.sampling)));
         let priors = Priors { diffusion, autoregressive: tokens.transpose()? };
         let defaults = files.defaults.clone();
-        let model = UnClip { text, priors, pictures, projection, decoder, super_resolution, defaults };
+        let model = UnClip { text, priors, pictures, projection, decoder, upsampler, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -180,16 +160,18 @@ impl UnClip {
         Ok(())
     }
 
-    /// The stages that draw pictures, in order, with their defaults.
-    fn picture_stages(&self) -> impl Iterator<Item = (&Stage, &Defaults)> {
+    /// The stages that draw pictures, in order: what each needs of its size, how it is sampled, its defaults.
+    fn picture_stages(&self) -> [(StageSide, &SchedulerConfig, &Defaults); 2] {
         let [_, decoder, enlarger] = &self.defaults;
-        let enlargers = self.super_resolution.iter().take(1).map(move |stage| (stage, enlarger));
-        [(&self.decoder, decoder)].into_iter().chain(enlargers)
+        [
+            (self.decoder.kind.side(), &self.decoder.scheduler, decoder),
+            (self.upsampler.side(), &self.upsampler.scheduler, enlarger),
+        ]
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
         let prior = self.priors.of_run(cfg)?;
-        let (before, stages) = (usize::from(prior.is_some()), self.picture_stages().collect::<Vec<_>>());
+        let (before, stages) = (usize::from(prior.is_some()), self.picture_stages());
         let most = before + stages.len();
         let count = stage_count(cfg, most)?;
         if count <= before {
@@ -198,7 +180,7 @@ impl UnClip {
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
         let stages = &stages[..count - before];
-        let sides: Vec<StageSide> = stages.iter().map(|(stage, _)| stage.kind.side()).collect();
+        let sides: Vec<StageSide> = stages.iter().map(|(side, ..)| *side).collect();
         let sizes = stage_sizes(&sides, cfg.size)?;
         let first = first_stage(cfg, &sizes)?;
         let (mut steps, mut scales) = (Vec::new(), Vec::new());
@@ -213,21 +195,18 @@ impl UnClip {
             }
             _ => {}
         }
-        for (index, (stage, defaults)) in (before..).zip(stages) {
-            steps.push(stage_steps(&stage.scheduler, defaults, cfg, index)?);
+        for (index, (_, scheduler, defaults)) in (before..).zip(stages) {
+            steps.push(stage_steps(scheduler, defaults, cfg, index)?);
             scales.push(guidance_scale(defaults, cfg, index));
         }
         Ok(Request { prior, first, sizes, steps, scales })
     }
 
-    /// The sizes of a stage's run that draws pictures.
-    fn shape(&self, request: &Request, index: usize, pictures: usize) -> Shape {
-        let (stage, tokens) = match index - request.before() {
-            0 => (&self.decoder, self.text.config.context + self.projection.config.clip_extra_context_tokens),
-            _ => (&self.super_resolution[0], 0),
-        };
-        let size = request.sizes[index - request.before()];
-        stage.shape(&request.steps[index], pictures, size, tokens, request.scales[index])
+    /// The sizes of the decoder's run.
+    fn shape(&self, request: &Request, pictures: usize) -> Shape {
+        let (index, size) = (request.before(), request.sizes[0]);
+        let tokens = self.text.config.context + self.projection.config.clip_extra_context_tokens;
+        self.decoder.shape(&request.steps[index], pictures, size, tokens, request.scales[index])
     }
 
     /// The prompt and what takes the place of none, as the networks see them; both empty where a picture is varied.
@@ -296,7 +275,7 @@ impl UnClip {
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
         let index = request.before();
-        let shape = self.shape(request, index, cfg.count);
+        let shape = self.shape(request, cfg.count);
         let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
         let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
         let (embeds, states) = (halves(&captions.embeds, shape), halves(&captions.states, shape));
@@ -313,42 +292,6 @@ impl UnClip {
         self.decoder.release_if_large();
         pictures
     }
-
-    /// The decoder's pictures enlarged `[N, H, W, 3]`.
-    fn enlarge(
-        &mut self,
-        (device, options): (&Device, &ProgramOptions),
-        request: &Request,
-        small: &[f32],
-        cfg: &mut GenerateConfig<'_>,
-        noise: &mut dyn Noise,
-    ) -> Result<Vec<f32>> {
-        let index = request.before() + 1;
-        let shape = self.shape(request, index, cfg.count);
-        // It is led by the small picture, in which all that is kept is to be seen.
-        let before = Some((small, request.sizes[0]));
-        let place = Place { stage: 1, shape, steps: &request.steps[index], sees: true, before };
-        let Start { steps, mut x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
-        let low_res = enlarged(device, small, request.sizes[0], shape)?;
-        let mut on_step = progress(cfg.on_progress.as_mut(), (index, request.steps.len()), request.sizes[1]);
-        let (first, last) = steps.split_at(steps.len() - (self.super_resolution.len() - 1).min(steps.len()));
-        let mut done = 0.0;
-        for (stage, part) in self.super_resolution.iter_mut().zip([first, last]) {
-            if part.is_empty() {
-                continue;
-            }
-            let denoiser = stage.denoiser(device, options, shape)?;
-            denoiser.write("low_res", &low_res);
-            let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(1.0) };
-            let mut of_both = |step: StepDone<'_>| {
-                on_step(StepDone { done: done + step.done, steps: steps.len(), estimate: step.estimate })
-            };
-            x = denoiser.sample(part, &mut guided, noise, x, &mut of_both)?;
-            stage.release_if_large();
-            done += part.len() as f32;
-        }
-        Ok(x)
-    }
 }
 
 /// Rows of a negative prompt and a prompt as a network's batch: each for every picture, the former only if guided.
@@ -360,7 +303,7 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.priors.kinds().len().min(1) + self.picture_stages().count()
+        self.priors.kinds().len().min(1) + self.picture_stages().len()
     }
 
     fn condition(&self) -> Condition {
@@ -400,7 +343,10 @@ impl System for UnClip {
             if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
                 on_stage(request.before(), &Picture::split(&pictures, height, width, 3));
             }
-            pictures = self.enlarge(at, &request, &pictures, cfg, noise)?;
+            let index = request.before() + 1;
+            let (stage, steps) = ((index, request.steps.len()), &request.steps[index]);
+            let small = Small { stage, pictures: (&pictures, request.sizes[0]), size: *size, steps };
+            pictures = self.upsampler.enlarge(at, &small, cfg, noise)?;
             (width, height) = *size;
         }
         Ok(Picture::split(&pictures, height, width, 3))
@@ -419,11 +365,6 @@ impl System for UnClip {
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
         let (request, tokens) = (self.request(cfg)?, self.text.config.context);
-        let cost = |name: &str, stage: &Stage, index: usize, steps: usize| {
-            let shape = self.shape(&request, index, cfg.count);
-            NetworkCost::of_denoiser(name, shape, steps, &stage.kind.network(), on)
-        };
-        let steps = |index: usize| request.steps[index].len();
         let (before, mut networks) = (request.before(), Vec::new());
         if request.first == 0 {
             networks.push(NetworkCost::of_text(self.text.config.graph(tokens, &[0; imagen::PROMPTS]), on));
@@ -431,8 +372,8 @@ impl System for UnClip {
             match (request.prior, &self.priors, &self.pictures) {
                 (Some(PriorKind::Diffusion), Priors { diffusion: Some(prior), .. }, _) => {
                     let shape = prior.shape(&request.steps[0], rows, (1, 1), tokens, request.scales[0]);
-                    let network = prior.kind.network();
-                    networks.push(NetworkCost::of_denoiser("prior", shape, steps(0), &network, on));
+                    let (steps, network) = (request.steps[0].len(), prior.kind.network());
+                    networks.push(NetworkCost::of_denoiser("prior", shape, steps, &network, on));
                 }
                 (Some(PriorKind::Autoregressive), Priors { autoregressive: Some((prior, _)), .. }, _) => {
                     let guided = request.scales[0] > 1.0;
@@ -446,23 +387,17 @@ impl System for UnClip {
                 }
                 _ => {}
             }
-            let guided = self.shape(&request, before, cfg.count).guided;
-            let graph = self.projection.config.graph(cfg.count, guided, tokens);
+            let shape = self.shape(&request, cfg.count);
+            let graph = self.projection.config.graph(cfg.count, shape.guided, tokens);
             let sizes = format!("{} embeddings", cfg.count);
             networks.push(NetworkCost::of_once("text projection", sizes, graph, on));
-            networks.push(cost("decoder", &self.decoder, before, steps(before)));
+            let (steps, network) = (request.steps[before].len(), self.decoder.kind.network());
+            networks.push(NetworkCost::of_denoiser("decoder", shape, steps, &network, on));
         }
-        if request.sizes.len() > 1 {
-            let index = before + 1;
-            match &self.super_resolution[..] {
-                [first, last] => {
-                    networks.push(cost("super-resolution", first, index, steps(index) - 1));
-                    networks.push(cost("super-resolution, last step", last, index, 1));
-                }
-                all => {
-                    networks.extend(all.iter().map(|one| cost("super-resolution", one, index, steps(index))))
-                }
-            }
+        if let Some(size) = request.sizes.get(1) {
+            let steps = &request.steps[before + 1];
+            let shape = self.upsampler.shape(steps, cfg.count, *size);
+            networks.extend(self.upsampler.plan("super-resolution", shape, steps.len(), on));
         }
         Ok(networks)
     }
@@ -472,11 +407,11 @@ impl System for UnClip {
         let tokens = self.priors.autoregressive.iter();
         let tokens =
             tokens.map(|(prior, _)| ("prior_ar".to_string(), prior.config.graph(1), prior.weights()));
-        let enlargers = ["super_res_first", "super_res_last"].into_iter().zip(&self.super_resolution);
+        let names = &["super_res_first", "super_res_last"];
         prior
             .chain([("decoder", &self.decoder)])
-            .chain(enlargers)
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
+            .chain(self.upsampler.networks(names))
             .chain(tokens)
             .collect()
     }

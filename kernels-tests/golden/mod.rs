@@ -17,7 +17,7 @@
 mod adm;
 mod ar_prior;
 mod bisect;
-mod case;
+pub mod case;
 mod clip;
 mod controls;
 mod ddpm;
@@ -28,7 +28,7 @@ mod glide;
 mod imagen;
 mod report;
 mod runs;
-mod scratch;
+pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
 mod unclip;

@@ -18,20 +18,18 @@ pub use stage::{Kind, Stage, prior_network};
 
 use super::denoise::{Guided, Noise, Shape, StepDone};
 use super::start::{Place, Start, start};
-use super::upsampler::{Small, Upsampler};
+use super::upsampler::{Chain, Stages, Upsampler, Upsamplers};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
 use crate::clip::Clip;
 use crate::device::{Device, ProgramOptions, Weights};
-use crate::diffusion::{SchedulerConfig, Step};
+use crate::diffusion::Step;
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::picture::Picture;
-use crate::request::{
-    GenerateConfig, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes, stage_steps,
-};
+use crate::request::{GenerateConfig, Size, guidance_scale, stage_steps};
 use crate::text::caption;
 use std::path::Path;
 
@@ -52,23 +50,33 @@ pub(crate) struct UnClip {
     pictures: Option<PictureEncoder>,
     projection: Projection,
     decoder: Stage,
-    upsampler: Upsampler,
-    /// Of prior, decoder and super-resolution.
-    defaults: [Defaults; 3],
+    /// Super-resolution, and what enlarges its pictures further.
+    upsamplers: Upsamplers,
+    /// Of prior and decoder.
+    defaults: [Defaults; 2],
 }
 
 /// A run's sizes and steps.
 struct Request {
     /// Stages before those that draw pictures: the prior, unless pictures are varied.
     before: usize,
-    /// The first stage of those that draw pictures: 0, or 1 where a picture of the decoder is given.
+    /// The first stage of those that draw pictures: 0, or a later one where pictures to go on from are given.
     first: usize,
-    /// Of the decoder's pictures and, if it runs, of super-resolution's.
+    /// Of the decoder's pictures and of each upsampler's that runs.
     sizes: Vec<Size>,
     /// By stage.
     steps: Vec<Vec<Step>>,
-    /// Guidance scales by stage.
+    /// Guidance scales of prior and decoder.
     scales: Vec<f64>,
+}
+
+impl Request {
+    /// What comes after the decoder.
+    fn chain(&self) -> Chain<'_> {
+        let before = self.before + 1;
+        let passed = self.first.saturating_sub(1);
+        Chain { before, sizes: &self.sizes, passed, steps: &self.steps[before..] }
+    }
 }
 
 impl UnClip {
@@ -89,10 +97,11 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
-        let defaults = files.defaults.clone();
-        let model = UnClip { text, prior, pictures, projection, decoder, upsampler, defaults };
+        let [defaults @ .., enlarging] = files.defaults.clone();
+        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
+        let upsamplers = Upsamplers::load(&files.upsamplers, variant)?.after(upsampler, enlarging);
+        let model = UnClip { text, prior, pictures, projection, decoder, upsamplers, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -132,34 +141,27 @@ impl UnClip {
         Ok(())
     }
 
-    /// The stages of a run, in order: what each needs of its size, how it is sampled, its defaults.
-    fn run_stages(&self, before: usize) -> Vec<(StageSide, &SchedulerConfig, &Defaults)> {
-        let [prior, decoder, enlarger] = &self.defaults;
-        let of = |stage: &'_ Stage| stage.kind.side();
-        let mut stages = Vec::new();
-        stages.extend(self.prior.iter().take(before).map(|stage| (of(stage), &stage.scheduler, prior)));
-        stages.push((of(&self.decoder), &self.decoder.scheduler, decoder));
-        stages.push((self.upsampler.side(), &self.upsampler.scheduler, enlarger));
-        stages
+    /// The stages of a run before the upsamplers, in order, with their defaults.
+    fn own_stages(&self, before: usize) -> impl Iterator<Item = (&Stage, &Defaults)> {
+        let [prior, decoder] = &self.defaults;
+        let prior = self.prior.iter().map(move |stage| (stage, prior));
+        prior.take(before).chain([(&self.decoder, decoder)])
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
         let before = usize::from(self.prior.is_some() && cfg.image.is_empty());
-        let stages = self.run_stages(before);
-        let count = stage_count(cfg, stages.len())?;
-        if count <= before {
-            let (least, most) = (before + 1, stages.len());
-            let what = format!("stage 1 is the prior, which draws no picture: give {least} or {most}");
+        let side = self.decoder.kind.side();
+        if let Some(count) = cfg.stages.filter(|count| (1..=before).contains(count)) {
+            let what = format!("stage 1 is the prior, which draws no picture: give {} or more", before + 1);
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
-        let stages = &stages[..count];
-        let sides: Vec<StageSide> = stages[before..].iter().map(|(side, ..)| *side).collect();
-        let sizes = stage_sizes(&sides, cfg.size)?;
-        let first = first_stage(cfg, &sizes)?;
-        let numbered = || stages.iter().enumerate();
-        let steps = numbered().map(|(i, (_, scheduler, defaults))| stage_steps(scheduler, defaults, cfg, i));
-        let scales = numbered().map(|(i, (.., defaults))| guidance_scale(defaults, cfg, i));
-        Ok(Request { before, first, sizes, steps: steps.collect::<Result<_>>()?, scales: scales.collect() })
+        let Stages { count, sizes, first } = self.upsamplers.stages(cfg, before, &[side])?;
+        let own = || self.own_stages(before).enumerate();
+        let steps = own().map(|(i, (stage, defaults))| stage_steps(&stage.scheduler, defaults, cfg, i));
+        let mut steps = steps.collect::<Result<Vec<_>>>()?;
+        steps.extend(self.upsamplers.steps(cfg, before + 1, count - before - 1)?);
+        let scales = own().map(|(i, (_, defaults))| guidance_scale(defaults, cfg, i)).collect();
+        Ok(Request { before, first, sizes, steps, scales })
     }
 
     /// The sizes of the prior's or the decoder's run.
@@ -268,7 +270,7 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.run_stages(1).len()
+        self.own_stages(1).count() + self.upsamplers.len()
     }
 
     fn condition(&self) -> Condition {
@@ -296,24 +298,18 @@ impl System for UnClip {
             return Err(Error::Request(what.into()));
         }
         let at = (device, options);
-        let ((mut width, mut height), mut pictures) = (request.sizes[0], Vec::new());
+        let mut pictures: Vec<f32> = cfg.from.iter().flat_map(|picture| &picture.values).copied().collect();
         if request.first == 0 {
             let captions = self.captions(device, &request, prompt, cfg)?;
             let embeddings = self.embeddings(at, &request, &captions, cfg, noise)?;
             pictures = self.decode(at, &request, (&captions, &embeddings), cfg, noise)?;
-        } else {
-            pictures.extend(cfg.from.iter().flat_map(|picture| &picture.values));
-        }
-        if let Some(size) = request.sizes.get(1) {
-            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
+            let (width, height) = request.sizes[0];
+            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.sizes.len() > 1) {
                 on_stage(request.before, &Picture::split(&pictures, height, width, 3));
             }
-            let index = request.before + 1;
-            let (stage, steps) = ((index, request.steps.len()), &request.steps[index]);
-            let small = Small { stage, pictures: (&pictures, request.sizes[0]), size: *size, steps };
-            pictures = self.upsampler.enlarge(at, &small, cfg, noise)?;
-            (width, height) = *size;
         }
+        let pictures = self.upsamplers.run(at, &request.chain(), pictures, cfg, noise)?;
+        let (width, height) = request.sizes[request.sizes.len() - 1];
         Ok(Picture::split(&pictures, height, width, 3))
     }
 
@@ -347,21 +343,16 @@ impl System for UnClip {
             networks.push(NetworkCost::of_once("text projection", sizes, graph, on));
             networks.push(cost("decoder", &self.decoder, before, steps(before)));
         }
-        if let Some(size) = request.sizes.get(1) {
-            let steps = &request.steps[before + 1];
-            let shape = self.upsampler.shape(steps, cfg.count, *size);
-            networks.extend(self.upsampler.plan("super-resolution", shape, steps.len(), on));
-        }
+        networks.extend(self.upsamplers.plan(&request.chain(), cfg.count, on));
         Ok(networks)
     }
 
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
         let prior = self.prior.iter().map(|prior| ("prior", prior));
-        let names = &["super_res_first", "super_res_last"];
         prior
             .chain([("decoder", &self.decoder)])
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
-            .chain(self.upsampler.networks(names))
+            .chain(self.upsamplers.networks())
             .collect()
     }
 }

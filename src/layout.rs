@@ -496,6 +496,8 @@ pub enum Bundled {
     Imagen,
     /// An unconditional model of single objects and a noisy classifier that steers it.
     Adm,
+    /// An unCLIP of simple scenes: by a prompt, or others of a picture.
+    UnClip,
 }
 
 /// A bundled model's folder.
@@ -503,6 +505,7 @@ pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
     match which {
         Bundled::Imagen => bundled_folder("scenes", "cascade.json", "--model"),
         Bundled::Adm => bundled_folder("adm-scenes", "config.json", "--model"),
+        Bundled::UnClip => bundled_folder("unclip-scenes", "model_index.json", "--model"),
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct UnClipFiles {
     pub pictures: Option<PathBuf>,
     /// A CLIP of its own, in place of encoders in the folders.
     pub clip: Option<PathBuf>,
+    /// Super-resolution has no other network for its last step.
+    pub one_for_all_steps: bool,
     /// Of prior, decoder and super-resolution.
     pub defaults: [Defaults; 3],
 }
@@ -286,6 +288,9 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
 struct UnClipIndex {
     /// A CLIP in place of encoders in the folder: a folder inside it, or beside it.
     clip: Option<String>,
+    /// What the pipeline is made of, each as its library and class.
+    #[serde(flatten)]
+    parts: serde_json::Map<String, serde_json::Value>,
     prior_num_inference_steps: Option<usize>,
     prior_guidance_scale: Option<f64>,
     decoder_num_inference_steps: Option<usize>,
@@ -316,17 +321,36 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
         defaults("decoder", decoder, index.decoder_guidance_scale, Defaults::of(25, 8.0, 0))?,
         defaults("super_res", index.super_res_num_inference_steps, None, Defaults::of(7, 1.0, 0))?,
     ];
-    let mut files = UnClipFiles { folder: folder.clone(), prior: None, pictures: None, clip, defaults };
-    for folder in paths {
+    let one_for_all_steps = !index.parts.contains_key("super_res_last");
+    let mut files = UnClipFiles {
+        folder: folder.clone(),
+        prior: None,
+        pictures: None,
+        clip,
+        one_for_all_steps,
+        defaults,
+    };
+    for (i, folder) in paths.iter().enumerate() {
         let class = class_of(folder)?;
         if !class.starts_with("UnCLIP") {
             return Err(unknown(folder, &class));
         }
-        let holds = |part: &str| Some(folder.clone()).filter(|_| folder.join(part).is_dir());
-        files.prior = files.prior.or(holds("prior"));
-        files.pictures = files.pictures.or(holds("image_encoder"));
+        let index: UnClipIndex = read_json(&folder.join("model_index.json"))?;
+        let holds = |part: &str| Some(folder.clone()).filter(|_| index.parts.contains_key(part));
+        let (prior, pictures) = (holds("prior"), holds("image_encoder"));
+        // A CLIP of its own has an encoder of pictures.
+        let has_pictures = files.pictures.is_some() || files.clip.is_some() && i > 0;
+        let adds_pictures = !has_pictures && (pictures.is_some() || files.clip.is_some());
+        let adds_prior = files.prior.is_none() && prior.is_some();
+        if !adds_prior && !adds_pictures {
+            let what =
+                "adds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
+            return Err(Error::file(folder, what));
+        }
+        files.prior = files.prior.or(prior);
+        files.pictures = files.pictures.or(pictures);
     }
-    files.pictures = files.pictures.or(files.clip.clone());
+    files.pictures = files.clip.clone().or(files.pictures);
     Ok(files)
 }
 
@@ -496,7 +520,7 @@ pub enum Bundled {
     Imagen,
     /// An unconditional model of single objects and a noisy classifier that steers it.
     Adm,
-    /// An unCLIP of simple scenes: by a prompt, or others of a picture.
+    /// A prior and a decoder that draw the same scenes by CLIP's embeddings, and so vary and mix pictures.
     UnClip,
 }
 

@@ -83,6 +83,44 @@ fn pictures() {
 }
 
 #[test]
+fn both_pipelines_at_once() {
+    let (place, karlo, variation) = (Folder::new(), golden("unclip"), golden("unclip_variation"));
+    let picture = picture(&place, "tall.png", 37, 50);
+    let other = variation.to_str().unwrap();
+    // The one's prior, and the other's encoder of pictures.
+    let steps = ["--steps", "3,3,2"];
+    let (alone, _) = draw(&place, &karlo, "alone.png", &[&[PROMPT], &steps[..]].concat());
+    let (both, _) = draw(&place, &karlo, "both.png", &[&[PROMPT, "--model", other], &steps[..]].concat());
+    assert!(alone == both);
+    let few = ["--steps", "3,2", "--image", &picture];
+    let (varied, _) = draw(&place, &variation, "varied.png", &few);
+    let (of_both, _) = draw(&place, &karlo, "of_both.png", &[&["--model", other], &few[..]].concat());
+    assert!(varied == of_both);
+}
+
+#[test]
+fn one_network_for_all_steps_of_super_resolution() {
+    let folder = copy("unclip");
+    fs::remove_dir_all(folder.0.join("super_res_last")).unwrap();
+    let index = folder.0.join("model_index.json");
+    let mut parts: serde_json::Map<String, Value> =
+        serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    parts.remove("super_res_last").unwrap();
+    // Defaults by the names of the pipeline's settings.
+    parts.insert("super_res_num_inference_steps".into(), json!(2));
+    fs::write(&index, serde_json::to_vec(&parts).unwrap()).unwrap();
+    let place = Folder::new();
+    let (_, output) = draw(&place, &folder.0, "one.png", &[PROMPT, "--steps", "3,3"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let plan = ancestral(&["plan", folder.0.to_str().unwrap(), "--device", "webgpu"]);
+    let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(
+        text.contains("super-resolution: 32x32, batch 1, 2 steps") && !text.contains("last step"),
+        "{text}"
+    );
+}
+
+#[test]
 fn requests_and_files_that_make_no_sense() {
     let model = golden("unclip");
     let name = model.to_str().unwrap();
@@ -91,7 +129,9 @@ fn requests_and_files_that_make_no_sense() {
     asked(&["--steps", "3,1"], &["at least 2"]);
     asked(&["--steps", "3,3,2,2"], &["4 numbers of steps", "3 stages"]);
     asked(&["--size", "20x32"], &["20x32", "multiples"]);
-    refused(&[PROMPT, "--model", name, "--model", name], &["UnCLIPPipeline", "alone"]);
+    refused(&[PROMPT, "--model", name, "--model", name], &["adds neither a prior"]);
+    let imagen = golden("if_stage1");
+    refused(&[PROMPT, "--model", name, "--model", imagen.to_str().unwrap()], &["`IFPipeline`", "an unCLIP"]);
     refused(&["--model", name], &["draws what a prompt says"]);
     for (file, key, value, part) in [
         ("prior/config.json", "num_attention_heads", json!(0), "0 is out of range"),

@@ -31,6 +31,8 @@ enum SystemName {
     Imagen,
     /// Draws single objects, steered by a classifier: --class "red circle"
     Adm,
+    /// Draws simple scenes by a prompt or after a picture, by way of CLIP's embeddings
+    Unclip,
 }
 
 impl Choice {
@@ -47,6 +49,7 @@ impl Choice {
             (false, _) => Engine::load_cascade(model, &options),
             (true, SystemName::Imagen) => Engine::bundled_as(Bundled::Imagen, &options),
             (true, SystemName::Adm) => Engine::bundled_as(Bundled::Adm, &options),
+            (true, SystemName::Unclip) => Engine::bundled_as(Bundled::UnClip, &options),
         }?;
         engine.notes().iter().filter(|_| !quiet).for_each(note);
         Ok(engine)

@@ -111,16 +111,10 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let parts = ["super_res_first", "super_res_last"].into_iter();
-        // A network of all steps has no other for the last.
-        let parts = parts.filter(|part| *part == "super_res_first" || folder.join(part).is_dir());
+        let count = if files.one_for_all_steps { 1 } else { 2 };
+        let parts = ["super_res_first", "super_res_last"].into_iter().take(count);
         let super_resolution = parts.map(|part| Stage::load(folder, part, variant)).collect::<Result<_>>()?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
-        if prior.is_none() && pictures.is_none() {
-            let what =
-                "holds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
-            return Err(Error::file(folder, what));
-        }
         let axes = Some(folder.join("prior_ar"))
             .filter(|folder| folder.is_dir())
             .map(|folder| Pca::read(&Checkpoint::open(&folder, "diffusion_pytorch_model", variant)?));

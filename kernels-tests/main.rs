@@ -22,6 +22,7 @@
 //! - [`priors`]: unCLIP's priors by themselves.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
+//! - [`latents`]: pictures as unCLIP sees them, there and back.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -34,6 +35,7 @@ mod golden;
 mod gradients;
 mod guidance;
 mod harness;
+mod latents;
 mod networks;
 mod plans;
 mod priors;

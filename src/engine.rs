@@ -20,6 +20,7 @@ use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
 pub use crate::systems::unclip::DrawnEmbedding;
 use crate::systems::unclip::UnClip;
+use crate::systems::upsampler::Upsamplers;
 use crate::systems::{Run, System};
 use std::path::{Path, PathBuf};
 
@@ -69,9 +70,9 @@ pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
 
 /// A model on a device.
 pub struct Engine {
-    device: Device,
-    precision: Precision,
-    system: Box<dyn System + Send>,
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) system: Box<dyn System + Send>,
 }
 
 impl Engine {
@@ -107,6 +108,7 @@ impl Engine {
             Model::Adm(files) => Box::new(Adm::load(&files)?),
             Model::Glide(files) => Box::new(Glide::load(&files)?),
             Model::UnClip(files) => Box::new(UnClip::load(&files, variant)?),
+            Model::Upsampler(files) => Box::new(Upsamplers::load(&files, variant)?),
         };
         Ok(Engine { device, precision, system })
     }
@@ -183,7 +185,7 @@ impl Engine {
     }
 
     /// Refuses settings that make no sense with this model.
-    fn check(&self, cfg: &GenerateConfig<'_>) -> Result<()> {
+    fn check(&mut self, cfg: &GenerateConfig<'_>) -> Result<()> {
         check_request(cfg)?;
         if !cfg.classes.is_empty() && self.condition() != Condition::Class {
             let follows = match self.condition() {
@@ -197,6 +199,9 @@ impl Engine {
             let what = "only an unCLIP with a picture encoder (Karlo's image variation) varies a picture: leave `--image` out; \
                         `--init` begins at one";
             return Err(Error::Request(what.into()));
+        }
+        if !cfg.latents.is_empty() && self.system.as_unclip().is_none() {
+            return Err(Error::Request("only an unCLIP draws latents (GenerateConfig::latents)".into()));
         }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";

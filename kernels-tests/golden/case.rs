@@ -40,6 +40,8 @@ pub enum Kind {
     UnClip,
     /// Karlo from a picture.
     UnClipVariation,
+    /// An unguided upsampler of our layout.
+    Upsampler,
 }
 
 /// A tensor of a golden file.
@@ -128,6 +130,7 @@ impl Case {
             Some("IFSuperResolutionPipeline") => Ok(Kind::IfStage2),
             Some("UnCLIPPipeline") => Ok(Kind::UnClip),
             Some("UnCLIPImageVariationPipeline") => Ok(Kind::UnClipVariation),
+            Some("ancestral.Upsampler") => Ok(Kind::Upsampler),
             Some(class) => Err(format!("`{class}` is not built yet")),
             None if self.manifest["run"]["respacing"].is_object() => Ok(Kind::Adm),
             None if self.manifest["run"]["base_respacing"].is_string() => Ok(Kind::Glide),

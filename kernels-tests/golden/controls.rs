@@ -14,6 +14,7 @@ const STAGE2: &str = "if_stage2";
 const UNCLIP: &str = "unclip";
 const AR_PRIOR: &str = "ar_prior";
 const VARIATION: &str = "unclip_variation";
+const UPSAMPLER: &str = "upsampler";
 
 /// A copy of one of the project's own cases, to spoil.
 fn copy(name: &str) -> Scratch {
@@ -68,6 +69,11 @@ fn golden_wrong_configs_are_seen() {
         (UNCLIP, "pipeline/super_res_last/config.json", "norm_eps", json!(1e-4)),
         (UNCLIP, "pipeline/super_res_scheduler/scheduler_config.json", "clip_sample_range", json!(0.9)),
         (AR_PRIOR, "small/prior_ar/config.json", "dot_default", json!(2)),
+        (UPSAMPLER, "pipeline/config.json", "norm_eps", json!(1e-4)),
+        (UPSAMPLER, "pipeline/config.json", "flip_sin_to_cos", json!(false)),
+        (UPSAMPLER, "pipeline/model_index.json", "scale", json!(2)),
+        (UPSAMPLER, scheduler, "prediction_type", json!("epsilon")),
+        (UPSAMPLER, scheduler, "timestep_spacing", json!("leading")),
         (VARIATION, "pipeline/image_encoder/config.json", "num_attention_heads", json!(2)),
         (
             VARIATION,

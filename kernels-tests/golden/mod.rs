@@ -11,7 +11,8 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`]: a system's checks. - [`clip`]: encoders, and what they steer.
+//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`clip`]:
+//!   encoders, and what they steer.
 //! - [`controls`]: planted errors, which must fail.
 
 mod adm;
@@ -32,6 +33,7 @@ pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
 mod unclip;
+mod upsampler;
 
 use crate::device::{on_gpu, say};
 use ancestral::device::{Device, DeviceChoice};
@@ -69,6 +71,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::ArPrior => ar_prior::check(case, device, report),
         Kind::Glide => glide::check(case, device, report),
         Kind::UnClip | Kind::UnClipVariation => unclip::check(case, device, report),
+        Kind::Upsampler => upsampler::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -236,6 +239,16 @@ fn golden_unclip_variation_cpu() {
 #[test]
 fn golden_unclip_variation_gpu() {
     on_gpu(|device| check_all(Kind::UnClipVariation, device));
+}
+
+#[test]
+fn golden_upsampler_cpu() {
+    check_all(Kind::Upsampler, &Device::Cpu);
+}
+
+#[test]
+fn golden_upsampler_gpu() {
+    on_gpu(|device| check_all(Kind::Upsampler, device));
 }
 
 #[test]

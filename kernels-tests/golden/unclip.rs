@@ -199,6 +199,22 @@ fn check_decoder(case: &Case, golden: &Tensors, device: &Device, report: &mut Re
     Ok(())
 }
 
+/// What an engine needs for the first picture of a stored run from a prompt: prompt, steps and scales by stage, noise.
+pub fn first_picture(case: &Case, device: &Device) -> Checked<(String, Vec<usize>, Vec<f64>, Stored)> {
+    let files = case.goldens();
+    let stored = files.iter().map(|(file, _)| case.read(file)).collect::<Checked<Vec<_>>>()?;
+    let golden = stored.into_iter().find(|golden| golden.contains_key("super_res.x")).ok_or("no run")?;
+    let whole = Whole::read(case, golden, device)?;
+    let (prior, decoder) = (whole.load("prior")?, whole.load("decoder")?);
+    let upsampler = Upsampler::load_karlo(&case.pipeline, false, None).map_err(text)?;
+    let schedulers = [prior.scheduler, decoder.scheduler, upsampler.scheduler];
+    let run = |(part, scheduler): (&str, &SchedulerConfig)| whole.run(part, scheduler, 1.0, 0);
+    let runs = ["prior", "decoder", "super_res"].into_iter().zip(&schedulers).map(run);
+    let runs = runs.collect::<Checked<Vec<_>>>()?;
+    let noise = Stored::joined(runs.iter().map(|run| run.draws(Some(0), None)));
+    Ok((whole.prompts[0].clone(), whole.steps, whole.scales, noise))
+}
+
 /// A stored run of a pipeline, whichever it begins with.
 struct Whole<'a> {
     case: &'a Case,

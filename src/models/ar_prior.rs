@@ -422,7 +422,7 @@ impl Alphabet {
 mod tests {
     use super::*;
 
-    pub fn config() -> Config {
+    fn config() -> Config {
         Config {
             num_layers: 2,
             num_attention_heads: 2,
@@ -441,7 +441,8 @@ mod tests {
     fn senseless_configs_are_refused() {
         let path = Path::new("prior_ar/config.json");
         assert!(config().validate(path).is_ok());
-        let broken: [(&str, fn(&mut Config)); 9] = [
+        type Change = fn(&mut Config);
+        let broken: [(&str, Change); 9] = [
             ("num_layers", |c| c.num_layers = 0),
             ("num_attention_heads", |c| c.num_attention_heads = 0),
             ("num_attention_heads", |c| (c.num_attention_heads, c.attention_head_dim) = (1_024, 512)),

@@ -5,6 +5,7 @@ pub mod ddpm;
 pub mod denoise;
 pub mod glide;
 pub mod imagen;
+mod invert;
 pub mod repaint;
 mod start;
 pub mod unclip;
@@ -57,6 +58,10 @@ pub(crate) trait System {
     /// What can draw embeddings for a prompt; the first does where nothing is said.
     fn priors(&self) -> Vec<PriorKind> {
         Vec::new()
+    }
+    /// It, where it draws pictures of CLIP embeddings.
+    fn as_unclip(&mut self) -> Option<&mut unclip::UnClip> {
+        None
     }
     /// Whether the noise of its upsampler may be scaled.
     fn takes_upsample_temp(&self) -> bool {

@@ -9,6 +9,7 @@
 
 mod ar_prior;
 mod encoders;
+mod latents;
 mod prior;
 mod projection;
 mod stage;
@@ -21,23 +22,20 @@ pub use stage::{Kind, Stage, prior_network};
 
 use prior::{Asked, Priors};
 
-use super::denoise::{Guided, Noise, Shape};
+use super::denoise::{Denoiser, Guided, Noise, Shape};
 use super::start::{Place, Start, start};
-use super::upsampler::{Small, Upsampler};
+use super::upsampler::{Chain, Stages, Upsampler, Upsamplers};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
 use crate::clip::Clip;
 use crate::device::{Device, ProgramOptions, Weights};
-use crate::diffusion::{SchedulerConfig, Step};
+use crate::diffusion::Step;
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::picture::Picture;
-use crate::request::{
-    GenerateConfig, PriorKind, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes,
-    stage_steps,
-};
+use crate::request::{GenerateConfig, PriorKind, Size, guidance_scale, latent_steps, stage_steps};
 use crate::text::caption;
 use std::path::Path;
 
@@ -58,22 +56,23 @@ pub(crate) struct UnClip {
     pictures: Option<PictureEncoder>,
     projection: Projection,
     decoder: Stage,
-    upsampler: Upsampler,
-    /// Of prior, decoder and super-resolution.
-    defaults: [Defaults; 3],
+    /// Super-resolution, and what enlarges its pictures further.
+    upsamplers: Upsamplers,
+    /// Of prior and decoder.
+    defaults: [Defaults; 2],
 }
 
 /// A run's sizes and steps.
 struct Request {
-    /// What draws the embeddings, unless pictures are varied.
+    /// What draws the embeddings, unless they are given, or pictures'.
     prior: Option<PriorKind>,
-    /// The first stage of those that draw pictures: 0, or 1 where a picture of the decoder is given.
+    /// The first stage of those that draw pictures: 0, or a later one where pictures to go on from are given.
     first: usize,
-    /// Of the decoder's pictures and, if it runs, of super-resolution's.
+    /// Of the decoder's pictures and of each upsampler's that runs.
     sizes: Vec<Size>,
     /// By stage; none of an autoregressive prior.
     steps: Vec<Vec<Step>>,
-    /// Guidance scales by stage.
+    /// Guidance scales of prior and decoder.
     scales: Vec<f64>,
 }
 
@@ -81,6 +80,13 @@ impl Request {
     /// Stages before those that draw pictures: the prior, if one draws.
     fn before(&self) -> usize {
         usize::from(self.prior.is_some())
+    }
+
+    /// What comes after the decoder.
+    fn chain(&self) -> Chain<'_> {
+        let before = self.before() + 1;
+        let passed = self.first.saturating_sub(1);
+        Chain { before, sizes: &self.sizes, passed, steps: &self.steps[before..] }
     }
 }
 
@@ -102,14 +108,15 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
         let diffusion =
             files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
         let tokens = files.prior_ar.as_ref();
         let tokens = tokens.map(|of| Ok((AutoregressivePrior::load(&of.folder, variant)?, of.sampling)));
         let priors = Priors { diffusion, autoregressive: tokens.transpose()? };
-        let defaults = files.defaults.clone();
-        let model = UnClip { text, priors, pictures, projection, decoder, upsampler, defaults };
+        let [defaults @ .., enlarging] = files.defaults.clone();
+        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
+        let upsamplers = Upsamplers::load(&files.upsamplers, variant)?.after(upsampler, enlarging);
+        let model = UnClip { text, priors, pictures, projection, decoder, upsamplers, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -147,47 +154,34 @@ impl UnClip {
         if let Some(encoder) = &self.pictures {
             same("image_encoder", "projection_dim", encoder.config.embed(), "text_proj", columns)?;
         }
-        if let Some(Kind::Prior(prior)) = self.priors.diffusion.as_ref().map(|stage| &stage.kind) {
-            same("prior", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
-            same("prior", "num_embeddings", prior.num_embeddings, "the text encoder", text.context)?;
-        }
         if let Some((prior, _)) = &self.priors.autoregressive {
             let (prior, width) = (&prior.config, text.transformer.width);
             same("prior_ar", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
             same("prior_ar", "text_states_dim", prior.text_states_dim, "the text encoder", width)?;
             same("prior_ar", "max_text_len", prior.max_text_len, "the text encoder", text.context)?;
         }
+        if let Some(Kind::Prior(prior)) = self.priors.diffusion.as_ref().map(|stage| &stage.kind) {
+            same("prior", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
+            same("prior", "num_embeddings", prior.num_embeddings, "the text encoder", text.context)?;
+        }
         Ok(())
-    }
-
-    /// The stages that draw pictures, in order: what each needs of its size, how it is sampled, its defaults.
-    fn picture_stages(&self) -> [(StageSide, &SchedulerConfig, &Defaults); 2] {
-        let [_, decoder, enlarger] = &self.defaults;
-        [
-            (self.decoder.kind.side(), &self.decoder.scheduler, decoder),
-            (self.upsampler.side(), &self.upsampler.scheduler, enlarger),
-        ]
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
         let prior = self.priors.of_run(cfg)?;
-        let (before, stages) = (usize::from(prior.is_some()), self.picture_stages());
-        let most = before + stages.len();
-        let count = stage_count(cfg, most)?;
-        if count <= before {
-            let least = before + 1;
-            let what = format!("stage 1 is the prior, which draws no picture: give {least} or {most}");
+        let before = usize::from(prior.is_some());
+        let side = self.decoder.kind.side();
+        if let Some(count) = cfg.stages.filter(|count| (1..=before).contains(count)) {
+            let what = format!("stage 1 is the prior, which draws no picture: give {} or more", before + 1);
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
-        let stages = &stages[..count - before];
-        let sides: Vec<StageSide> = stages.iter().map(|(side, ..)| *side).collect();
-        let sizes = stage_sizes(&sides, cfg.size)?;
-        let first = first_stage(cfg, &sizes)?;
+        let Stages { count, sizes, first } = self.upsamplers.stages(cfg, before, &[side])?;
+        let [of_prior, of_decoder] = &self.defaults;
         let (mut steps, mut scales) = (Vec::new(), Vec::new());
         match (prior, &self.priors.diffusion, &self.priors.autoregressive) {
             (Some(PriorKind::Diffusion), Some(stage), _) => {
-                steps.push(stage_steps(&stage.scheduler, &self.defaults[0], cfg, 0)?);
-                scales.push(guidance_scale(&self.defaults[0], cfg, 0));
+                steps.push(stage_steps(&stage.scheduler, of_prior, cfg, 0)?);
+                scales.push(guidance_scale(of_prior, cfg, 0));
             }
             (Some(PriorKind::Autoregressive), _, Some((_, usual))) => {
                 steps.push(Vec::new());
@@ -195,10 +189,17 @@ impl UnClip {
             }
             _ => {}
         }
-        for (index, (_, scheduler, defaults)) in (before..).zip(stages) {
-            steps.push(stage_steps(scheduler, defaults, cfg, index)?);
-            scales.push(guidance_scale(defaults, cfg, index));
-        }
+        let decoder = &self.decoder.scheduler;
+        steps.push(match cfg.latents.is_empty() {
+            true => stage_steps(decoder, of_decoder, cfg, before)?,
+            false => latent_steps(decoder, of_decoder, cfg, before)?,
+        });
+        steps.extend(self.upsamplers.steps(cfg, before + 1, count - before - 1)?);
+        scales.push(match cfg.latents.iter().any(|latent| latent.noise.is_some()) {
+            true => cfg.guidance_scale.get(before).copied().unwrap_or(1.0),
+            false => guidance_scale(of_decoder, cfg, before),
+        });
+        self.check_latents(&cfg.latents, sizes[0])?;
         Ok(Request { prior, first, sizes, steps, scales })
     }
 
@@ -231,7 +232,7 @@ impl UnClip {
         Ok(captions)
     }
 
-    /// The embeddings `[N, E]` that the decoder draws pictures of: the prior's, or those of the given pictures.
+    /// The embeddings `[N, E]` that the decoder draws pictures of: the prior's, or those of given pictures or latents.
     fn embeddings(
         &mut self,
         at: (&Device, &ProgramOptions),
@@ -240,9 +241,13 @@ impl UnClip {
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
+        let one_for_all = |given: Vec<f32>, of: usize| if of == 1 { given.repeat(cfg.count) } else { given };
+        if !cfg.latents.is_empty() {
+            let given = cfg.latents.iter().flat_map(|latent| &latent.embedding).copied().collect();
+            return Ok(one_for_all(given, cfg.latents.len()));
+        }
         if let (None, Some(encoder)) = (request.prior, &self.pictures) {
-            let embeds = encoder.embed(at.0, &cfg.image)?;
-            return Ok(if cfg.image.len() == 1 { embeds.repeat(cfg.count) } else { embeds });
+            return Ok(one_for_all(encoder.embed(at.0, &cfg.image)?, cfg.image.len()));
         }
         let drawn = self.drawn(at, request, captions, cfg, noise)?;
         Ok(drawn.into_iter().flat_map(|drawn| drawn.embedding).collect())
@@ -258,26 +263,22 @@ impl UnClip {
         noise: &mut dyn Noise,
     ) -> Result<Vec<DrawnEmbedding>> {
         let Some(kind) = request.prior else {
-            return Err(Error::Request("no prior draws embeddings here: leave `--image` out".into()));
+            return Err(Error::Request("no prior draws where embeddings or pictures are given".into()));
         };
         let (steps, guidance_scale) = (&request.steps[0][..], request.scales[0]);
         let asked = Asked { kind, captions, steps, guidance_scale, stages: request.steps.len() };
         self.priors.draw(at, &asked, cfg, noise)
     }
 
-    /// The decoder's pictures of embeddings `[N, h, w, 3]`.
-    fn decode(
+    /// The decoder for `count` pictures of embeddings `[count, E]` and captions.
+    fn conditioned(
         &mut self,
         (device, options): (&Device, &ProgramOptions),
         request: &Request,
         (captions, embeddings): (&Captions, &[f32]),
-        cfg: &mut GenerateConfig<'_>,
-        noise: &mut dyn Noise,
-    ) -> Result<Vec<f32>> {
-        let index = request.before();
-        let shape = self.shape(request, cfg.count);
-        let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
-        let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
+        count: usize,
+    ) -> Result<&mut Denoiser> {
+        let shape = self.shape(request, count);
         let (embeds, states) = (halves(&captions.embeds, shape), halves(&captions.states, shape));
         let (context, labels) = self.projection.run(device, embeddings, &embeds, &states)?;
         let extra = self.projection.config.clip_extra_context_tokens;
@@ -286,6 +287,31 @@ impl UnClip {
         denoiser.write("context", &context);
         denoiser.write("class_labels", &labels);
         denoiser.write("mask", &mask);
+        Ok(denoiser)
+    }
+
+    /// The decoder's pictures of embeddings `[N, h, w, 3]`.
+    fn decode(
+        &mut self,
+        at: (&Device, &ProgramOptions),
+        request: &Request,
+        of: (&Captions, &[f32]),
+        cfg: &mut GenerateConfig<'_>,
+        noise: &mut dyn Noise,
+    ) -> Result<Vec<f32>> {
+        let index = request.before();
+        let shape = self.shape(request, cfg.count);
+        let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
+        let mut z = initial_noise(noise, shape);
+        let item = z.len() / cfg.count;
+        for (i, z) in z.chunks_exact_mut(item).enumerate() {
+            let latent = cfg.latents.get(if cfg.latents.len() == 1 { 0 } else { i });
+            if let Some(noise) = latent.and_then(|latent| latent.noise.as_ref()) {
+                z.copy_from_slice(noise);
+            }
+        }
+        let Start { steps, x, kept } = start(cfg, &place, z)?;
+        let denoiser = self.conditioned(at, request, of, cfg.count)?;
         let mut on_step = progress(cfg.on_progress.as_mut(), (index, request.steps.len()), request.sizes[0]);
         let mut guided = Guided { scale: request.scales[index], by_gradients: lent(&mut cfg.guides), kept };
         let pictures = denoiser.sample(&steps, &mut guided, noise, x, &mut on_step);
@@ -303,7 +329,7 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.priors.kinds().len().min(1) + self.picture_stages().len()
+        self.priors.kinds().len().min(1) + 1 + self.upsamplers.len()
     }
 
     fn condition(&self) -> Condition {
@@ -312,6 +338,10 @@ impl System for UnClip {
 
     fn varies_pictures(&self) -> bool {
         self.pictures.is_some()
+    }
+
+    fn as_unclip(&mut self) -> Option<&mut UnClip> {
+        Some(self)
     }
 
     fn fewest_steps(&self) -> usize {
@@ -326,29 +356,24 @@ impl System for UnClip {
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
         let request = self.request(cfg)?;
-        if request.first == 0 && request.prior.is_none() && cfg.image.is_empty() {
+        let given = !cfg.image.is_empty() || !cfg.latents.is_empty();
+        if request.first == 0 && request.prior.is_none() && !given {
             let what = "this model varies a picture: give it by `--image PICTURE` (GenerateConfig::image)";
             return Err(Error::Request(what.into()));
         }
         let at = (device, options);
-        let ((mut width, mut height), mut pictures) = (request.sizes[0], Vec::new());
+        let mut pictures: Vec<f32> = cfg.from.iter().flat_map(|picture| &picture.values).copied().collect();
         if request.first == 0 {
             let captions = self.captions(device, &request, prompt, cfg)?;
             let embeddings = self.embeddings(at, &request, &captions, cfg, noise)?;
             pictures = self.decode(at, &request, (&captions, &embeddings), cfg, noise)?;
-        } else {
-            pictures.extend(cfg.from.iter().flat_map(|picture| &picture.values));
-        }
-        if let Some(size) = request.sizes.get(1) {
-            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
+            let (width, height) = request.sizes[0];
+            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.sizes.len() > 1) {
                 on_stage(request.before(), &Picture::split(&pictures, height, width, 3));
             }
-            let index = request.before() + 1;
-            let (stage, steps) = ((index, request.steps.len()), &request.steps[index]);
-            let small = Small { stage, pictures: (&pictures, request.sizes[0]), size: *size, steps };
-            pictures = self.upsampler.enlarge(at, &small, cfg, noise)?;
-            (width, height) = *size;
         }
+        let pictures = self.upsamplers.run(at, &request.chain(), pictures, cfg, noise)?;
+        let (width, height) = request.sizes[request.sizes.len() - 1];
         Ok(Picture::split(&pictures, height, width, 3))
     }
 
@@ -379,7 +404,7 @@ impl System for UnClip {
                     let guided = request.scales[0] > 1.0;
                     networks.push(NetworkCost::of_tokens(&prior.config, rows, guided, on));
                 }
-                (_, _, Some(encoder)) => {
+                (_, _, Some(encoder)) if cfg.latents.is_empty() => {
                     let pictures = cfg.image.len().max(1);
                     let sizes = format!("{pictures} pictures of {0}x{0}", encoder.config.image_size());
                     let graph = encoder.graph(pictures);
@@ -394,11 +419,7 @@ impl System for UnClip {
             let (steps, network) = (request.steps[before].len(), self.decoder.kind.network());
             networks.push(NetworkCost::of_denoiser("decoder", shape, steps, &network, on));
         }
-        if let Some(size) = request.sizes.get(1) {
-            let steps = &request.steps[before + 1];
-            let shape = self.upsampler.shape(steps, cfg.count, *size);
-            networks.extend(self.upsampler.plan("super-resolution", shape, steps.len(), on));
-        }
+        networks.extend(self.upsamplers.plan(&request.chain(), cfg.count, on));
         Ok(networks)
     }
 
@@ -407,11 +428,10 @@ impl System for UnClip {
         let tokens = self.priors.autoregressive.iter();
         let tokens =
             tokens.map(|(prior, _)| ("prior_ar".to_string(), prior.config.graph(1), prior.weights()));
-        let names = &["super_res_first", "super_res_last"];
         prior
             .chain([("decoder", &self.decoder)])
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
-            .chain(self.upsampler.networks(names))
+            .chain(self.upsamplers.networks())
             .chain(tokens)
             .collect()
     }

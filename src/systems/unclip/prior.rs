@@ -66,9 +66,10 @@ impl Priors {
     /// Errors: one is asked for that there is not, or where none draws.
     pub fn of_run(&self, cfg: &GenerateConfig<'_>) -> Result<Option<PriorKind>> {
         let kinds = self.kinds();
-        if !cfg.image.is_empty() || kinds.is_empty() {
+        if !cfg.image.is_empty() || !cfg.latents.is_empty() || kinds.is_empty() {
             if cfg.prior.is_some() || cfg.candidates > 1 {
-                let what = "the embedding is a given picture's, no prior draws one: leave `--prior` and `--candidates` out";
+                let what =
+                    "the embedding is a given one, no prior draws it: leave `--prior` and `--candidates` out";
                 return Err(Error::Request(what.into()));
             }
             return Ok(None);

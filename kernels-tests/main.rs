@@ -21,6 +21,7 @@
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
+//! - [`latents`]: pictures as unCLIP sees them, there and back.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -33,6 +34,7 @@ mod golden;
 mod gradients;
 mod guidance;
 mod harness;
+mod latents;
 mod networks;
 mod plans;
 mod shaders;

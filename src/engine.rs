@@ -69,9 +69,9 @@ pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
 
 /// A model on a device.
 pub struct Engine {
-    device: Device,
-    precision: Precision,
-    system: Box<dyn System + Send>,
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) system: Box<dyn System + Send>,
 }
 
 impl Engine {
@@ -167,6 +167,9 @@ impl Engine {
             let what = "only an unCLIP with a picture encoder (Karlo's image variation) varies a picture: leave `--image` out; \
                         `--init` begins at one";
             return Err(Error::Request(what.into()));
+        }
+        if !cfg.latents.is_empty() && self.system.as_unclip().is_none() {
+            return Err(Error::Request("only an unCLIP draws latents (GenerateConfig::latents)".into()));
         }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";

@@ -1,10 +1,13 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
-use crate::diffusion::{Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, steps};
+use crate::diffusion::{
+    Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, invertible_timesteps, steps,
+};
 use crate::edit::Mask;
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
 use crate::guidance::Guidance;
+use crate::latent::Latent;
 use crate::layout::Defaults;
 use crate::picture::Picture;
 use crate::systems::repaint::Resampling;
@@ -18,6 +21,8 @@ const MAX_COUNT: usize = 256;
 pub(crate) const MAX_GUIDANCE: f64 = 1e4;
 /// Largest factor of an upsampler's first noise.
 const MAX_TEMP: f64 = 10.0;
+/// Most evaluations of the network in a step of an inversion.
+const MAX_EVALUATIONS: usize = 100;
 /// Most pixels of all pictures at once: one of the largest.
 const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
 
@@ -44,6 +49,9 @@ pub struct GenerateConfig<'a> {
     pub(crate) upsample_temp: Option<f64>,
     pub(crate) from: Vec<Picture>,
     pub(crate) image: Vec<Picture>,
+    pub(crate) latents: Vec<Latent>,
+    pub(crate) eta: Option<f64>,
+    pub(crate) inversion: Option<usize>,
     pub(crate) init: Vec<Picture>,
     pub(crate) strength: Option<f64>,
     pub(crate) mask: Option<Mask>,
@@ -157,6 +165,28 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
+    /// unCLIP: what its decoder draws, in place of a prompt or a picture: one for all that are drawn, or one for each. The
+    /// decoder then runs by DDIM, on timesteps of its own (see [`latent`](crate::latent)); where a latent brings its noise,
+    /// unguided and unclipped unless the caller says otherwise, as the noise was found.
+    pub fn latents(mut self, latents: impl Into<Vec<Latent>>) -> Self {
+        self.latents = latents.into();
+        self
+    }
+
+    /// DDIM's η where the decoder draws [`GenerateConfig::latents`]: 0, as by itself, gives one picture of a latent;
+    /// more varies it, up to 1.
+    pub fn eta(mut self, eta: f64) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+
+    /// Evaluations of the network in each step of an [inversion](crate::Engine::invert): 1 is DDIM's inversion as it is
+    /// usually done, more solve for the noise that leads back to the picture.
+    pub fn inversion(mut self, evaluations: usize) -> Self {
+        self.inversion = Some(evaluations);
+        self
+    }
+
     /// Picture to picture: begins at a picture, noised as far as the steps to come remove it (see
     /// [`GenerateConfig::strength`]). One picture for all that are drawn, or one for each, of any size: its middle is
     /// scaled to the model's.
@@ -240,6 +270,24 @@ pub(crate) fn stage_steps(
         return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
     }
     steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
+}
+
+/// The steps of unCLIP's decoder for latents: DDIM's, on timesteps whose inversion is well-conditioned.
+pub(crate) fn latent_steps(
+    scheduler: &SchedulerConfig,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+) -> Result<Vec<Step>> {
+    let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
+    let clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
+    let scheduler = SchedulerConfig { clip, ..scheduler.clone() };
+    let timesteps = match cfg.respacing.get(index) {
+        Some(respacing) => Timesteps::Respaced(respacing.clone()),
+        None => invertible_timesteps(&scheduler, cfg.steps.get(index).copied().unwrap_or(defaults.steps))?,
+    };
+    let rederive_epsilon = scheduler.precision == Precision::Float64;
+    steps(&scheduler, &Sampler::Ddim { eta: cfg.eta.unwrap_or(0.0), rederive_epsilon }, timesteps)
 }
 
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.
@@ -357,6 +405,15 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Refuses a picture whose values are not as many as its size says.
+pub(crate) fn check_picture(p: &Picture) -> Result<()> {
+    if !p.values.is_empty() && p.values.len() == p.width * p.height * p.channels {
+        return Ok(());
+    }
+    let (values, (w, h, c)) = (p.values.len(), (p.width, p.height, p.channels));
+    Err(Error::Request(format!("a picture of {w}x{h} pixels and {c} channels with {values} values")))
+}
+
 /// Refuses pictures to begin at that make no sense.
 fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
@@ -370,11 +427,7 @@ fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     if let Some(strength) = cfg.strength.filter(|s| !(*s > 0.0 && *s <= 1.0)) {
         return refuse(format!("a strength of {strength}: give a number above 0, up to 1"));
     }
-    let broken = |p: &Picture| p.values.is_empty() || p.values.len() != p.width * p.height * p.channels;
-    if let Some(p) = cfg.init.iter().find(|p| broken(p)) {
-        let (values, (w, h, c)) = (p.values.len(), (p.width, p.height, p.channels));
-        return refuse(format!("a picture of {w}x{h} pixels and {c} channels with {values} values"));
-    }
+    cfg.init.iter().try_for_each(check_picture)?;
     if given > 0 && !cfg.from.is_empty() {
         return refuse("a picture to begin at and one to go on from: give one of them".into());
     }
@@ -405,6 +458,41 @@ pub(crate) fn check_size(cfg: &GenerateConfig<'_>, size: Option<Size>) -> Result
     Ok(())
 }
 
+/// Refuses latents that make no sense, and what there cannot be beside them.
+fn check_latents(cfg: &GenerateConfig<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    let given = cfg.latents.len();
+    if given > 1 && given != cfg.count {
+        return refuse(format!(
+            "{given} latents for {} pictures to draw: give one, or one for each",
+            cfg.count
+        ));
+    }
+    if let Some(eta) = cfg.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+        return refuse(format!("DDIM's eta of {eta}: give a number from 0 to 1"));
+    }
+    if let Some(evaluations) = cfg.inversion.filter(|n| !(1..=MAX_EVALUATIONS).contains(n)) {
+        return refuse(format!(
+            "{evaluations} evaluations in each step of an inversion: give 1 to {MAX_EVALUATIONS}"
+        ));
+    }
+    if given == 0 {
+        return Ok(());
+    }
+    let beside = [("image", &cfg.image), ("from_pictures", &cfg.from), ("init", &cfg.init)];
+    if let Some((name, _)) = beside.iter().find(|(_, pictures)| !pictures.is_empty()) {
+        return refuse(format!(
+            "latents say what is drawn and where it begins: leave `GenerateConfig::{name}` out"
+        ));
+    }
+    let numbers =
+        |latent: &Latent| latent.embedding.iter().chain(latent.noise.iter().flatten()).all(|v| v.is_finite());
+    match cfg.latents.iter().all(numbers) {
+        true => Ok(()),
+        false => refuse("a latent holds values that are not numbers".into()),
+    }
+}
+
 pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
     if cfg.count == 0 || cfg.count > MAX_COUNT {
@@ -428,6 +516,7 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
             cfg.count
         ));
     }
+    check_latents(cfg)?;
     check_init(cfg)?;
     match cfg.clip {
         Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {

@@ -34,6 +34,8 @@ pub enum Kind {
     Sdg,
     /// GLIDE.
     Glide,
+    /// Autoregressive priors.
+    ArPrior,
     /// Karlo from a prompt.
     UnClip,
     /// Karlo from a picture.
@@ -116,6 +118,9 @@ impl Case {
         }
         if self.manifest["encoders"].is_object() {
             return Ok(Kind::Sdg);
+        }
+        if self.manifest["priors"].is_object() {
+            return Ok(Kind::ArPrior);
         }
         let index = std::fs::read(self.pipeline.join("model_index.json")).unwrap_or_default();
         let index: Value = serde_json::from_slice(&index).unwrap_or_default();

@@ -11,10 +11,12 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`clip`]: encoders, and what they steer.
+//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`clip`]:
+//!   encoders, and what they steer.
 //! - [`controls`]: planted errors, which must fail.
 
 mod adm;
+mod ar_prior;
 mod bisect;
 mod case;
 mod clip;
@@ -66,6 +68,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
         Kind::Adm => adm::check(case, device, report),
         Kind::Sdg => clip::check(case, device, report),
+        Kind::ArPrior => ar_prior::check(case, device, report),
         Kind::Glide => glide::check(case, device, report),
         Kind::UnClip | Kind::UnClipVariation => unclip::check(case, device, report),
         Kind::Upsampler => upsampler::check(case, device, report),
@@ -161,6 +164,16 @@ fn golden_sdg_cpu() {
 #[test]
 fn golden_sdg_gpu() {
     on_gpu(|device| check_all(Kind::Sdg, device));
+}
+
+#[test]
+fn golden_ar_prior_cpu() {
+    check_all(Kind::ArPrior, &Device::Cpu);
+}
+
+#[test]
+fn golden_ar_prior_gpu() {
+    on_gpu(|device| check_all(Kind::ArPrior, device));
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! Settings of a run that draws, whatever it draws from.
 
-use super::output::{Bars, note, outputs, say};
+use super::output::{self, Bars, check_outputs};
 use super::parse::{parse_clip, parse_size, parse_thresholding};
 use ancestral::diffusion::{Clip, Sampler};
-use ancestral::picture::check_output;
 use ancestral::{Error, GenerateConfig};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -88,8 +87,7 @@ pub fn sized(
 impl Drawing {
     /// Refuses outputs that cannot be written, before minutes are spent on them.
     pub fn check_outputs(&self) -> Result<(), Error> {
-        // A count that makes no sense is refused by the engine, after these few.
-        outputs(&self.output, self.count.min(1_000)).iter().try_for_each(|path| check_output(path))
+        check_outputs(&self.output, self.count)
     }
 
     /// The settings, with progress bars.
@@ -123,13 +121,6 @@ impl Drawing {
         save: impl Fn(&T, &Path) -> Result<(), Error>,
         started: Instant,
     ) -> Result<(), Error> {
-        for (result, path) in results.iter().zip(outputs(&self.output, results.len())) {
-            save(result, &path)?;
-            say(path.display());
-        }
-        if !self.quiet {
-            note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
-        }
-        Ok(())
+        output::save(results, save, &self.output, (self.quiet, started))
     }
 }

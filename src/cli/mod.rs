@@ -7,6 +7,7 @@ pub mod bisect;
 pub mod drawing;
 pub mod edit;
 pub mod generate;
+pub mod latents;
 pub mod model;
 pub mod output;
 pub mod parse;

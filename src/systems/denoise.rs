@@ -276,7 +276,7 @@ impl Times {
 }
 
 /// The next sample, of a step's output: x̂₀ lies behind it.
-fn first_half(mut next: Vec<f32>) -> Vec<f32> {
+pub(super) fn first_half(mut next: Vec<f32>) -> Vec<f32> {
     next.truncate(next.len() / 2);
     next
 }
@@ -581,7 +581,7 @@ impl Denoiser {
     }
 
     /// The first of `upcoming` steps.
-    fn advance(
+    pub(super) fn advance(
         &mut self,
         upcoming: &[Step],
         guidance_scale: f64,

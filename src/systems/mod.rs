@@ -5,6 +5,7 @@ pub mod ddpm;
 pub mod denoise;
 pub mod glide;
 pub mod imagen;
+mod invert;
 pub mod repaint;
 mod start;
 pub mod unclip;
@@ -52,6 +53,10 @@ pub(crate) trait System {
     /// Whether it draws others of a given picture.
     fn varies_pictures(&self) -> bool {
         false
+    }
+    /// It, where it draws pictures of CLIP embeddings.
+    fn as_unclip(&mut self) -> Option<&mut unclip::UnClip> {
+        None
     }
     /// Whether the noise of its upsampler may be scaled.
     fn takes_upsample_temp(&self) -> bool {

@@ -6,15 +6,18 @@
 //! a picture, 0 is the decoder, 1 super-resolution, which is never guided. The last step of super-resolution is another
 //! network's than those before it.
 
+mod ar_prior;
 mod encoders;
+mod latents;
 mod projection;
 mod stage;
 
+pub use ar_prior::{AutoregressivePrior, TokenDecoder};
 pub use encoders::{Captions, PictureEncoder, TextEncoder};
 pub use projection::Projection;
 pub use stage::{Kind, Stage, prior_network};
 
-use super::denoise::{Guided, Noise, Shape, StepDone};
+use super::denoise::{Denoiser, Guided, Noise, Shape, StepDone};
 use super::start::{Place, Start, start};
 use super::upsampler::{Chain, Stages, Upsampler, Upsamplers};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
@@ -26,9 +29,11 @@ use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
+use crate::models::pca::Pca;
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, Size, guidance_scale, stage_steps};
+use crate::request::{GenerateConfig, Size, guidance_scale, latent_steps, stage_steps};
 use crate::text::caption;
+use crate::weights::Checkpoint;
 use std::path::Path;
 
 /// The mask `[N, L]` of captions with so many tokens before and after each that are always seen.
@@ -50,6 +55,8 @@ pub(crate) struct UnClip {
     decoder: Stage,
     /// Super-resolution, and what enlarges its pictures further.
     upsamplers: Upsamplers,
+    /// The principal components of embeddings, which the autoregressive prior's folder has.
+    axes: Option<Pca>,
     /// Of prior and decoder.
     defaults: [Defaults; 2],
 }
@@ -96,10 +103,14 @@ impl UnClip {
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
+        let axes = Some(folder.join("prior_ar"))
+            .filter(|folder| folder.is_dir())
+            .map(|folder| Pca::read(&Checkpoint::open(&folder, "diffusion_pytorch_model", variant)?));
+        let axes = axes.transpose()?;
         let [defaults @ .., enlarging] = files.defaults.clone();
         let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
         let upsamplers = Upsamplers::load(&files.upsamplers, variant)?.after(upsampler, enlarging);
-        let model = UnClip { text, prior, pictures, projection, decoder, upsamplers, defaults };
+        let model = UnClip { text, prior, pictures, projection, decoder, axes, upsamplers, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -132,6 +143,9 @@ impl UnClip {
         if let Some(encoder) = &self.pictures {
             same("image_encoder", "projection_dim", encoder.config.embed(), "text_proj", columns)?;
         }
+        if let Some(axes) = &self.axes {
+            same("prior_ar", "embedding_dim", axes.columns(), "text_proj", columns)?;
+        }
         if let Some(Kind::Prior(prior)) = self.prior.as_ref().map(|stage| &stage.kind) {
             same("prior", "embedding_dim", prior.embedding_dim, "text_proj", columns)?;
             same("prior", "num_embeddings", prior.num_embeddings, "the text encoder", text.context)?;
@@ -147,7 +161,7 @@ impl UnClip {
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
-        let before = usize::from(self.prior.is_some() && cfg.image.is_empty());
+        let before = usize::from(self.prior.is_some() && cfg.image.is_empty() && cfg.latents.is_empty());
         let side = self.decoder.kind.side();
         if let Some(count) = cfg.stages.filter(|count| (1..=before).contains(count)) {
             let what = format!("stage 1 is the prior, which draws no picture: give {} or more", before + 1);
@@ -155,10 +169,20 @@ impl UnClip {
         }
         let Stages { count, sizes, first } = self.upsamplers.stages(cfg, before, &[side])?;
         let own = || self.own_stages(before).enumerate();
-        let steps = own().map(|(i, (stage, defaults))| stage_steps(&stage.scheduler, defaults, cfg, i));
+        let from_latents = |i: usize| i == before && !cfg.latents.is_empty();
+        let steps = own().map(|(i, (stage, defaults))| match from_latents(i) {
+            true => latent_steps(&stage.scheduler, defaults, cfg, i),
+            false => stage_steps(&stage.scheduler, defaults, cfg, i),
+        });
         let mut steps = steps.collect::<Result<Vec<_>>>()?;
         steps.extend(self.upsamplers.steps(cfg, before + 1, count - before - 1)?);
-        let scales = own().map(|(i, (_, defaults))| guidance_scale(defaults, cfg, i)).collect();
+        let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
+        let scales = own().map(|(i, (_, defaults))| match from_latents(i) && inverted {
+            true => cfg.guidance_scale.get(i).copied().unwrap_or(1.0),
+            false => guidance_scale(defaults, cfg, i),
+        });
+        let scales = scales.collect();
+        self.check_latents(&cfg.latents, sizes[0])?;
         Ok(Request { before, first, sizes, steps, scales })
     }
 
@@ -197,7 +221,7 @@ impl UnClip {
         Ok(captions)
     }
 
-    /// The embeddings `[N, E]` that the decoder draws pictures of: the prior's, or those of the given pictures.
+    /// The embeddings `[N, E]` that the decoder draws pictures of: the prior's, or those of given pictures or latents.
     fn embeddings(
         &mut self,
         (device, options): (&Device, &ProgramOptions),
@@ -207,10 +231,14 @@ impl UnClip {
         noise: &mut dyn Noise,
     ) -> Result<Vec<f32>> {
         let (shape, length) = (self.shape(request, 0, cfg.count), self.text.config.context);
+        let one_for_all = |given: Vec<f32>, of: usize| if of == 1 { given.repeat(cfg.count) } else { given };
+        if !cfg.latents.is_empty() {
+            let given = cfg.latents.iter().flat_map(|latent| &latent.embedding).copied().collect();
+            return Ok(one_for_all(given, cfg.latents.len()));
+        }
         let prior = match (&mut self.prior, &self.pictures) {
             (_, Some(encoder)) if request.before == 0 => {
-                let embeds = encoder.embed(device, &cfg.image)?;
-                return Ok(if cfg.image.len() == 1 { embeds.repeat(cfg.count) } else { embeds });
+                return Ok(one_for_all(encoder.embed(device, &cfg.image)?, cfg.image.len()));
             }
             (Some(prior), _) => prior,
             (None, _) => return Err(Error::Request("this model has no prior: give it a picture".into())),
@@ -230,19 +258,15 @@ impl UnClip {
         embeddings
     }
 
-    /// The decoder's pictures of embeddings `[N, h, w, 3]`.
-    fn decode(
+    /// The decoder for `count` pictures of embeddings `[count, E]` and captions.
+    fn conditioned(
         &mut self,
         (device, options): (&Device, &ProgramOptions),
         request: &Request,
         (captions, embeddings): (&Captions, &[f32]),
-        cfg: &mut GenerateConfig<'_>,
-        noise: &mut dyn Noise,
-    ) -> Result<Vec<f32>> {
-        let index = request.before;
-        let shape = self.shape(request, index, cfg.count);
-        let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
-        let Start { steps, x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
+        count: usize,
+    ) -> Result<&mut Denoiser> {
+        let shape = self.shape(request, request.before, count);
         let (embeds, states) = (halves(&captions.embeds, shape), halves(&captions.states, shape));
         let (context, labels) = self.projection.run(device, embeddings, &embeds, &states)?;
         let extra = self.projection.config.clip_extra_context_tokens;
@@ -251,6 +275,31 @@ impl UnClip {
         denoiser.write("context", &context);
         denoiser.write("class_labels", &labels);
         denoiser.write("mask", &mask);
+        Ok(denoiser)
+    }
+
+    /// The decoder's pictures of embeddings `[N, h, w, 3]`.
+    fn decode(
+        &mut self,
+        at: (&Device, &ProgramOptions),
+        request: &Request,
+        of: (&Captions, &[f32]),
+        cfg: &mut GenerateConfig<'_>,
+        noise: &mut dyn Noise,
+    ) -> Result<Vec<f32>> {
+        let index = request.before;
+        let shape = self.shape(request, index, cfg.count);
+        let place = Place { stage: 0, shape, steps: &request.steps[index], sees: false, before: None };
+        let mut z = initial_noise(noise, shape);
+        let item = z.len() / cfg.count;
+        for (i, z) in z.chunks_exact_mut(item).enumerate() {
+            let latent = cfg.latents.get(if cfg.latents.len() == 1 { 0 } else { i });
+            if let Some(noise) = latent.and_then(|latent| latent.noise.as_ref()) {
+                z.copy_from_slice(noise);
+            }
+        }
+        let Start { steps, x, kept } = start(cfg, &place, z)?;
+        let denoiser = self.conditioned(at, request, of, cfg.count)?;
         let mut on_step = progress(cfg.on_progress.as_mut(), (index, request.steps.len()), request.sizes[0]);
         let mut guided = Guided { scale: request.scales[index], by_gradients: lent(&mut cfg.guides), kept };
         let pictures = denoiser.sample(&steps, &mut guided, noise, x, &mut on_step);
@@ -279,6 +328,10 @@ impl System for UnClip {
         self.pictures.is_some()
     }
 
+    fn as_unclip(&mut self) -> Option<&mut UnClip> {
+        Some(self)
+    }
+
     fn fewest_steps(&self) -> usize {
         // Two networks of super-resolution share two; UnCLIP's scheduler spaces no fewer.
         2
@@ -291,7 +344,7 @@ impl System for UnClip {
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
         let request = self.request(cfg)?;
-        if request.first == 0 && self.prior.is_none() && cfg.image.is_empty() {
+        if request.first == 0 && self.prior.is_none() && cfg.image.is_empty() && cfg.latents.is_empty() {
             let what = "this model varies a picture: give it by `--image PICTURE` (GenerateConfig::image)";
             return Err(Error::Request(what.into()));
         }
@@ -322,7 +375,7 @@ impl System for UnClip {
         if request.first == 0 {
             networks.push(NetworkCost::of_text(self.text.config.graph(tokens, &[0; imagen::PROMPTS]), on));
             match (&self.prior, &self.pictures) {
-                (_, Some(encoder)) if before == 0 => {
+                (_, Some(encoder)) if before == 0 && cfg.latents.is_empty() => {
                     let pictures = cfg.image.len().max(1);
                     let sizes = format!("{pictures} pictures of {0}x{0}", encoder.config.image_size());
                     networks.push(NetworkCost::of_once(

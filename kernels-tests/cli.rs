@@ -32,6 +32,8 @@ mod stages;
 mod tensors;
 #[path = "cli/unclip.rs"]
 mod unclip;
+#[path = "cli/upsampler.rs"]
+mod upsampler;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -19,6 +19,7 @@ use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
 use crate::systems::unclip::UnClip;
+use crate::systems::upsampler::Upsamplers;
 use crate::systems::{Run, System};
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,7 @@ impl Engine {
             Model::Adm(files) => Box::new(Adm::load(&files)?),
             Model::Glide(files) => Box::new(Glide::load(&files)?),
             Model::UnClip(files) => Box::new(UnClip::load(&files, variant)?),
+            Model::Upsampler(files) => Box::new(Upsamplers::load(&files, variant)?),
         };
         Ok(Engine { device, precision, system })
     }

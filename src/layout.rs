@@ -32,13 +32,32 @@ pub(crate) struct StageFiles {
     pub defaults: Defaults,
 }
 
+/// The folder of an unguided upsampler, our own layout.
+#[derive(Clone, Debug)]
+pub(crate) struct UpsamplerFiles {
+    pub folder: PathBuf,
+    /// Its pictures' sides to those of the pictures it enlarges.
+    pub scale: usize,
+    pub defaults: Defaults,
+    /// It runs where it is asked for.
+    pub optional: bool,
+}
+
 /// A model as its files say.
 pub(crate) enum Model {
     Ddpm(PathBuf, Defaults),
-    Imagen(Vec<StageFiles>),
+    Imagen(ImagenFiles),
+    Upsampler(Vec<UpsamplerFiles>),
     Adm(AdmFiles),
     Glide(GlideFiles),
     UnClip(UnClipFiles),
+}
+
+/// A base stage, super-resolution stages after it, and upsamplers after those.
+#[derive(Clone, Debug)]
+pub(crate) struct ImagenFiles {
+    pub stages: Vec<StageFiles>,
+    pub upsamplers: Vec<UpsamplerFiles>,
 }
 
 /// Where an unCLIP's parts lie.
@@ -56,6 +75,8 @@ pub(crate) struct UnClipFiles {
     pub one_for_all_steps: bool,
     /// Of prior, decoder and super-resolution.
     pub defaults: [Defaults; 3],
+    /// What enlarges its pictures further.
+    pub upsamplers: Vec<UpsamplerFiles>,
 }
 
 /// A checkpoint of guided diffusion.
@@ -158,6 +179,16 @@ struct CascadeStage {
     sampler: Option<String>,
     eta: Option<f64>,
     noise_level: Option<usize>,
+    /// It runs where it is asked for; upsamplers only.
+    #[serde(default)]
+    optional: bool,
+}
+
+/// An upsampler's `model_index.json`.
+#[derive(Deserialize)]
+struct UpsamplerIndex {
+    num_inference_steps: Option<usize>,
+    scale: Option<usize>,
 }
 
 /// What the reference pipelines take by default (diffusers' `__call__` signatures).
@@ -173,7 +204,7 @@ fn pipeline_defaults(class: &str) -> Option<Defaults> {
 impl Model {
     /// Tells what the folders or files hold.
     pub(crate) fn find(paths: &[PathBuf], options: &LoadOptions) -> Result<Model> {
-        let [first, rest @ ..] = paths else {
+        let [first, ..] = paths else {
             return Err(Error::Request("no model is given".into()));
         };
         let (glide, adm) = (is_glide(first), first.is_file() || is_adm_folder(first));
@@ -192,23 +223,34 @@ impl Model {
             let what = "`--classifier` and `--flags` are for OpenAI's checkpoints (guided diffusion, GLIDE); leave them out";
             return Err(Error::Request(what.into()));
         }
-        let cascade = first.join("cascade.json");
-        if rest.is_empty() && cascade.exists() {
-            return Ok(Model::Imagen(read_cascade(first, &cascade)?));
+        let (paths, upsamplers) = split_upsamplers(paths)?;
+        if paths.is_empty() {
+            return Ok(Model::Upsampler(upsamplers));
+        }
+        let (alone, cascade) = (paths.len() == 1, first.join("cascade.json"));
+        if alone && cascade.exists() {
+            let mut files = read_cascade(first, &cascade)?;
+            add_upsamplers(&mut files.upsamplers, upsamplers);
+            return Ok(Model::Imagen(files));
         }
         let class = class_of(first)?;
-        if rest.is_empty() && matches!(class.as_str(), "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel") {
+        if alone
+            && upsamplers.is_empty()
+            && matches!(class.as_str(), "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel")
+        {
             let defaults = pipeline_defaults(&class).ok_or_else(|| unknown(first, &class))?;
             return Ok(Model::Ddpm(first.clone(), defaults));
         }
         if class.starts_with("UnCLIP") {
-            return Ok(Model::UnClip(find_unclip(paths)?));
+            let mut files = find_unclip(paths)?;
+            add_upsamplers(&mut files.upsamplers, upsamplers);
+            return Ok(Model::UnClip(files));
         }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()
             .map(|folder| Ok(StageFiles { folder: folder.clone(), defaults: stage_defaults(folder)? }))
             .collect();
-        Ok(Model::Imagen(stages?))
+        Ok(Model::Imagen(ImagenFiles { stages: stages?, upsamplers }))
     }
 }
 
@@ -224,8 +266,8 @@ fn unknown(folder: &Path, class: &str) -> Error {
         folder,
         format!(
             "holds a `{class}`, which cannot be run here. A cascade is made of IFPipeline and IFSuperResolutionPipeline \
-             (DeepFloyd IF), an unCLIP of UnCLIPPipeline and UnCLIPImageVariationPipeline (Karlo); DDPMPipeline and \
-             DDIMPipeline run alone"
+             (DeepFloyd IF), an unCLIP of UnCLIPPipeline and UnCLIPImageVariationPipeline (Karlo), and ancestral.Upsampler \
+             may follow either; DDPMPipeline and DDIMPipeline run alone"
         ),
     )
 }
@@ -249,38 +291,106 @@ fn class_of(folder: &Path) -> Result<String> {
     Ok(class.class_name)
 }
 
-fn read_cascade(root: &Path, path: &Path) -> Result<Vec<StageFiles>> {
+/// The class of an upsampler's folder.
+const UPSAMPLER: &str = "ancestral.Upsampler";
+
+fn is_upsampler(folder: &Path) -> bool {
+    read_json::<ClassName>(&folder.join("model_index.json")).is_ok_and(|index| index.class_name == UPSAMPLER)
+}
+
+/// Parts the models of a cascade from the upsamplers after them.
+fn split_upsamplers(paths: &[PathBuf]) -> Result<(&[PathBuf], Vec<UpsamplerFiles>)> {
+    let first = paths.iter().position(|path| is_upsampler(path)).unwrap_or(paths.len());
+    let (models, upsamplers) = paths.split_at(first);
+    if let Some(path) = upsamplers.iter().find(|path| !is_upsampler(path)) {
+        return Err(Error::file(path, "comes after an upsampler; upsamplers are the last stages"));
+    }
+    if upsamplers.len() > MAX_STAGES {
+        let what = format!("{} upsamplers; give at most {MAX_STAGES}", upsamplers.len());
+        return Err(Error::Request(what));
+    }
+    Ok((models, upsamplers.iter().map(|path| read_upsampler(path)).collect::<Result<_>>()?))
+}
+
+/// Upsamplers that the caller names take the place of the model's optional ones.
+fn add_upsamplers(own: &mut Vec<UpsamplerFiles>, given: Vec<UpsamplerFiles>) {
+    own.retain(|files| given.is_empty() || !files.optional);
+    own.extend(given);
+}
+
+/// Reads what an upsampler's `model_index.json` says.
+pub(crate) fn read_upsampler(folder: &Path) -> Result<UpsamplerFiles> {
+    // As in DALL·E 2's second upsampler (Ramesh et al. 2022, table 3).
+    const STEPS: usize = 15;
+    const SCALE: usize = 4;
+    const MAX_SCALE: usize = 16;
+    let class = class_of(folder)?;
+    let path = folder.join("model_index.json");
+    require(&path, "_class_name", class == UPSAMPLER, || format!("`{class}`, not `{UPSAMPLER}`"))?;
+    let index: UpsamplerIndex = read_json(&path)?;
+    let (steps, scale) = (index.num_inference_steps.unwrap_or(STEPS), index.scale.unwrap_or(SCALE));
+    require(&path, "num_inference_steps", steps > 0, || "0 steps make no picture; give 1 or more".into())?;
+    require(&path, "scale", (2..=MAX_SCALE).contains(&scale), || {
+        format!("{scale} is out of range; give 2 to {MAX_SCALE}")
+    })?;
+    let defaults = Defaults::of(steps, 1.0, 0);
+    Ok(UpsamplerFiles { folder: folder.to_path_buf(), scale, defaults, optional: false })
+}
+
+fn read_cascade(root: &Path, path: &Path) -> Result<ImagenFiles> {
     let cascade: Cascade = read_json(path)?;
     let count = cascade.stages.len();
     if count == 0 || count > MAX_STAGES {
         let what = format!("{count} stages; name 1 to {MAX_STAGES} folders, a base stage's first");
         return Err(Error::config(path, "stages", what));
     }
-    cascade.stages.iter().map(|stage| read_stage(root, path, stage)).collect()
+    let mut files = ImagenFiles { stages: Vec::new(), upsamplers: Vec::new() };
+    for stage in &cascade.stages {
+        let folder = inside_or_beside(root, path, "path", &stage.path)?;
+        if is_upsampler(&folder) {
+            let upsampler = read_upsampler(&folder)?;
+            let usual = stage.guidance_scale.is_none_or(|scale| scale == 1.0) && stage.noise_level.is_none();
+            require(path, "guidance_scale", usual, || {
+                format!("`{}` is unguided and sees no noise level: leave both out", stage.path)
+            })?;
+            let after = files.upsamplers.last().is_some_and(|last| last.optional);
+            require(path, "optional", stage.optional || !after, || {
+                format!("`{}` follows an optional stage and is not optional itself", stage.path)
+            })?;
+            let defaults = stage.over(path, &upsampler.defaults)?;
+            files.upsamplers.push(UpsamplerFiles { defaults, optional: stage.optional, ..upsampler });
+            continue;
+        }
+        require(path, "stages", files.upsamplers.is_empty(), || {
+            format!("`{}` follows an upsampler; upsamplers are the last stages", stage.path)
+        })?;
+        require(path, "optional", !stage.optional, || {
+            format!("`{}` is no upsampler; only upsamplers are optional", stage.path)
+        })?;
+        let defaults = stage.over(path, &stage_defaults(&folder)?)?;
+        files.stages.push(StageFiles { folder, defaults });
+    }
+    require(path, "stages", !files.stages.is_empty(), || "upsamplers only; name a base stage first".into())?;
+    Ok(files)
 }
 
-fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFiles> {
-    let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    if !Path::new(&stage.path).components().all(inside) {
-        let what = format!("`{}` leads out of the model's folder; stages lie inside it", stage.path);
-        return Err(Error::config(path, "path", what));
+impl CascadeStage {
+    /// Its settings, where it has any, over those that are usual.
+    fn over(&self, path: &Path, usual: &Defaults) -> Result<Defaults> {
+        let defaults = Defaults {
+            steps: self.steps.unwrap_or(usual.steps),
+            respacing: None,
+            guidance_scale: self.guidance_scale.unwrap_or(usual.guidance_scale),
+            sampler: sampler(path, self.sampler.as_deref(), self.eta)?,
+            noise_level: self.noise_level.unwrap_or(usual.noise_level),
+        };
+        let scale = defaults.guidance_scale;
+        require(path, "steps", defaults.steps > 0, || "0 steps make no picture; give 1 or more".into())?;
+        require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&scale), || {
+            format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+        })?;
+        Ok(defaults)
     }
-    let folder = root.join(&stage.path);
-    let base = stage_defaults(&folder)?;
-    let sampler = sampler(path, stage.sampler.as_deref(), stage.eta)?;
-    let defaults = Defaults {
-        steps: stage.steps.unwrap_or(base.steps),
-        respacing: None,
-        guidance_scale: stage.guidance_scale.unwrap_or(base.guidance_scale),
-        sampler,
-        noise_level: stage.noise_level.unwrap_or(base.noise_level),
-    };
-    let scale = defaults.guidance_scale;
-    require(path, "steps", defaults.steps > 0, || "0 steps make no picture; give 1 or more".into())?;
-    require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&scale), || {
-        format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
-    })?;
-    Ok(StageFiles { folder, defaults })
 }
 
 /// What an unCLIP's `model_index.json` may say besides its parts, by the names of the pipelines' own settings.
@@ -288,6 +398,8 @@ fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFil
 struct UnClipIndex {
     /// A CLIP in place of encoders in the folder: a folder inside it, or beside it.
     clip: Option<String>,
+    /// What enlarges its pictures further, where it is asked for: a folder inside it, or beside it.
+    upsampler: Option<String>,
     /// What the pipeline is made of, each as its library and class.
     #[serde(flatten)]
     parts: serde_json::Map<String, serde_json::Value>,
@@ -321,6 +433,11 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
         defaults("decoder", decoder, index.decoder_guidance_scale, Defaults::of(25, 8.0, 0))?,
         defaults("super_res", index.super_res_num_inference_steps, None, Defaults::of(7, 1.0, 0))?,
     ];
+    let upsampler = index.upsampler.as_deref().map(|name| {
+        let files = read_upsampler(&inside_or_beside(folder, &path, "upsampler", name)?)?;
+        Ok(UpsamplerFiles { optional: true, ..files })
+    });
+    let upsamplers = upsampler.transpose()?.into_iter().collect();
     let one_for_all_steps = !index.parts.contains_key("super_res_last");
     let mut files = UnClipFiles {
         folder: folder.clone(),
@@ -329,6 +446,7 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
         clip,
         one_for_all_steps,
         defaults,
+        upsamplers,
     };
     for (i, folder) in paths.iter().enumerate() {
         let class = class_of(folder)?;

@@ -119,7 +119,8 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
-    /// Stop after this many stages.
+    /// Run this many stages: fewer stop early, more take optional ones, too, as the bundled models' upsampler to
+    /// 1024×1024.
     pub fn stages(mut self, stages: usize) -> Self {
         self.stages = Some(stages);
         self
@@ -348,6 +349,11 @@ pub(crate) fn stages_and_sizes(
 
 /// How many of the model's stages run.
 pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
+    stage_count_of(cfg, have, have)
+}
+
+/// How many stages run, of a model that runs `usual` of those that it has unless more or fewer are asked for.
+pub(crate) fn stage_count_of(cfg: &GenerateConfig<'_>, have: usize, usual: usize) -> Result<usize> {
     for (what, given) in [
         ("numbers of steps", cfg.steps.len()),
         ("respacings", cfg.respacing.len()),
@@ -360,7 +366,7 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
             )));
         }
     }
-    let count = cfg.stages.unwrap_or(have);
+    let count = cfg.stages.unwrap_or(usual);
     if count == 0 || count > have {
         let range = if have == 1 { "only 1".into() } else { format!("1 to {have}") };
         return Err(Error::Request(format!("{count} stages: this model has {have}; give {range}")));
@@ -372,6 +378,7 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
 pub(crate) type Size = (usize, usize);
 
 /// What a stage needs of the final picture's size.
+#[derive(Clone, Copy)]
 pub(crate) struct StageSide {
     /// Side of the pictures the stage was trained on.
     pub side: usize,
@@ -441,6 +448,22 @@ fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     pictures.chain([(mask.width(), mask.height())]).try_for_each(|size| mask.drawn_in(size).map(drop))
 }
 
+/// Refuses pictures of a size that are too large, or too many for it.
+pub(crate) fn check_size(cfg: &GenerateConfig<'_>, size: Option<Size>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    let Some((w, h)) = size else { return Ok(()) };
+    if w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE {
+        return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}; give another `--size`"));
+    }
+    if cfg.count * w * h > MAX_PIXELS {
+        return refuse(format!(
+            "{} pictures of {w}x{h} pixels at once: give a smaller `--size` or `--count`",
+            cfg.count
+        ));
+    }
+    Ok(())
+}
+
 /// Refuses latents that make no sense, and what there cannot be beside them.
 fn check_latents(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
@@ -481,17 +504,7 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     if cfg.count == 0 || cfg.count > MAX_COUNT {
         return refuse(format!("{} pictures at once: give 1 to {MAX_COUNT}", cfg.count));
     }
-    if let Some((w, h)) = cfg.size {
-        if w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE {
-            return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}; give another `--size`"));
-        }
-        if cfg.count * w * h > MAX_PIXELS {
-            return refuse(format!(
-                "{} pictures of {w}x{h} pixels at once: give a smaller `--size` or `--count`",
-                cfg.count
-            ));
-        }
-    }
+    check_size(cfg, cfg.size)?;
     if let Some(scale) = cfg.guidance_scale.iter().find(|s| !(0.0..=MAX_GUIDANCE).contains(*s)) {
         return refuse(format!(
             "a guidance scale of {scale}: give a number from 0 to {MAX_GUIDANCE}; 1 is none"

@@ -125,7 +125,7 @@ fn requests_and_files_that_make_no_sense() {
     let model = golden("unclip");
     let name = model.to_str().unwrap();
     let asked = |args: &[&str], parts: &[&str]| refused(&[&[PROMPT, "--model", name], args].concat(), parts);
-    asked(&["--stages", "1"], &["prior", "give 2 or 3"]);
+    asked(&["--stages", "1"], &["prior", "give 2 or more"]);
     asked(&["--steps", "3,1"], &["at least 2"]);
     asked(&["--steps", "3,3,2,2"], &["4 numbers of steps", "3 stages"]);
     asked(&["--size", "20x32"], &["20x32", "multiples"]);

@@ -29,7 +29,8 @@ pub struct Drawing {
     /// Width and height of the model's final picture, e.g. 256x256
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<(usize, usize)>,
-    /// Stop after this many stages
+    /// Run this many stages: fewer stop early, more take a model's optional upsampler, e.g. to 1024x1024 [default: all but
+    /// that]
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     /// Denoising steps, by stage if separated by commas

@@ -17,7 +17,8 @@ pub struct Generate {
     prompt: Option<String>,
     #[command(flatten)]
     drawing: Drawing,
-    /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
+    /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw. An upsampler
+    /// by itself takes one of any size
     #[arg(help_heading = "Pictures to begin with", long, value_name = "PNG")]
     from: Vec<PathBuf>,
     /// Image variation (Karlo's): a PNG or JPEG to draw others of; one for all, or one for each picture to draw

@@ -102,8 +102,8 @@ impl UnClip {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct Model {
-    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a
-    /// bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages and
+    /// upsamplers [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe

@@ -4,6 +4,7 @@
 //! [`weights`](crate::graph::Graph::weights) are what its checkpoint must hold.
 
 pub mod adm;
+pub mod ar_prior;
 pub mod attention;
 pub mod blocks;
 pub(crate) mod check;

@@ -9,6 +9,7 @@ mod invert;
 pub mod repaint;
 mod start;
 pub mod unclip;
+pub mod upsampler;
 
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::engine::{OnProgress, Progress};

@@ -6,53 +6,35 @@
 //! a picture, 0 is the decoder, 1 super-resolution, which is never guided. The last step of super-resolution is another
 //! network's than those before it.
 
+mod ar_prior;
 mod encoders;
 mod latents;
 mod projection;
 mod stage;
 
+pub use ar_prior::{AutoregressivePrior, TokenDecoder};
 pub use encoders::{Captions, PictureEncoder, TextEncoder};
 pub use projection::Projection;
 pub use stage::{Kind, Stage, prior_network};
 
 use super::denoise::{Denoiser, Guided, Noise, Shape, StepDone};
 use super::start::{Place, Start, start};
+use super::upsampler::{Chain, Stages, Upsampler, Upsamplers};
 use super::{Condition, Run, System, imagen, initial_noise, lent, progress};
 use crate::clip::Clip;
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::Step;
 use crate::error::{Error, Result};
 use crate::estimate::{NetworkCost, Target};
-use crate::graph::{Graph, Storage};
-use crate::guidance::OPTIONS;
-use crate::kernels::resample::{Resample, resample};
+use crate::graph::Graph;
 use crate::layout::{Defaults, UnClipFiles};
 use crate::models::check::require;
 use crate::models::pca::Pca;
 use crate::picture::Picture;
-use crate::request::{
-    GenerateConfig, Size, StageSide, first_stage, guidance_scale, latent_steps, stage_count, stage_sizes,
-    stage_steps,
-};
+use crate::request::{GenerateConfig, Size, guidance_scale, latent_steps, stage_steps};
 use crate::text::caption;
 use crate::weights::Checkpoint;
 use std::path::Path;
-
-/// Pictures `[N, h, w, 3]` of a size (width, height) at the size of `shape`: clamped to -1 to 1, then bicubic over all of
-/// the pixels that become one.
-///
-/// Errors: a device that fails.
-pub fn enlarged(device: &Device, values: &[f32], (w, h): Size, shape: Shape) -> Result<Vec<f32>> {
-    let mut g = Graph::new();
-    let x = g.input("x", &[shape.pictures, h, w, shape.channels], Storage::Elem);
-    let mode = Resample::Bicubic { antialias: true };
-    let y = resample(&mut g, "up", &x, shape.height, shape.width, mode);
-    g.output("y", &y);
-    let mut program = device.program(g, &Weights::none(), &OPTIONS)?;
-    program.write("x", &values.iter().map(|v| v.clamp(-1.0, 1.0)).collect::<Vec<_>>());
-    program.run(&mut |_| true)?;
-    program.read("y")
-}
 
 /// The mask `[N, L]` of captions with so many tokens before and after each that are always seen.
 pub fn padded_mask(mask: &[f32], length: usize, before: usize, after: usize) -> Vec<f32> {
@@ -71,26 +53,35 @@ pub(crate) struct UnClip {
     pictures: Option<PictureEncoder>,
     projection: Projection,
     decoder: Stage,
+    /// Super-resolution, and what enlarges its pictures further.
+    upsamplers: Upsamplers,
     /// The principal components of embeddings, which the autoregressive prior's folder has.
     axes: Option<Pca>,
-    /// The network of all steps, or of all but the last, and then the last one's.
-    super_resolution: Vec<Stage>,
-    /// Of prior, decoder and super-resolution.
-    defaults: [Defaults; 3],
+    /// Of prior and decoder.
+    defaults: [Defaults; 2],
 }
 
 /// A run's sizes and steps.
 struct Request {
     /// Stages before those that draw pictures: the prior, unless pictures are varied.
     before: usize,
-    /// The first stage of those that draw pictures: 0, or 1 where a picture of the decoder is given.
+    /// The first stage of those that draw pictures: 0, or a later one where pictures to go on from are given.
     first: usize,
-    /// Of the decoder's pictures and, if it runs, of super-resolution's.
+    /// Of the decoder's pictures and of each upsampler's that runs.
     sizes: Vec<Size>,
     /// By stage.
     steps: Vec<Vec<Step>>,
-    /// Guidance scales by stage.
+    /// Guidance scales of prior and decoder.
     scales: Vec<f64>,
+}
+
+impl Request {
+    /// What comes after the decoder.
+    fn chain(&self) -> Chain<'_> {
+        let before = self.before + 1;
+        let passed = self.first.saturating_sub(1);
+        Chain { before, sizes: &self.sizes, passed, steps: &self.steps[before..] }
+    }
 }
 
 impl UnClip {
@@ -111,15 +102,15 @@ impl UnClip {
         };
         let projection = Projection::load(folder, variant)?;
         let decoder = Stage::load(folder, "decoder", variant)?;
-        let count = if files.one_for_all_steps { 1 } else { 2 };
-        let parts = ["super_res_first", "super_res_last"].into_iter().take(count);
-        let super_resolution = parts.map(|part| Stage::load(folder, part, variant)).collect::<Result<_>>()?;
         let prior = files.prior.as_ref().map(|folder| Stage::load(folder, "prior", variant)).transpose()?;
         let axes = Some(folder.join("prior_ar"))
             .filter(|folder| folder.is_dir())
             .map(|folder| Pca::read(&Checkpoint::open(&folder, "diffusion_pytorch_model", variant)?));
-        let (defaults, axes) = (files.defaults.clone(), axes.transpose()?);
-        let model = UnClip { text, prior, pictures, projection, decoder, axes, super_resolution, defaults };
+        let axes = axes.transpose()?;
+        let [defaults @ .., enlarging] = files.defaults.clone();
+        let upsampler = Upsampler::load_karlo(folder, files.one_for_all_steps, variant)?;
+        let upsamplers = Upsamplers::load(&files.upsamplers, variant)?.after(upsampler, enlarging);
+        let model = UnClip { text, prior, pictures, projection, decoder, axes, upsamplers, defaults };
         model.check(files)?;
         Ok(model)
     }
@@ -162,52 +153,48 @@ impl UnClip {
         Ok(())
     }
 
-    /// The stages of a run, in order, with their defaults.
-    fn run_stages(&self, before: usize) -> impl Iterator<Item = (&Stage, &Defaults)> {
-        let [prior, decoder, enlarger] = &self.defaults;
+    /// The stages of a run before the upsamplers, in order, with their defaults.
+    fn own_stages(&self, before: usize) -> impl Iterator<Item = (&Stage, &Defaults)> {
+        let [prior, decoder] = &self.defaults;
         let prior = self.prior.iter().map(move |stage| (stage, prior));
-        let enlargers = self.super_resolution.iter().take(1).map(move |stage| (stage, enlarger));
-        prior.take(before).chain([(&self.decoder, decoder)]).chain(enlargers)
+        prior.take(before).chain([(&self.decoder, decoder)])
     }
 
     fn request(&self, cfg: &GenerateConfig<'_>) -> Result<Request> {
         let before = usize::from(self.prior.is_some() && cfg.image.is_empty() && cfg.latents.is_empty());
-        let stages: Vec<(&Stage, &Defaults)> = self.run_stages(before).collect();
-        let count = stage_count(cfg, stages.len())?;
-        if count <= before {
-            let (least, most) = (before + 1, stages.len());
-            let what = format!("stage 1 is the prior, which draws no picture: give {least} or {most}");
+        let side = self.decoder.kind.side();
+        if let Some(count) = cfg.stages.filter(|count| (1..=before).contains(count)) {
+            let what = format!("stage 1 is the prior, which draws no picture: give {} or more", before + 1);
             return Err(Error::Request(format!("{count} stages: {what}")));
         }
-        let stages = &stages[..count];
-        let sides: Vec<StageSide> = stages[before..].iter().map(|(stage, _)| stage.kind.side()).collect();
-        let sizes = stage_sizes(&sides, cfg.size)?;
-        let first = first_stage(cfg, &sizes)?;
-        let numbered = || stages.iter().enumerate();
+        let Stages { count, sizes, first } = self.upsamplers.stages(cfg, before, &[side])?;
+        let own = || self.own_stages(before).enumerate();
         let from_latents = |i: usize| i == before && !cfg.latents.is_empty();
-        let steps = numbered().map(|(i, (stage, defaults))| match from_latents(i) {
+        let steps = own().map(|(i, (stage, defaults))| match from_latents(i) {
             true => latent_steps(&stage.scheduler, defaults, cfg, i),
             false => stage_steps(&stage.scheduler, defaults, cfg, i),
         });
+        let mut steps = steps.collect::<Result<Vec<_>>>()?;
+        steps.extend(self.upsamplers.steps(cfg, before + 1, count - before - 1)?);
         let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
-        let scales = numbered().map(|(i, (_, defaults))| match from_latents(i) && inverted {
+        let scales = own().map(|(i, (_, defaults))| match from_latents(i) && inverted {
             true => cfg.guidance_scale.get(i).copied().unwrap_or(1.0),
             false => guidance_scale(defaults, cfg, i),
         });
+        let scales = scales.collect();
         self.check_latents(&cfg.latents, sizes[0])?;
-        Ok(Request { before, first, sizes, steps: steps.collect::<Result<_>>()?, scales: scales.collect() })
+        Ok(Request { before, first, sizes, steps, scales })
     }
 
-    /// The sizes of a stage's run.
+    /// The sizes of the prior's or the decoder's run.
     fn shape(&self, request: &Request, index: usize, pictures: usize) -> Shape {
         let tokens = self.text.config.context;
         let (stage, size, tokens) = match (&self.prior, index.checked_sub(request.before)) {
             (Some(prior), None) => (prior, (1, 1), tokens),
-            (_, Some(0) | None) => {
+            _ => {
                 let tokens = tokens + self.projection.config.clip_extra_context_tokens;
                 (&self.decoder, request.sizes[0], tokens)
             }
-            (_, Some(at)) => (&self.super_resolution[0], request.sizes[at], 0),
         };
         stage.shape(&request.steps[index], pictures, size, tokens, request.scales[index])
     }
@@ -319,42 +306,6 @@ impl UnClip {
         self.decoder.release_if_large();
         pictures
     }
-
-    /// The decoder's pictures enlarged `[N, H, W, 3]`.
-    fn enlarge(
-        &mut self,
-        (device, options): (&Device, &ProgramOptions),
-        request: &Request,
-        small: &[f32],
-        cfg: &mut GenerateConfig<'_>,
-        noise: &mut dyn Noise,
-    ) -> Result<Vec<f32>> {
-        let index = request.before + 1;
-        let shape = self.shape(request, index, cfg.count);
-        // It is led by the small picture, in which all that is kept is to be seen.
-        let before = Some((small, request.sizes[0]));
-        let place = Place { stage: 1, shape, steps: &request.steps[index], sees: true, before };
-        let Start { steps, mut x, kept } = start(cfg, &place, initial_noise(noise, shape))?;
-        let low_res = enlarged(device, small, request.sizes[0], shape)?;
-        let mut on_step = progress(cfg.on_progress.as_mut(), (index, request.steps.len()), request.sizes[1]);
-        let (first, last) = steps.split_at(steps.len() - (self.super_resolution.len() - 1).min(steps.len()));
-        let mut done = 0.0;
-        for (stage, part) in self.super_resolution.iter_mut().zip([first, last]) {
-            if part.is_empty() {
-                continue;
-            }
-            let denoiser = stage.denoiser(device, options, shape)?;
-            denoiser.write("low_res", &low_res);
-            let mut guided = Guided { kept: kept.clone(), ..Guided::classifier_free(1.0) };
-            let mut of_both = |step: StepDone<'_>| {
-                on_step(StepDone { done: done + step.done, steps: steps.len(), estimate: step.estimate })
-            };
-            x = denoiser.sample(part, &mut guided, noise, x, &mut of_both)?;
-            stage.release_if_large();
-            done += part.len() as f32;
-        }
-        Ok(x)
-    }
 }
 
 /// Rows of a negative prompt and a prompt as a network's batch: each for every picture, the former only if guided.
@@ -366,7 +317,7 @@ fn halves(values: &[f32], shape: Shape) -> Vec<f32> {
 
 impl System for UnClip {
     fn stages(&self) -> usize {
-        self.run_stages(1).count()
+        self.own_stages(1).count() + self.upsamplers.len()
     }
 
     fn condition(&self) -> Condition {
@@ -398,21 +349,18 @@ impl System for UnClip {
             return Err(Error::Request(what.into()));
         }
         let at = (device, options);
-        let ((mut width, mut height), mut pictures) = (request.sizes[0], Vec::new());
+        let mut pictures: Vec<f32> = cfg.from.iter().flat_map(|picture| &picture.values).copied().collect();
         if request.first == 0 {
             let captions = self.captions(device, &request, prompt, cfg)?;
             let embeddings = self.embeddings(at, &request, &captions, cfg, noise)?;
             pictures = self.decode(at, &request, (&captions, &embeddings), cfg, noise)?;
-        } else {
-            pictures.extend(cfg.from.iter().flat_map(|picture| &picture.values));
-        }
-        if let Some(size) = request.sizes.get(1) {
-            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.first == 0) {
+            let (width, height) = request.sizes[0];
+            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| request.sizes.len() > 1) {
                 on_stage(request.before, &Picture::split(&pictures, height, width, 3));
             }
-            pictures = self.enlarge(at, &request, &pictures, cfg, noise)?;
-            (width, height) = *size;
         }
+        let pictures = self.upsamplers.run(at, &request.chain(), pictures, cfg, noise)?;
+        let (width, height) = request.sizes[request.sizes.len() - 1];
         Ok(Picture::split(&pictures, height, width, 3))
     }
 
@@ -446,28 +394,16 @@ impl System for UnClip {
             networks.push(NetworkCost::of_once("text projection", sizes, graph, on));
             networks.push(cost("decoder", &self.decoder, before, steps(before)));
         }
-        if request.sizes.len() > 1 {
-            let index = before + 1;
-            match &self.super_resolution[..] {
-                [first, last] => {
-                    networks.push(cost("super-resolution", first, index, steps(index) - 1));
-                    networks.push(cost("super-resolution, last step", last, index, 1));
-                }
-                all => {
-                    networks.extend(all.iter().map(|one| cost("super-resolution", one, index, steps(index))))
-                }
-            }
-        }
+        networks.extend(self.upsamplers.plan(&request.chain(), cfg.count, on));
         Ok(networks)
     }
 
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
         let prior = self.prior.iter().map(|prior| ("prior", prior));
-        let enlargers = ["super_res_first", "super_res_last"].into_iter().zip(&self.super_resolution);
         prior
             .chain([("decoder", &self.decoder)])
-            .chain(enlargers)
             .map(|(name, stage)| (name.to_string(), stage.kind.graph(), stage.weights()))
+            .chain(self.upsamplers.networks())
             .collect()
     }
 }

@@ -6,23 +6,22 @@ use crate::error::Result;
 use crate::graph::{Graph, Storage};
 use crate::guidance::OPTIONS;
 use crate::models::check::require;
-use crate::models::{prior, unet, unet2d};
+use crate::models::{prior, unet};
 use crate::request::{Size, StageSide};
 use crate::systems::denoise::{self, Denoiser, Shape};
-use crate::systems::{ddpm, imagen};
+use crate::systems::imagen;
 use crate::weights::{Checkpoint, read_json};
 use std::path::Path;
 use std::sync::Arc;
 
 /// What a stage's network is.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has two of them")]
 pub enum Kind {
     /// It draws embeddings.
     Prior(prior::Config),
     /// It draws pictures of embeddings.
     Decoder(unet::Config),
-    /// It enlarges pictures.
-    SuperResolution(unet2d::Config),
 }
 
 impl Kind {
@@ -34,21 +33,13 @@ impl Kind {
                 config.validate(path)?;
                 Ok(Kind::Prior(config))
             }
-            "decoder" => {
+            _ => {
                 let config: unet::Config = read_json(path)?;
                 config.validate(path)?;
                 require(path, "class_embed_type", config.takes_embedding(), || {
                     "unCLIP's decoder has `identity`: a picture's embedding joins the time's".into()
                 })?;
                 Ok(Kind::Decoder(config))
-            }
-            _ => {
-                let config: unet2d::Config = read_json(path)?;
-                config.validate(path)?;
-                require(path, "in_channels", config.is_super_resolution(), || {
-                    format!("{} channels; a super-resolution network takes 6", config.in_channels)
-                })?;
-                Ok(Kind::SuperResolution(config))
             }
         }
     }
@@ -58,7 +49,6 @@ impl Kind {
         match self {
             Kind::Prior(config) => config.graph(),
             Kind::Decoder(config) => imagen::network_graph(config),
-            Kind::SuperResolution(config) => ddpm::network_graph(config),
         }
     }
 
@@ -67,7 +57,6 @@ impl Kind {
         match self {
             Kind::Prior(config) => prior_network(config),
             Kind::Decoder(config) => imagen::network(config),
-            Kind::SuperResolution(config) => ddpm::network(config),
         }
     }
 
@@ -76,7 +65,6 @@ impl Kind {
         match self {
             Kind::Prior(config) => [config.embedding_dim; 2],
             Kind::Decoder(config) => [config.in_channels, config.out_channels],
-            Kind::SuperResolution(config) => [config.sample_channels(), config.out_channels],
         }
     }
 
@@ -84,9 +72,6 @@ impl Kind {
         match self {
             Kind::Prior(_) => StageSide { side: 1, multiple: 1 },
             Kind::Decoder(config) => StageSide { side: config.sample_size, multiple: config.size_multiple() },
-            Kind::SuperResolution(config) => {
-                StageSide { side: config.sample_size, multiple: config.size_multiple() }
-            }
         }
     }
 }
@@ -115,16 +100,12 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Reads a network's folder, `part` of a pipeline's (`prior`, `decoder`, `super_res_first`, `super_res_last`), and its
-    /// scheduler, and checks every tensor.
+    /// Reads a network's folder, `part` of a pipeline's (`prior`, `decoder`), and its scheduler, and checks every tensor.
     ///
     /// Errors: files that are absent, broken, or of another network.
     pub fn load(folder: &Path, part: &str, variant: Option<&str>) -> Result<Self> {
-        let scheduler = match part {
-            "prior" | "decoder" => format!("{part}_scheduler"),
-            _ => "super_res_scheduler".into(),
-        };
-        let scheduler = SchedulerConfig::read(&folder.join(scheduler).join("scheduler_config.json"))?;
+        let scheduler = folder.join(format!("{part}_scheduler/scheduler_config.json"));
+        let scheduler = SchedulerConfig::read(&scheduler)?;
         let folder = folder.join(part);
         let path = folder.join("config.json");
         let kind = Kind::read(&path, part)?;
@@ -155,7 +136,7 @@ impl Stage {
     }
 
     /// The program for pictures or embeddings of a shape. Its inputs besides the sample: the prior's `embeds`, `states`
-    /// and `mask`; the decoder's `context`, `class_labels` and `mask`; super-resolution's `low_res` `[N, H, W, 3]`.
+    /// and `mask`; the decoder's `context`, `class_labels` and `mask`.
     pub fn denoiser(
         &mut self,
         device: &Device,

@@ -18,6 +18,8 @@ mod configs;
 mod edit;
 #[path = "cli/glide.rs"]
 mod glide;
+#[path = "cli/latents.rs"]
+mod latents;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/plans.rs"]

@@ -312,22 +312,28 @@ pub(crate) fn stage_steps(
     steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
 }
 
-/// The steps of unCLIP's decoder for latents: DDIM's, on timesteps whose inversion is well-conditioned.
+/// The steps of unCLIP's decoder for latents: DDIM's; where they bring their noise without clipping, on timesteps whose
+/// inversion is well-conditioned.
 pub(crate) fn latent_steps(
     scheduler: &SchedulerConfig,
     defaults: &Defaults,
     cfg: &GenerateConfig<'_>,
     index: usize,
 ) -> Result<Vec<Step>> {
+    let sampler = Sampler::Ddim {
+        eta: cfg.eta.unwrap_or(0.0),
+        rederive_epsilon: scheduler.precision == Precision::Float64,
+    };
+    let mut scheduler = scheduler.clone();
     let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
-    let clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
-    let scheduler = SchedulerConfig { clip, ..scheduler.clone() };
+    scheduler.clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps);
     let timesteps = match cfg.respacing.get(index) {
         Some(respacing) => Timesteps::Respaced(respacing.clone()),
-        None => invertible_timesteps(&scheduler, cfg.steps.get(index).copied().unwrap_or(defaults.steps))?,
+        None if inverted => invertible_timesteps(&scheduler, count)?,
+        None => scheduler.timesteps(&sampler, count),
     };
-    let rederive_epsilon = scheduler.precision == Precision::Float64;
-    steps(&scheduler, &Sampler::Ddim { eta: cfg.eta.unwrap_or(0.0), rederive_epsilon }, timesteps)
+    steps(&scheduler, &sampler, timesteps)
 }
 
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.

@@ -71,7 +71,6 @@ fn golden_wrong_configs_are_seen() {
         (AR_PRIOR, "small/prior_ar/config.json", "dot_default", json!(2)),
         (UPSAMPLER, "pipeline/config.json", "norm_eps", json!(1e-4)),
         (UPSAMPLER, "pipeline/config.json", "flip_sin_to_cos", json!(false)),
-        (UPSAMPLER, "pipeline/model_index.json", "scale", json!(2)),
         (UPSAMPLER, scheduler, "prediction_type", json!("epsilon")),
         (UPSAMPLER, scheduler, "timestep_spacing", json!("leading")),
         (VARIATION, "pipeline/image_encoder/config.json", "num_attention_heads", json!(2)),

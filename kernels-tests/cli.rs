@@ -30,6 +30,8 @@ mod requests;
 mod stages;
 #[path = "cli/tensors.rs"]
 mod tensors;
+#[path = "common/token_prior.rs"]
+mod token_prior;
 #[path = "cli/unclip.rs"]
 mod unclip;
 #[path = "cli/upsampler.rs"]

@@ -7,20 +7,23 @@
 //! components are the same for every picture of a caption and are computed at once, the [prefix](Config::prefix); then
 //! each [step](Config::step) is one token, which sees the keys and values that those before it left in a cache.
 
+mod alphabet;
+
+pub use alphabet::Alphabet;
+
 use super::attention::{join, options, rows};
 use super::blocks::{linear, linears};
 use super::check::{MAX_CHANNELS, MAX_LAYERS, range, require};
 use super::pca::Pca;
 use super::prior::{HIDDEN, MAX_HEADS, MAX_TOKENS};
-use crate::error::{Error, Result};
-use crate::graph::{Graph, Repack, Storage, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention::{KeyValue, MAX_HEAD_DIM, Options, attention};
 use crate::kernels::cut::cut;
 use crate::kernels::elementwise::{activate, add};
 use crate::kernels::embedding::embedding;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::layer_norm::layer_norm;
-use crate::weights::Checkpoint;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -306,22 +309,20 @@ impl Config {
         ]
     }
 
-    /// The checkpoint's tensors that are no part of the network: what its tokens stand for.
-    pub fn tables(&self) -> Vec<(&'static str, Vec<usize>)> {
+    /// The [graph](Config::graph) of one caption with all that its checkpoint holds: also, among its tensors, what the
+    /// tokens stand for, which no node reads.
+    pub fn whole(&self) -> Graph {
         let (components, columns) = (self.num_components, self.embedding_dim);
         let buckets =
             [("bucket_low", components), ("bucket_width", components), ("dot_low", 1), ("dot_width", 1)];
-        let buckets = buckets.map(|(name, len)| (name, vec![len]));
-        Pca::tensors(components, columns).into_iter().chain(buckets).collect()
-    }
-
-    /// Compares a checkpoint's tensors with what the config says.
-    ///
-    /// Errors: tensors that are missing, of another shape or type, or superfluous.
-    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let (graph, tables) = (self.graph(1), self.tables());
-        let tables = tables.iter().map(|(name, shape)| (*name, shape.as_slice()));
-        checkpoint.check(graph.weights().chain(tables), |_| false)
+        let mut g = self.graph(1);
+        for (name, shape) in Pca::tensors(components, columns) {
+            g.vector(name, &shape);
+        }
+        for (name, len) in buckets {
+            g.vector(name, &[len]);
+        }
+        g
     }
 
     /// What is added to the scores of all tokens when so many are to be seen, of captions whose mask `[N, L]` is given:
@@ -357,74 +358,11 @@ fn pair(both: &Tensor) -> KeyValue {
     KeyValue { key: rows(both, 0), value: rows(both, both.channels() / 2) }
 }
 
-/// Buckets of equal width.
-#[derive(Clone, Debug, PartialEq)]
-struct Buckets {
-    low: Vec<f32>,
-    width: Vec<f32>,
-}
-
-impl Buckets {
-    fn read(checkpoint: &Checkpoint, names: [&str; 2]) -> Result<Self> {
-        let [low, width] = names.map(|name| checkpoint.read(name, Repack::None));
-        let (low, width) = (low?, width?);
-        let broken = |name, what| Err(Error::tensor(checkpoint.path(), name, what));
-        if let Some(value) = low.iter().find(|value| !value.is_finite()) {
-            return broken(names[0], format!("holds {value}: these weights are broken, export them again"));
-        }
-        if let Some(value) = width.iter().find(|value| !(value.is_finite() && **value > 0.0)) {
-            return broken(
-                names[1],
-                format!("a bucket {value} wide: these weights are broken, export them again"),
-            );
-        }
-        Ok(Buckets { low, width })
-    }
-
-    /// The middle of bucket `index` of number `k`.
-    fn value(&self, k: usize, index: usize) -> f32 {
-        (f64::from(self.low[k]) + (index as f64 + 0.5) * f64::from(self.width[k])) as f32
-    }
-}
-
-/// What the tokens stand for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Alphabet {
-    /// The axes along which the components lie.
-    pub pca: Pca,
-    components: Buckets,
-    dot: Buckets,
-}
-
-impl Alphabet {
-    /// Reads a checkpoint's [tables](Config::tables).
-    ///
-    /// Errors: tensors that are absent, or hold what makes no sense.
-    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
-        Ok(Alphabet {
-            pca: Pca::read(checkpoint)?,
-            components: Buckets::read(checkpoint, ["bucket_low", "bucket_width"])?,
-            dot: Buckets::read(checkpoint, ["dot_low", "dot_width"])?,
-        })
-    }
-
-    /// The embedding `[E]` whose components lie in these buckets, one for each.
-    pub fn embedding(&self, buckets: &[usize]) -> Vec<f32> {
-        let values = buckets.iter().enumerate().map(|(k, index)| self.components.value(k, *index));
-        self.pca.reconstruct(&values.collect::<Vec<_>>())
-    }
-
-    /// The dot product of a caption's and a picture's embeddings, normalised, that a bucket stands for.
-    pub fn dot(&self, bucket: usize) -> f32 {
-        self.dot.value(0, bucket)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    pub fn config() -> Config {
+    fn config() -> Config {
         Config {
             num_layers: 2,
             num_attention_heads: 2,
@@ -443,7 +381,8 @@ mod tests {
     fn senseless_configs_are_refused() {
         let path = Path::new("prior_ar/config.json");
         assert!(config().validate(path).is_ok());
-        let broken: [(&str, fn(&mut Config)); 9] = [
+        type Change = fn(&mut Config);
+        let broken: [(&str, Change); 9] = [
             ("num_layers", |c| c.num_layers = 0),
             ("num_attention_heads", |c| c.num_attention_heads = 0),
             ("num_attention_heads", |c| (c.num_attention_heads, c.attention_head_dim) = (1_024, 512)),

@@ -3,7 +3,7 @@
 //! here, not its numbers).
 
 use ancestral::device::{Device, DeviceLimits, ProgramOptions};
-use ancestral::estimate::{Target, plan_network};
+use ancestral::estimate::{RunCost, Target, plan_network};
 use ancestral::graph::fuse::fuse;
 use ancestral::graph::plan::{Limits, Plan};
 use ancestral::graph::{Graph, Source, Storage, TensorId};
@@ -17,8 +17,10 @@ use ancestral::systems::glide::network as glide_network;
 use ancestral::systems::imagen::{self, Stage};
 use ancestral::systems::unclip::prior_network;
 use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Most dispatches of a guided step of IF-I-M.
 const MOST_DISPATCHES: usize = 450;
@@ -37,10 +39,10 @@ fn layout(name: &str) -> unet::Config {
     config(&format!("kernels-tests/goldens/layouts/{name}.config.json"))
 }
 
-/// A part of Karlo with its sizes, guided where it reads a caption.
+/// A part of Karlo, or another network of unCLIP's by its layout's name, with its sizes, guided where it reads a caption.
 fn parts_of_karlo(part: &str, steps: usize) -> Parts {
-    let path = format!("kernels-tests/goldens/layouts/karlo.{part}.config.json");
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).expect("a config");
+    let name = if part.contains('.') { part.to_string() } else { format!("karlo.{part}") };
+    let text = fs::read_to_string(layout_file(&format!("{name}.config.json"))).expect("a config");
     let (network, side, channels, tokens): (Box<Network>, _, _, _) = match part {
         "prior" => {
             let config: prior::Config = serde_json::from_str(&text).expect("a config");
@@ -234,6 +236,168 @@ fn plans_say_what_programs_take() {
     assert!(cost.fits() && planned.weights > 0 && step.moved > step.fewest && cost.peak > least);
 }
 
+/// What a stock card of so many bytes allows in f16: its drivers bind and allot 2 GiB at once.
+fn card(memory: u64) -> Target {
+    let most = Some((1 << 31) - 4);
+    let limits = DeviceLimits {
+        name: "a stock card".into(),
+        binding: most,
+        buffer: most,
+        align: 256,
+        memory: Some(memory),
+    };
+    Target { precision: Precision::F16, limits }
+}
+
+/// What every adapter allows, with so many bytes of memory, in f16.
+fn any_adapter(memory: u64) -> Target {
+    let limits = DeviceLimits { memory: Some(memory), ..DeviceLimits::webgpu() };
+    Target { precision: Precision::F16, limits }
+}
+
+#[track_caller]
+fn fits(what: &str, cost: &RunCost, most: u64) {
+    println!("{what}: {} bytes\n{cost}", cost.peak);
+    assert!(cost.fits() && cost.peak <= most, "{what} takes {} bytes:\n{cost}", cost.peak);
+}
+
+/// From a repository's `goldens/layouts`.
+fn layout_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts").join(name)
+}
+
+/// A file of f16 tensors of a layout's names and shapes. It has holes for numbers, which no plan reads.
+fn write_hollow(layout: &str, path: &Path) {
+    write_hollow_of(&fs::read_to_string(layout_file(&format!("{layout}.txt"))).expect("a layout"), path);
+}
+
+fn write_hollow_of(layout: &str, path: &Path) {
+    let (mut header, mut end) = (serde_json::Map::new(), 0u64);
+    for line in layout.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let shape: Vec<u64> = words[1].split('x').map(|n| n.parse().expect("a number")).collect();
+        let begin = end;
+        end += 2 * shape.iter().product::<u64>();
+        let about = json!({ "dtype": "F16", "shape": shape, "data_offsets": [begin, end] });
+        header.insert(words[0].into(), about);
+    }
+    let header = Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
+    fs::write(path, &bytes).expect("it can be written");
+    let file = fs::OpenOptions::new().write(true).open(path).expect("it is there");
+    file.set_len(bytes.len() as u64 + end).expect("a file with a hole");
+}
+
+/// Karlo's folder at its full size without its numbers: published names, shapes and configs, the golden's schedulers and
+/// tokenizer.
+fn write_karlo(folder: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/unclip/pipeline");
+    let copy = |name: &str| {
+        let to = folder.join(name);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("it can be made");
+        fs::copy(golden.join(name), to).expect("it is there");
+    };
+    copy("model_index.json");
+    for part in ["prior", "decoder", "super_res"] {
+        copy(&format!("{part}_scheduler/scheduler_config.json"));
+    }
+    for name in ["merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"] {
+        copy(&format!("tokenizer/{name}"));
+    }
+    for part in ["prior", "text_proj", "decoder", "super_res_first", "super_res_last"] {
+        let name = format!("karlo.{}", if part.starts_with("super_res") { "super_res" } else { part });
+        write_hollow(&name, &folder.join(part).join("diffusion_pytorch_model.safetensors"));
+        let config = layout_file(&format!("{name}.config.json"));
+        fs::copy(config, folder.join(part).join("config.json")).expect("it is there");
+    }
+    let text = folder.join("text_encoder");
+    write_hollow("clip-vit-large-patch14.text", &text.join("model.safetensors"));
+    // CLIP ViT-L/14's.
+    let config = json!({
+        "architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
+        "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+        "max_position_embeddings": 77, "projection_dim": 768, "vocab_size": 49408, "layer_norm_eps": 1e-5,
+        "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1
+    });
+    fs::write(text.join("config.json"), config.to_string()).expect("it can be written");
+}
+
+/// A folder that goes when it is done with.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Best effort: a folder left behind in the temporary files harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Prompt to 256×256 by full-size Karlo takes less than 3 GB of a card's 8 and no more than every adapter binds; with
+/// DALL·E 2's second upsampler after it, to 1024×1024, less than 4 GiB.
+#[test]
+fn full_size_karlo_fits_a_stock_card_of_8_gb() {
+    let folder = Folder(std::env::temp_dir().join(format!("ancestral-karlo-{}", std::process::id())));
+    let (karlo, upsampler) = (folder.0.join("karlo"), folder.0.join("upsampler"));
+    write_karlo(&karlo);
+    let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
+    let engine = Engine::load(&karlo, &options).expect("it loads");
+    let plan = |engine: &Engine, on: &Target| engine.plan(&GenerateConfig::new(), on).expect("it plans");
+    let cost = plan(&engine, &any_adapter(8_000_000_000));
+    fits("Karlo", &cost, 3_000_000_000);
+    assert!(cost.networks.iter().map(|network| network.weights).sum::<u64>() > 6_000_000_000);
+
+    fs::create_dir_all(upsampler.join("scheduler")).expect("it can be made");
+    let config = layout_file("DALL-E-2.upsampler.config.json");
+    fs::copy(&config, upsampler.join("config.json")).expect("it is there");
+    fs::copy(
+        karlo.join("super_res_scheduler/scheduler_config.json"),
+        upsampler.join("scheduler/scheduler_config.json"),
+    )
+    .expect("it is there");
+    let unet: unet2d::Config =
+        serde_json::from_slice(&fs::read(&config).expect("a config")).expect("a config");
+    let graph = ddpm::network_graph(&unet);
+    let listed = graph.weights().map(|(name, shape)| {
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        format!("{name} {}", shape.join("x"))
+    });
+    let layout = listed.collect::<Vec<_>>().join("\n");
+    write_hollow_of(&layout, &upsampler.join("diffusion_pytorch_model.safetensors"));
+    let index = json!({ "_class_name": "ancestral.Upsampler" });
+    fs::write(upsampler.join("model_index.json"), index.to_string()).expect("it can be written");
+    let engine = Engine::load_cascade(&[karlo, upsampler], &options).expect("it loads");
+    let cost = plan(&engine, &card(8_000_000_000));
+    let last = cost.networks.last().expect("networks");
+    assert_eq!((last.name.as_str(), last.sizes.as_str()), ("upsampler", "1024x1024, batch 1, 15 steps"));
+    fits("Karlo and DALL·E 2's second upsampler", &cost, 4 << 30);
+}
+
+/// 1024×1024 in f16 within 4 GiB: DALL·E 2's second upsampler on cards that bind 2 GiB, the recipe's on every adapter.
+#[test]
+fn a_megapixel_fits_four_gigabytes() {
+    const MOST: u64 = 4 << 30;
+    let cfg = GenerateConfig::new().steps([15]).size(1024, 1024);
+    let path = layout_file("DALL-E-2.upsampler.config.json");
+    fits("DALL·E 2's", &plan_network(&path, None, &cfg, &card(MOST)).expect("it plans"), MOST);
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
+    for (key, value) in [
+        ("block_out_channels", json!([16, 16, 32])),
+        ("layers_per_block", json!(1)),
+        ("norm_num_groups", json!(8)),
+        ("down_block_types", json!(vec!["ResnetDownsampleBlock2D"; 3])),
+        ("up_block_types", json!(vec!["ResnetUpsampleBlock2D"; 3])),
+    ] {
+        config[key] = value;
+    }
+    let folder = Folder(std::env::temp_dir().join(format!("ancestral-upsampler-{}", std::process::id())));
+    fs::create_dir_all(&folder.0).expect("it can be made");
+    let path = folder.0.join("config.json");
+    fs::write(&path, config.to_string()).expect("it can be written");
+    fits("the recipe's", &plan_network(&path, None, &cfg, &any_adapter(MOST)).expect("it plans"), 256 << 20);
+}
+
 /// A network's graphs, fused, by their parts' names and batch.
 type Recorded = Vec<(String, Graph)>;
 
@@ -302,6 +466,7 @@ fn plans_are_close_to_their_lower_bounds() {
         ("DALL·E 2's autoregressive prior", of_tokens()),
         ("Karlo's decoder", of_karlo("decoder")),
         ("Karlo's super-resolution", of_karlo("super_res")),
+        ("DALL·E 2's second upsampler", of_karlo("DALL-E-2.upsampler")),
     ];
     let mut above = Vec::new();
     for (name, parts) in &networks {

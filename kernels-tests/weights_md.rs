@@ -311,6 +311,8 @@ fn networks(section: &str) -> Vec<Weights> {
             unconditional(&golden_config("ddpm_resnet/pipeline/unet")),
             unconditional(&published_config("karlo.super_res")),
             unconditional(&golden_config("unclip/pipeline/super_res_first")),
+            unconditional(&golden_config("upsampler/pipeline")),
+            unconditional(&published_config("DALL-E-2.upsampler")),
         ],
         "PriorTransformer" => vec![
             diffusion_prior(&published_config("karlo.prior")),

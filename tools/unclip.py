@@ -2,17 +2,22 @@
 
 CLIP is that of clip.py, as it is: its embeddings are the encoders' raw outputs at time 0, its captions' states
 those of every token behind the output layer norm.
+
+    python tools/unclip.py --run runs/unclip       # what CLIP says of both priors' embeddings; pictures of every stage
 """
+import argparse
 import math
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
-from torch import nn
 from diffusers.models.attention_processor import AttnAddedKVProcessor
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+from torch import nn
 
 import clip
 import model
@@ -559,3 +564,44 @@ TASKS = {"decoder": Decoder, "prior": Prior, "ar_prior": Autoregressive,
 BATCH = {"decoder": 32, "prior": 64, "ar_prior": 64, "super_res": 16, "upsampler": 16}
 RATE = {"decoder": 1e-3, "prior": 1e-3, "ar_prior": 1e-3, "super_res": 1e-3, "upsampler": 1e-3}
 MINUTES = {"decoder": 55.0, "prior": 12.0, "ar_prior": 15.0, "super_res": 12.0, "upsampler": 15.0}
+
+
+# ---------------------------------------------------------------- looking
+
+def load_run(run, stage):
+    """A stage with its averaged weights."""
+    task, ck = TASKS[stage](run, False), torch.load(run / f"{stage}.pt", map_location="cpu")
+    for k, m in task.modules.items():
+        m.load_state_dict(ck["ema"][k])
+        m.eval()
+    print(f"{stage}: {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
+    return task
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--run", default="runs/unclip", type=Path)
+    ap.add_argument("--stages", default="prior,ar_prior,decoder,super_res,upsampler")
+    ap.add_argument("--count", type=int, default=100, help="captions")
+    args = ap.parse_args()
+    for stage in args.stages.split(","):
+        task, start = load_run(args.run, stage), time.time()
+        if stage == "prior":
+            for scale in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
+                start = time.time()
+                words = score(task, task.sample, args.count, scale=scale)
+                print(f"  scale {scale:g}: {words}, {time.time() - start:.1f} s", flush=True)
+        elif stage == "ar_prior":
+            for scale, temperature in ((1.0, 1.0), (1.0, 0.7), (1.0, 0.3), (1.5, 1.0), (2.0, 1.0), (2.0, 0.5), (4.0, 1.0)):
+                start = time.time()
+                words = score(task, task.sample, args.count, scale=scale, temperature=temperature)
+                print(f"  scale {scale:g}, temperature {temperature:g}: {words}, {time.time() - start:.1f} s", flush=True)
+        else:
+            from train import show
+            pictures, columns, words = task.peek()
+            show(args.run, f"{stage}_judged", pictures, columns)
+            print("\n".join(f"  {w}" for w in words), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,8 @@ an unCLIP.
     python tools/train.py --out runs/clip --stages clip             # the noised CLIP that steers both
     python tools/train.py --out runs/unclip --stages decoder,prior,ar_prior,super_res,upsampler
 
-unCLIP's stages read clip.pt and bpe_simple_vocab.txt, and begin at base.pt and sr256.pt, where those lie in OUT.
+unCLIP's stages read clip.pt and bpe_simple_vocab.txt in OUT, and begin at the cascade's base.pt, sr256.pt, text.pt and
+spiece.model where those lie there too.
 
 Runs on the CPU (bfloat16 autocast, torch.compile; one single-threaded process per core, gradients
 averaged after every step, which beats one process with many threads by far) or on CUDA. Each stage trains for its budget of
@@ -172,7 +173,7 @@ def rate_at(progress, step, warm=200):
 
 def show(out, stage, x, columns):
     n, px = len(x), x.shape[-1]
-    img = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    img = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     img = img.reshape(n // columns, columns, px, px, 3).transpose(0, 2, 1, 3, 4).reshape(n // columns * px, columns * px, 3)
     side = max(128, px)
     Image.fromarray(img).resize((side * columns, side * n // columns), 0).save(out / f"{stage}_peek.png")

@@ -75,14 +75,11 @@ def spread_times(n, steps):
     return ((torch.arange(n) + torch.rand(n)) / n * steps).long().clamp(max=steps - 1)
 
 
-def inherit(net, path, stage_key="unet"):
-    """Takes over the averaged weights of another run's network wherever names and shapes agree; how many it took."""
-    if not path.exists():
-        return 0, 0
-    old, own = torch.load(path, map_location="cpu")["ema"][stage_key], net.state_dict()
-    same = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
-    net.load_state_dict({**own, **same})
-    return len(same), len(own)
+def inherit(net, path, part="unet"):
+    """Takes over the averaged weights of another run's network wherever names and shapes agree."""
+    if path.exists():
+        old, own = torch.load(path, map_location="cpu")["ema"][part], net.state_dict()
+        net.load_state_dict({**own, **{k: v for k, v in old.items() if k in own and own[k].shape == v.shape}})
 
 
 # ---------------------------------------------------------------- decoder
@@ -111,7 +108,7 @@ class Decoder:
         self.net, self.proj = decoder().to(memory_format=torch.channels_last), text_proj()
         self.net.set_attn_processor(AttnAddedKVProcessor())      # a fifth less time a step than the fused one
         self.modules = {"decoder": self.net, "text_proj": self.proj}
-        self.taken = inherit(self.net, run / "base.pt")
+        inherit(self.net, run / "base.pt")
 
     def batch(self, n, rng, step):
         made = [scenes.sample_scene(rng) for _ in range(n)]
@@ -448,7 +445,7 @@ def score(task, sample, count=100, **options):
 
 ENLARGERS = {                 # sides before and after, channels by level; what its weights begin at
     "super_res": dict(low=32, px=256, channels=(16, 16, 32, 64), begin=("sr256.pt", "unet")),
-    "upsampler": dict(low=256, px=1024, channels=(16, 16, 32), begin=("super_res.pt", "super_res")),
+    "upsampler": dict(low=256, px=1024, channels=(16, 16, 32, 64), begin=("super_res.pt", "super_res")),
 }
 CROP = 64
 MARGIN = 4                    # pixels of the low picture around a crop
@@ -460,7 +457,27 @@ def enlarger(stage):
     return UNet2DModel(
         sample_size=c["px"], in_channels=6, out_channels=3, down_block_types=("ResnetDownsampleBlock2D",) * levels,
         up_block_types=("ResnetUpsampleBlock2D",) * levels, block_out_channels=c["channels"], layers_per_block=1,
-        norm_num_groups=8, act_fn="silu", resnet_time_scale_shift="scale_shift", add_attention=False)
+        norm_num_groups=8, act_fn="gelu", resnet_time_scale_shift="scale_shift", add_attention=False)
+
+
+@torch.no_grad()
+def inherit_time(net, run):
+    """Fits the time embedding to that of sr256, which adds a noise level and a caption to it: there, a low level and
+    what captions come to on average. Without it, what else is inherited begins as noise."""
+    old, tok = model.unet("sr256"), model.Tokenizer(run / "spiece.model")
+    t5, rng = model.text_encoder(tok.vocab), np.random.default_rng(0)
+    old.load_state_dict(torch.load(run / "sr256.pt", map_location="cpu")["ema"]["unet"])
+    t5.load_state_dict(torch.load(run / "text.pt", map_location="cpu")["ema"]["t5"])
+    t, level = torch.arange(model.STEPS), torch.tensor([20])
+    texts = [scenes.sample_scene(rng).caption for _ in range(64)]
+    states = model.encode(t5, tok(texts))
+    want = (old.time_embedding(old.time_proj(t)) + old.class_embedding(old.time_proj(level))
+            + old.add_embedding(states).mean(0))
+    mlp = net.time_embedding
+    h = F.silu(mlp.linear_1(net.time_proj(t)))
+    found = torch.linalg.lstsq(F.pad(h, (0, 1), value=1.0).double(), want.double(), driver="gelsd").solution.float()
+    mlp.linear_2.weight.copy_(found[:-1].T)
+    mlp.linear_2.bias.copy_(found[-1])
 
 
 def enlarged(low, px):
@@ -487,7 +504,9 @@ class Enlarger:
         self.run, self.stage, self.c, self.acp = run, stage, ENLARGERS[stage], model.alpha_bar()
         self.net = enlarger(stage).to(memory_format=torch.channels_last)
         self.modules = {stage: self.net}
-        self.taken = inherit(self.net, run / self.c["begin"][0], self.c["begin"][1])
+        inherit(self.net, run / self.c["begin"][0], self.c["begin"][1])
+        if stage == "super_res" and all((run / name).exists() for name in ("sr256.pt", "text.pt", "spiece.model")):
+            inherit_time(self.net, run)
 
     def batch(self, n, rng, step):
         low, px = self.c["low"], self.c["px"]

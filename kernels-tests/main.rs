@@ -19,8 +19,10 @@
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
+//! - [`priors`]: unCLIP's priors by themselves.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
+//! - [`latents`]: pictures as unCLIP sees them, there and back.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
@@ -33,7 +35,11 @@ mod golden;
 mod gradients;
 mod guidance;
 mod harness;
+mod latents;
 mod networks;
 mod plans;
+mod priors;
 mod shaders;
+#[path = "common/token_prior.rs"]
+mod token_prior;
 mod units;

@@ -10,15 +10,17 @@ use crate::kernels::Precision;
 pub use crate::layout::Bundled;
 use crate::layout::Model;
 use crate::picture::{Picture, Rounding};
-pub use crate::request::GenerateConfig;
 use crate::request::check_request;
+pub use crate::request::{GenerateConfig, PriorKind};
 pub use crate::systems::Condition;
 use crate::systems::adm::Adm;
 use crate::systems::ddpm::Ddpm;
 use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
+pub use crate::systems::unclip::DrawnEmbedding;
 use crate::systems::unclip::UnClip;
+use crate::systems::upsampler::Upsamplers;
 use crate::systems::{Run, System};
 use std::path::{Path, PathBuf};
 
@@ -68,9 +70,9 @@ pub type OnProgress<'a> = Box<dyn FnMut(Progress<'_>) -> bool + 'a>;
 
 /// A model on a device.
 pub struct Engine {
-    device: Device,
-    precision: Precision,
-    system: Box<dyn System + Send>,
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) system: Box<dyn System + Send>,
 }
 
 impl Engine {
@@ -105,7 +107,8 @@ impl Engine {
             Model::Imagen(files) => Box::new(Imagen::load(&files, variant)?),
             Model::Adm(files) => Box::new(Adm::load(&files)?),
             Model::Glide(files) => Box::new(Glide::load(&files)?),
-            Model::UnClip { folder, from_picture } => Box::new(UnClip::load(&folder, from_picture, variant)?),
+            Model::UnClip(files) => Box::new(UnClip::load(&files, variant)?),
+            Model::Upsampler(files) => Box::new(Upsamplers::load(&files, variant)?),
         };
         Ok(Engine { device, precision, system })
     }
@@ -123,6 +126,16 @@ impl Engine {
     /// What its pictures follow.
     pub fn condition(&self) -> Condition {
         self.system.condition()
+    }
+
+    /// Whether it draws others of a given picture ([`GenerateConfig::image`]).
+    pub fn varies_pictures(&self) -> bool {
+        self.system.varies_pictures()
+    }
+
+    /// What can draw embeddings for a prompt, of an unCLIP; the first does where nothing is said.
+    pub fn priors(&self) -> Vec<PriorKind> {
+        self.system.priors()
     }
 
     /// What was taken for granted of the model's files: presets, defaults. Lines for a person.
@@ -147,6 +160,32 @@ impl Engine {
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<Picture>> {
+        self.check(cfg)?;
+        let options = ProgramOptions { precision: self.precision, ..Default::default() };
+        self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
+    }
+
+    /// Draws an unCLIP's embeddings of a prompt alone: those that [`Engine::generate`] with the same settings draws
+    /// pictures of, in the pictures' order.
+    ///
+    /// Errors: as [`Engine::generate`]'s; a model without a prior.
+    pub fn prior_embeddings(
+        &mut self,
+        prompt: &str,
+        mut cfg: GenerateConfig<'_>,
+    ) -> Result<Vec<DrawnEmbedding>> {
+        self.check(&cfg)?;
+        if self.priors().is_empty() {
+            return Err(Error::Request("this model has no prior, which would draw embeddings".into()));
+        }
+        let mut noise = SeededNoise::new(cfg.seed, cfg.count);
+        let options = ProgramOptions { precision: self.precision, ..Default::default() };
+        let (device, options, cfg) = (&self.device, &options, &mut cfg);
+        self.system.embed(Run { device, options, prompt, cfg, noise: &mut noise })
+    }
+
+    /// Refuses settings that make no sense with this model.
+    fn check(&mut self, cfg: &GenerateConfig<'_>) -> Result<()> {
         check_request(cfg)?;
         if !cfg.classes.is_empty() && self.condition() != Condition::Class {
             let follows = match self.condition() {
@@ -156,17 +195,23 @@ impl Engine {
             };
             return Err(Error::Request(format!("{follows}: leave `--class` out")));
         }
-        if !cfg.image.is_empty() && self.condition() != Condition::Picture {
-            let what =
-                "only Karlo's image variation varies a picture: leave `--image` out; `--init` begins at one";
+        if !cfg.image.is_empty() && !self.system.varies_pictures() {
+            let what = "only an unCLIP with a picture encoder (Karlo's image variation) varies a picture: leave `--image` out; \
+                        `--init` begins at one";
             return Err(Error::Request(what.into()));
+        }
+        if !cfg.latents.is_empty() && self.system.as_unclip().is_none() {
+            return Err(Error::Request("only an unCLIP draws latents (GenerateConfig::latents)".into()));
         }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";
             return Err(Error::Request(what.into()));
         }
-        let options = ProgramOptions { precision: self.precision, ..Default::default() };
-        self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
+        if (cfg.prior.is_some() || cfg.candidates > 1) && self.priors().is_empty() {
+            let what = "only an unCLIP draws embeddings by a prior, this model has none: leave `--prior` and `--candidates` out";
+            return Err(Error::Request(what.into()));
+        }
+        Ok(())
     }
 
     /// Width and height of the pictures that these settings give.

@@ -7,6 +7,7 @@ use crate::models::adm::flags::Flags;
 use crate::models::adm::{classifier, presets};
 use crate::models::check::require;
 use crate::request::MAX_GUIDANCE;
+use crate::systems::unclip::TokenSampling;
 use crate::weights::{Checkpoint, read_json};
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
@@ -32,17 +33,62 @@ pub(crate) struct StageFiles {
     pub defaults: Defaults,
 }
 
+/// The folder of an unguided upsampler, our own layout.
+#[derive(Clone, Debug)]
+pub(crate) struct UpsamplerFiles {
+    pub folder: PathBuf,
+    /// Its pictures' sides to those of the pictures it enlarges.
+    pub scale: usize,
+    pub defaults: Defaults,
+    /// It runs where it is asked for.
+    pub optional: bool,
+}
+
 /// A model as its files say.
 pub(crate) enum Model {
     Ddpm(PathBuf, Defaults),
-    Imagen(Vec<StageFiles>),
+    Imagen(ImagenFiles),
+    Upsampler(Vec<UpsamplerFiles>),
     Adm(AdmFiles),
     Glide(GlideFiles),
-    UnClip {
-        folder: PathBuf,
-        /// It varies a picture; otherwise it follows a prompt.
-        from_picture: bool,
-    },
+    UnClip(UnClipFiles),
+}
+
+/// A base stage, super-resolution stages after it, and upsamplers after those.
+#[derive(Clone, Debug)]
+pub(crate) struct ImagenFiles {
+    pub stages: Vec<StageFiles>,
+    pub upsamplers: Vec<UpsamplerFiles>,
+}
+
+/// Where an unCLIP's parts lie.
+#[derive(Clone, Debug)]
+pub(crate) struct UnClipFiles {
+    /// The pipeline's folder: decoder, super-resolution, and the rest but for what is named here.
+    pub folder: PathBuf,
+    /// The folder with the prior that draws embeddings for a prompt, if there is one.
+    pub prior: Option<PathBuf>,
+    /// The prior that draws embeddings token by token, if there is one.
+    pub prior_ar: Option<TokenPriorFiles>,
+    /// The folder with the encoder of pictures to vary, if there is one.
+    pub pictures: Option<PathBuf>,
+    /// A CLIP of its own, in place of encoders in the folders.
+    pub clip: Option<PathBuf>,
+    /// Super-resolution has no other network for its last step.
+    pub one_for_all_steps: bool,
+    /// Of prior, decoder and super-resolution.
+    pub defaults: [Defaults; 3],
+    /// What enlarges its pictures further.
+    pub upsamplers: Vec<UpsamplerFiles>,
+}
+
+/// An autoregressive prior.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenPriorFiles {
+    /// The pipeline's folder that holds it.
+    pub folder: PathBuf,
+    /// How it is sampled where nothing else is said.
+    pub sampling: TokenSampling,
 }
 
 /// A checkpoint of guided diffusion.
@@ -145,6 +191,16 @@ struct CascadeStage {
     sampler: Option<String>,
     eta: Option<f64>,
     noise_level: Option<usize>,
+    /// It runs where it is asked for; upsamplers only.
+    #[serde(default)]
+    optional: bool,
+}
+
+/// An upsampler's `model_index.json`.
+#[derive(Deserialize)]
+struct UpsamplerIndex {
+    num_inference_steps: Option<usize>,
+    scale: Option<usize>,
 }
 
 /// What the reference pipelines take by default (diffusers' `__call__` signatures).
@@ -160,7 +216,7 @@ fn pipeline_defaults(class: &str) -> Option<Defaults> {
 impl Model {
     /// Tells what the folders or files hold.
     pub(crate) fn find(paths: &[PathBuf], options: &LoadOptions) -> Result<Model> {
-        let [first, rest @ ..] = paths else {
+        let [first, ..] = paths else {
             return Err(Error::Request("no model is given".into()));
         };
         let (glide, adm) = (is_glide(first), first.is_file() || is_adm_folder(first));
@@ -179,24 +235,34 @@ impl Model {
             let what = "`--classifier` and `--flags` are for OpenAI's checkpoints (guided diffusion, GLIDE); leave them out";
             return Err(Error::Request(what.into()));
         }
-        let cascade = first.join("cascade.json");
-        if rest.is_empty() && cascade.exists() {
-            return Ok(Model::Imagen(read_cascade(first, &cascade)?));
+        let (paths, upsamplers) = split_upsamplers(paths)?;
+        if paths.is_empty() {
+            return Ok(Model::Upsampler(upsamplers));
+        }
+        let (alone, cascade) = (paths.len() == 1, first.join("cascade.json"));
+        if alone && cascade.exists() {
+            let mut files = read_cascade(first, &cascade)?;
+            add_upsamplers(&mut files.upsamplers, upsamplers);
+            return Ok(Model::Imagen(files));
         }
         let class = class_of(first)?;
-        if rest.is_empty() && matches!(class.as_str(), "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel") {
+        if alone
+            && upsamplers.is_empty()
+            && matches!(class.as_str(), "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel")
+        {
             let defaults = pipeline_defaults(&class).ok_or_else(|| unknown(first, &class))?;
             return Ok(Model::Ddpm(first.clone(), defaults));
         }
-        if let (true, "UnCLIPPipeline" | "UnCLIPImageVariationPipeline") = (rest.is_empty(), class.as_str()) {
-            let from_picture = class == "UnCLIPImageVariationPipeline";
-            return Ok(Model::UnClip { folder: first.clone(), from_picture });
+        if class.starts_with("UnCLIP") {
+            let mut files = find_unclip(paths)?;
+            add_upsamplers(&mut files.upsamplers, upsamplers);
+            return Ok(Model::UnClip(files));
         }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()
             .map(|folder| Ok(StageFiles { folder: folder.clone(), defaults: stage_defaults(folder)? }))
             .collect();
-        Ok(Model::Imagen(stages?))
+        Ok(Model::Imagen(ImagenFiles { stages: stages?, upsamplers }))
     }
 }
 
@@ -211,9 +277,9 @@ fn unknown(folder: &Path, class: &str) -> Error {
     Error::file(
         folder,
         format!(
-            "holds a `{class}`, which this version does not run. It runs IFPipeline and IFSuperResolutionPipeline \
-             (DeepFloyd IF), DDPMPipeline and DDIMPipeline and, alone, UnCLIPPipeline and UnCLIPImageVariationPipeline \
-             (Karlo)"
+            "holds a `{class}`, which cannot be run here. A cascade is made of IFPipeline and IFSuperResolutionPipeline \
+             (DeepFloyd IF), an unCLIP of UnCLIPPipeline and UnCLIPImageVariationPipeline (Karlo), and ancestral.Upsampler \
+             may follow either; DDPMPipeline and DDIMPipeline run alone"
         ),
     )
 }
@@ -237,38 +303,217 @@ fn class_of(folder: &Path) -> Result<String> {
     Ok(class.class_name)
 }
 
-fn read_cascade(root: &Path, path: &Path) -> Result<Vec<StageFiles>> {
+/// The class of an upsampler's folder.
+const UPSAMPLER: &str = "ancestral.Upsampler";
+
+fn is_upsampler(folder: &Path) -> bool {
+    read_json::<ClassName>(&folder.join("model_index.json")).is_ok_and(|index| index.class_name == UPSAMPLER)
+}
+
+/// Parts the models of a cascade from the upsamplers after them.
+fn split_upsamplers(paths: &[PathBuf]) -> Result<(&[PathBuf], Vec<UpsamplerFiles>)> {
+    let first = paths.iter().position(|path| is_upsampler(path)).unwrap_or(paths.len());
+    let (models, upsamplers) = paths.split_at(first);
+    if let Some(path) = upsamplers.iter().find(|path| !is_upsampler(path)) {
+        return Err(Error::file(path, "comes after an upsampler; upsamplers are the last stages"));
+    }
+    if upsamplers.len() > MAX_STAGES {
+        let what = format!("{} upsamplers; give at most {MAX_STAGES}", upsamplers.len());
+        return Err(Error::Request(what));
+    }
+    Ok((models, upsamplers.iter().map(|path| read_upsampler(path)).collect::<Result<_>>()?))
+}
+
+/// Upsamplers that the caller names take the place of the model's optional ones.
+fn add_upsamplers(own: &mut Vec<UpsamplerFiles>, given: Vec<UpsamplerFiles>) {
+    own.retain(|files| given.is_empty() || !files.optional);
+    own.extend(given);
+}
+
+/// Reads what an upsampler's `model_index.json` says.
+pub(crate) fn read_upsampler(folder: &Path) -> Result<UpsamplerFiles> {
+    // As in DALL·E 2's second upsampler (Ramesh et al. 2022, table 3).
+    const STEPS: usize = 15;
+    const SCALE: usize = 4;
+    const MAX_SCALE: usize = 16;
+    let class = class_of(folder)?;
+    let path = folder.join("model_index.json");
+    require(&path, "_class_name", class == UPSAMPLER, || format!("`{class}`, not `{UPSAMPLER}`"))?;
+    let index: UpsamplerIndex = read_json(&path)?;
+    let (steps, scale) = (index.num_inference_steps.unwrap_or(STEPS), index.scale.unwrap_or(SCALE));
+    require(&path, "num_inference_steps", steps > 0, || "0 steps make no picture; give 1 or more".into())?;
+    require(&path, "scale", (2..=MAX_SCALE).contains(&scale), || {
+        format!("{scale} is out of range; give 2 to {MAX_SCALE}")
+    })?;
+    let defaults = Defaults::of(steps, 1.0, 0);
+    Ok(UpsamplerFiles { folder: folder.to_path_buf(), scale, defaults, optional: false })
+}
+
+fn read_cascade(root: &Path, path: &Path) -> Result<ImagenFiles> {
     let cascade: Cascade = read_json(path)?;
     let count = cascade.stages.len();
     if count == 0 || count > MAX_STAGES {
         let what = format!("{count} stages; name 1 to {MAX_STAGES} folders, a base stage's first");
         return Err(Error::config(path, "stages", what));
     }
-    cascade.stages.iter().map(|stage| read_stage(root, path, stage)).collect()
+    let mut files = ImagenFiles { stages: Vec::new(), upsamplers: Vec::new() };
+    for stage in &cascade.stages {
+        let folder = inside_or_beside(root, path, "path", &stage.path)?;
+        if is_upsampler(&folder) {
+            let upsampler = read_upsampler(&folder)?;
+            let usual = stage.guidance_scale.is_none_or(|scale| scale == 1.0) && stage.noise_level.is_none();
+            require(path, "guidance_scale", usual, || {
+                format!("`{}` is unguided and sees no noise level: leave both out", stage.path)
+            })?;
+            let after = files.upsamplers.last().is_some_and(|last| last.optional);
+            require(path, "optional", stage.optional || !after, || {
+                format!("`{}` follows an optional stage and is not optional itself", stage.path)
+            })?;
+            let defaults = stage.over(path, &upsampler.defaults)?;
+            files.upsamplers.push(UpsamplerFiles { defaults, optional: stage.optional, ..upsampler });
+            continue;
+        }
+        require(path, "stages", files.upsamplers.is_empty(), || {
+            format!("`{}` follows an upsampler; upsamplers are the last stages", stage.path)
+        })?;
+        require(path, "optional", !stage.optional, || {
+            format!("`{}` is no upsampler; only upsamplers are optional", stage.path)
+        })?;
+        let defaults = stage.over(path, &stage_defaults(&folder)?)?;
+        files.stages.push(StageFiles { folder, defaults });
+    }
+    require(path, "stages", !files.stages.is_empty(), || "upsamplers only; name a base stage first".into())?;
+    Ok(files)
 }
 
-fn read_stage(root: &Path, path: &Path, stage: &CascadeStage) -> Result<StageFiles> {
-    let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    if !Path::new(&stage.path).components().all(inside) {
-        let what = format!("`{}` leads out of the model's folder; stages lie inside it", stage.path);
-        return Err(Error::config(path, "path", what));
+impl CascadeStage {
+    /// Its settings, where it has any, over those that are usual.
+    fn over(&self, path: &Path, usual: &Defaults) -> Result<Defaults> {
+        let defaults = Defaults {
+            steps: self.steps.unwrap_or(usual.steps),
+            respacing: None,
+            guidance_scale: self.guidance_scale.unwrap_or(usual.guidance_scale),
+            sampler: sampler(path, self.sampler.as_deref(), self.eta)?,
+            noise_level: self.noise_level.unwrap_or(usual.noise_level),
+        };
+        let scale = defaults.guidance_scale;
+        require(path, "steps", defaults.steps > 0, || "0 steps make no picture; give 1 or more".into())?;
+        require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&scale), || {
+            format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+        })?;
+        Ok(defaults)
     }
-    let folder = root.join(&stage.path);
-    let base = stage_defaults(&folder)?;
-    let sampler = sampler(path, stage.sampler.as_deref(), stage.eta)?;
-    let defaults = Defaults {
-        steps: stage.steps.unwrap_or(base.steps),
-        respacing: None,
-        guidance_scale: stage.guidance_scale.unwrap_or(base.guidance_scale),
-        sampler,
-        noise_level: stage.noise_level.unwrap_or(base.noise_level),
+}
+
+/// What an unCLIP's `model_index.json` may say besides its parts, by the names of the pipelines' own settings.
+#[derive(Deserialize)]
+struct UnClipIndex {
+    /// A CLIP in place of encoders in the folder: a folder inside it, or beside it.
+    clip: Option<String>,
+    /// What enlarges its pictures further, where it is asked for: a folder inside it, or beside it.
+    upsampler: Option<String>,
+    /// What the pipeline is made of, each as its library and class.
+    #[serde(flatten)]
+    parts: serde_json::Map<String, serde_json::Value>,
+    prior_num_inference_steps: Option<usize>,
+    prior_guidance_scale: Option<f64>,
+    prior_ar_guidance_scale: Option<f64>,
+    prior_ar_temperature: Option<f64>,
+    decoder_num_inference_steps: Option<usize>,
+    decoder_guidance_scale: Option<f64>,
+    super_res_num_inference_steps: Option<usize>,
+}
+
+/// Karlo's folders: `UnCLIPPipeline`, `UnCLIPImageVariationPipeline`, or both, the one lending the other its prior or its
+/// encoder of pictures.
+fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
+    let folder = &paths[0];
+    let path = folder.join("model_index.json");
+    let index: UnClipIndex = read_json(&path)?;
+    let clip = index.clip.as_deref().map(|clip| inside_or_beside(folder, &path, "clip", clip)).transpose()?;
+    let defaults = |what: &str, steps: Option<usize>, scale: Option<f64>, usual: Defaults| {
+        let (steps, scale) = (steps.unwrap_or(usual.steps), scale.unwrap_or(usual.guidance_scale));
+        require(&path, &format!("{what}_num_inference_steps"), steps > 0, || {
+            "0 steps make no picture".into()
+        })?;
+        require(&path, &format!("{what}_guidance_scale"), (0.0..=MAX_GUIDANCE).contains(&scale), || {
+            format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+        })?;
+        Ok(Defaults { steps, guidance_scale: scale, ..usual })
     };
-    let scale = defaults.guidance_scale;
-    require(path, "steps", defaults.steps > 0, || "0 steps make no picture; give 1 or more".into())?;
-    require(path, "guidance_scale", (0.0..=MAX_GUIDANCE).contains(&scale), || {
-        format!("{scale} is out of range; give 0 to {MAX_GUIDANCE}")
+    let (prior, decoder) = (index.prior_num_inference_steps, index.decoder_num_inference_steps);
+    let defaults = [
+        defaults("prior", prior, index.prior_guidance_scale, Defaults::of(25, 4.0, 0))?,
+        defaults("decoder", decoder, index.decoder_guidance_scale, Defaults::of(25, 8.0, 0))?,
+        defaults("super_res", index.super_res_num_inference_steps, None, Defaults::of(7, 1.0, 0))?,
+    ];
+    let upsampler = index.upsampler.as_deref().map(|name| {
+        let files = read_upsampler(&inside_or_beside(folder, &path, "upsampler", name)?)?;
+        Ok(UpsamplerFiles { optional: true, ..files })
+    });
+    let upsamplers = upsampler.transpose()?.into_iter().collect();
+    let one_for_all_steps = !index.parts.contains_key("super_res_last");
+    let mut files = UnClipFiles {
+        folder: folder.clone(),
+        prior: None,
+        prior_ar: None,
+        pictures: None,
+        clip,
+        one_for_all_steps,
+        defaults,
+        upsamplers,
+    };
+    for (i, folder) in paths.iter().enumerate() {
+        let class = class_of(folder)?;
+        if !class.starts_with("UnCLIP") {
+            return Err(unknown(folder, &class));
+        }
+        let path = folder.join("model_index.json");
+        let index: UnClipIndex = read_json(&path)?;
+        let holds = |part: &str| Some(folder.clone()).filter(|_| index.parts.contains_key(part));
+        let (prior, pictures) = (holds("prior"), holds("image_encoder"));
+        let prior_ar = holds("prior_ar").map(|folder| token_prior(folder, &path, &index)).transpose()?;
+        // A CLIP of its own has an encoder of pictures.
+        let has_pictures = files.pictures.is_some() || files.clip.is_some() && i > 0;
+        let adds_pictures = !has_pictures && (pictures.is_some() || files.clip.is_some());
+        let adds_prior =
+            files.prior.is_none() && prior.is_some() || files.prior_ar.is_none() && prior_ar.is_some();
+        if !adds_prior && !adds_pictures {
+            let what =
+                "adds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
+            return Err(Error::file(folder, what));
+        }
+        files.prior = files.prior.or(prior);
+        files.prior_ar = files.prior_ar.or(prior_ar);
+        files.pictures = files.pictures.or(pictures);
+    }
+    files.pictures = files.clip.clone().or(files.pictures);
+    Ok(files)
+}
+
+/// An autoregressive prior in a folder, as the folder's index has it.
+fn token_prior(folder: PathBuf, path: &Path, index: &UnClipIndex) -> Result<TokenPriorFiles> {
+    const TEMPERATURES: std::ops::RangeInclusive<f64> = 0.01..=100.0;
+    let usual = TokenSampling::default();
+    let guidance_scale = index.prior_ar_guidance_scale.unwrap_or(usual.guidance_scale);
+    let temperature = index.prior_ar_temperature.unwrap_or(usual.temperature);
+    require(path, "prior_ar_guidance_scale", (0.0..=MAX_GUIDANCE).contains(&guidance_scale), || {
+        format!("{guidance_scale} is out of range; give 0 to {MAX_GUIDANCE}")
     })?;
-    Ok(StageFiles { folder, defaults })
+    require(path, "prior_ar_temperature", TEMPERATURES.contains(&temperature), || {
+        format!("{temperature} is out of range; give 0.01 to 100")
+    })?;
+    Ok(TokenPriorFiles { folder, sampling: TokenSampling { guidance_scale, temperature } })
+}
+
+/// A folder that a model's file names: inside the model's own, or beside it.
+fn inside_or_beside(root: &Path, file: &Path, key: &str, name: &str) -> Result<PathBuf> {
+    let parts = Path::new(name).strip_prefix("..").unwrap_or(Path::new(name));
+    let normal = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    require(file, key, parts.components().all(normal), || {
+        format!("`{name}` lies neither inside the model's folder nor beside it")
+    })?;
+    Ok(root.join(name))
 }
 
 /// A folder whose `config.json` holds the flags of guided diffusion.
@@ -427,6 +672,8 @@ pub enum Bundled {
     Imagen,
     /// An unconditional model of single objects and a noisy classifier that steers it.
     Adm,
+    /// A prior and a decoder that draw the same scenes by CLIP's embeddings, and so vary and mix pictures.
+    UnClip,
 }
 
 /// A bundled model's folder.
@@ -434,6 +681,7 @@ pub(crate) fn bundled_model(which: Bundled) -> Result<PathBuf> {
     match which {
         Bundled::Imagen => bundled_folder("scenes", "cascade.json", "--model"),
         Bundled::Adm => bundled_folder("adm-scenes", "config.json", "--model"),
+        Bundled::UnClip => bundled_folder("unclip-scenes", "model_index.json", "--model"),
     }
 }
 

@@ -25,6 +25,7 @@
 //! steering:       guidance (x_t, t, x̂₀) ─> a score, or a shift of ε or of the mean; scores by graph::gradient
 //!                 clip: texts and example pictures as such a score
 //! editing:        edit: a photo's window ─> systems::{start, repaint} keep what the mask keeps ─> back into the photo
+//! pictures as latents: latent: CLIP embedding and DDIM-inverted noise, varied, blended, moved along captions (unCLIP)
 //! before a run:   estimate: dispatches, arithmetic, traffic, memory, limits in the way
 //! ```
 //! Shape letters: N pictures (or N = 2 × pictures under guidance), H and W rows and columns, C channels, L tokens,
@@ -43,6 +44,7 @@ pub mod estimate;
 pub mod graph;
 pub mod guidance;
 pub mod kernels;
+pub mod latent;
 mod layout;
 pub mod models;
 pub mod picture;

@@ -7,7 +7,7 @@ use ancestral::device::list_adapters;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use cli::output::{note, say};
-use cli::{bisect, edit, generate, plan, tune};
+use cli::{bisect, edit, generate, latents, plan, tune};
 use std::process::ExitCode;
 
 /// Text-to-image diffusion on any GPU.
@@ -24,6 +24,14 @@ enum Command {
     Generate(Box<generate::Generate>),
     /// Change part of a picture: what a mask says is drawn anew, as a prompt says
     Edit(Box<edit::Edit>),
+    /// Draw others of a picture, with its layout or with new ones
+    Vary(Box<latents::Vary>),
+    /// Draw the pictures between two pictures
+    Blend(Box<latents::Blend>),
+    /// Move a picture along the difference of two captions: what one says becomes what the other says
+    Morph(Box<latents::Morph>),
+    /// Draw a picture again from a few principal components of what CLIP sees in it
+    Reconstruct(Box<latents::Reconstruct>),
     /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
     Plan(Box<plan::Plan>),
     /// Measure which kernels are fastest for a run, ahead of it; kept on disk for this adapter and driver
@@ -47,6 +55,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(*args),
         Command::Edit(args) => edit::run(&args),
+        Command::Vary(args) => latents::vary(&args),
+        Command::Blend(args) => latents::blend(&args),
+        Command::Morph(args) => latents::morph(&args),
+        Command::Reconstruct(args) => latents::reconstruct(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Plan(args) => match plan::run(&args) {
             Ok(true) => Ok(()),

@@ -1,10 +1,13 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
-use crate::diffusion::{Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, steps};
+use crate::diffusion::{
+    Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, invertible_timesteps, steps,
+};
 use crate::edit::Mask;
 use crate::engine::{OnProgress, OnStage, Progress};
 use crate::error::{Error, Result};
 use crate::guidance::Guidance;
+use crate::latent::Latent;
 use crate::layout::Defaults;
 use crate::picture::Picture;
 use crate::systems::repaint::Resampling;
@@ -18,8 +21,33 @@ const MAX_COUNT: usize = 256;
 pub(crate) const MAX_GUIDANCE: f64 = 1e4;
 /// Largest factor of an upsampler's first noise.
 const MAX_TEMP: f64 = 10.0;
+/// Most evaluations of the network in a step of an inversion.
+const MAX_EVALUATIONS: usize = 100;
 /// Most pixels of all pictures at once: one of the largest.
 const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
+
+/// Most candidates for a picture.
+const MAX_CANDIDATES: usize = 64;
+/// Most embeddings that a prior draws at once.
+const MAX_EMBEDDINGS: usize = 1_024;
+
+/// Which of unCLIP's priors draws a picture's embedding for a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriorKind {
+    /// By denoising it.
+    Diffusion,
+    /// Token by token: its principal components, in buckets.
+    Autoregressive,
+}
+
+impl std::fmt::Display for PriorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PriorKind::Diffusion => "diffusion",
+            PriorKind::Autoregressive => "autoregressive",
+        })
+    }
+}
 
 /// What is drawn, and how. Unset values are the model's own defaults.
 ///
@@ -42,8 +70,13 @@ pub struct GenerateConfig<'a> {
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
     pub(crate) upsample_temp: Option<f64>,
+    pub(crate) prior: Option<PriorKind>,
+    pub(crate) candidates: usize,
     pub(crate) from: Vec<Picture>,
     pub(crate) image: Vec<Picture>,
+    pub(crate) latents: Vec<Latent>,
+    pub(crate) eta: Option<f64>,
+    pub(crate) inversion: Option<usize>,
     pub(crate) init: Vec<Picture>,
     pub(crate) strength: Option<f64>,
     pub(crate) mask: Option<Mask>,
@@ -56,7 +89,7 @@ pub struct GenerateConfig<'a> {
 impl<'a> GenerateConfig<'a> {
     /// One picture, seed 0, the model's defaults.
     pub fn new() -> Self {
-        GenerateConfig { count: 1, ..Default::default() }
+        GenerateConfig { count: 1, candidates: 1, ..Default::default() }
     }
 
     /// Seed of the noise; picture i of several takes `seed + i`.
@@ -72,7 +105,8 @@ impl<'a> GenerateConfig<'a> {
     }
 
     /// Denoising steps by stage; stages beyond the list keep their default. Of unCLIP the first is the prior, where it
-    /// follows a prompt, then come decoder and super-resolution.
+    /// follows a prompt, then come decoder and super-resolution; an autoregressive prior's are its components, whatever is
+    /// said.
     pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
         self.steps = steps.into();
         self
@@ -111,7 +145,8 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
-    /// Stop after this many stages.
+    /// Run this many stages: fewer stop early, more take optional ones, too, as the bundled models' upsampler to
+    /// 1024×1024.
     pub fn stages(mut self, stages: usize) -> Self {
         self.stages = Some(stages);
         self
@@ -142,6 +177,20 @@ impl<'a> GenerateConfig<'a> {
         self
     }
 
+    /// Which of unCLIP's priors draws the embeddings; diffusion by default, where the model has both.
+    pub fn prior(mut self, prior: PriorKind) -> Self {
+        self.prior = Some(prior);
+        self
+    }
+
+    /// How many embeddings unCLIP's prior draws for each picture; that whose dot product with the prompt's is the largest
+    /// is kept (Ramesh et al. 2022, section 2.2, draw two). 1 by default. The first candidate is what there is without
+    /// others; those after it take noise of [seeds of their own](crate::systems::denoise::SeededNoise::of_candidate).
+    pub fn candidates(mut self, candidates: usize) -> Self {
+        self.candidates = candidates;
+        self
+    }
+
     /// Go on from finished pictures of an earlier stage, one for each picture to draw: their size says which stage made
     /// them, and those after it enlarge them.
     pub fn from_pictures(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
@@ -153,6 +202,28 @@ impl<'a> GenerateConfig<'a> {
     /// all that are drawn, or one for each.
     pub fn image(mut self, pictures: impl Into<Vec<Picture>>) -> Self {
         self.image = pictures.into();
+        self
+    }
+
+    /// unCLIP: what its decoder draws, in place of a prompt or a picture: one for all that are drawn, or one for each. The
+    /// decoder then runs by DDIM, on timesteps of its own (see [`latent`](crate::latent)); where a latent brings its noise,
+    /// unguided and unclipped unless the caller says otherwise, as the noise was found.
+    pub fn latents(mut self, latents: impl Into<Vec<Latent>>) -> Self {
+        self.latents = latents.into();
+        self
+    }
+
+    /// DDIM's η where the decoder draws [`GenerateConfig::latents`]: 0, as by itself, gives one picture of a latent;
+    /// more varies it, up to 1.
+    pub fn eta(mut self, eta: f64) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+
+    /// Evaluations of the network in each step of an [inversion](crate::Engine::invert): 1 is DDIM's inversion as it is
+    /// usually done, more solve for the noise that leads back to the picture.
+    pub fn inversion(mut self, evaluations: usize) -> Self {
+        self.inversion = Some(evaluations);
         self
     }
 
@@ -241,6 +312,30 @@ pub(crate) fn stage_steps(
     steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
 }
 
+/// The steps of unCLIP's decoder for latents: DDIM's; where they bring their noise without clipping, on timesteps whose
+/// inversion is well-conditioned.
+pub(crate) fn latent_steps(
+    scheduler: &SchedulerConfig,
+    defaults: &Defaults,
+    cfg: &GenerateConfig<'_>,
+    index: usize,
+) -> Result<Vec<Step>> {
+    let sampler = Sampler::Ddim {
+        eta: cfg.eta.unwrap_or(0.0),
+        rederive_epsilon: scheduler.precision == Precision::Float64,
+    };
+    let mut scheduler = scheduler.clone();
+    let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
+    scheduler.clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps);
+    let timesteps = match cfg.respacing.get(index) {
+        Some(respacing) => Timesteps::Respaced(respacing.clone()),
+        None if inverted => invertible_timesteps(&scheduler, count)?,
+        None => scheduler.timesteps(&sampler, count),
+    };
+    steps(&scheduler, &sampler, timesteps)
+}
+
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.
 pub(crate) fn first_stage(cfg: &GenerateConfig<'_>, sizes: &[Size]) -> Result<usize> {
     let Some(picture) = cfg.from.first() else { return Ok(0) };
@@ -294,6 +389,11 @@ pub(crate) fn stages_and_sizes(
 
 /// How many of the model's stages run.
 pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize> {
+    stage_count_of(cfg, have, have)
+}
+
+/// How many stages run, of a model that runs `usual` of those that it has unless more or fewer are asked for.
+pub(crate) fn stage_count_of(cfg: &GenerateConfig<'_>, have: usize, usual: usize) -> Result<usize> {
     for (what, given) in [
         ("numbers of steps", cfg.steps.len()),
         ("respacings", cfg.respacing.len()),
@@ -306,7 +406,7 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
             )));
         }
     }
-    let count = cfg.stages.unwrap_or(have);
+    let count = cfg.stages.unwrap_or(usual);
     if count == 0 || count > have {
         let range = if have == 1 { "only 1".into() } else { format!("1 to {have}") };
         return Err(Error::Request(format!("{count} stages: this model has {have}; give {range}")));
@@ -318,6 +418,7 @@ pub(crate) fn stage_count(cfg: &GenerateConfig<'_>, have: usize) -> Result<usize
 pub(crate) type Size = (usize, usize);
 
 /// What a stage needs of the final picture's size.
+#[derive(Clone, Copy)]
 pub(crate) struct StageSide {
     /// Side of the pictures the stage was trained on.
     pub side: usize,
@@ -350,6 +451,15 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Refuses a picture whose values are not as many as its size says.
+pub(crate) fn check_picture(p: &Picture) -> Result<()> {
+    if !p.values.is_empty() && p.values.len() == p.width * p.height * p.channels {
+        return Ok(());
+    }
+    let (values, (w, h, c)) = (p.values.len(), (p.width, p.height, p.channels));
+    Err(Error::Request(format!("a picture of {w}x{h} pixels and {c} channels with {values} values")))
+}
+
 /// Refuses pictures to begin at that make no sense.
 fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
@@ -363,11 +473,7 @@ fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     if let Some(strength) = cfg.strength.filter(|s| !(*s > 0.0 && *s <= 1.0)) {
         return refuse(format!("a strength of {strength}: give a number above 0, up to 1"));
     }
-    let broken = |p: &Picture| p.values.is_empty() || p.values.len() != p.width * p.height * p.channels;
-    if let Some(p) = cfg.init.iter().find(|p| broken(p)) {
-        let (values, (w, h, c)) = (p.values.len(), (p.width, p.height, p.channels));
-        return refuse(format!("a picture of {w}x{h} pixels and {c} channels with {values} values"));
-    }
+    cfg.init.iter().try_for_each(check_picture)?;
     if given > 0 && !cfg.from.is_empty() {
         return refuse("a picture to begin at and one to go on from: give one of them".into());
     }
@@ -382,22 +488,63 @@ fn check_init(cfg: &GenerateConfig<'_>) -> Result<()> {
     pictures.chain([(mask.width(), mask.height())]).try_for_each(|size| mask.drawn_in(size).map(drop))
 }
 
+/// Refuses pictures of a size that are too large, or too many for it.
+pub(crate) fn check_size(cfg: &GenerateConfig<'_>, size: Option<Size>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    let Some((w, h)) = size else { return Ok(()) };
+    if w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE {
+        return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}; give another `--size`"));
+    }
+    if cfg.count * w * h > MAX_PIXELS {
+        return refuse(format!(
+            "{} pictures of {w}x{h} pixels at once: give a smaller `--size` or `--count`",
+            cfg.count
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses latents that make no sense, and what there cannot be beside them.
+fn check_latents(cfg: &GenerateConfig<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Request(what));
+    let given = cfg.latents.len();
+    if given > 1 && given != cfg.count {
+        return refuse(format!(
+            "{given} latents for {} pictures to draw: give one, or one for each",
+            cfg.count
+        ));
+    }
+    if let Some(eta) = cfg.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+        return refuse(format!("DDIM's eta of {eta}: give a number from 0 to 1"));
+    }
+    if let Some(evaluations) = cfg.inversion.filter(|n| !(1..=MAX_EVALUATIONS).contains(n)) {
+        return refuse(format!(
+            "{evaluations} evaluations in each step of an inversion: give 1 to {MAX_EVALUATIONS}"
+        ));
+    }
+    if given == 0 {
+        return Ok(());
+    }
+    let beside = [("image", &cfg.image), ("from_pictures", &cfg.from), ("init", &cfg.init)];
+    if let Some((name, _)) = beside.iter().find(|(_, pictures)| !pictures.is_empty()) {
+        return refuse(format!(
+            "latents say what is drawn and where it begins: leave `GenerateConfig::{name}` out"
+        ));
+    }
+    let numbers =
+        |latent: &Latent| latent.embedding.iter().chain(latent.noise.iter().flatten()).all(|v| v.is_finite());
+    match cfg.latents.iter().all(numbers) {
+        true => Ok(()),
+        false => refuse("a latent holds values that are not numbers".into()),
+    }
+}
+
 pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Request(what));
     if cfg.count == 0 || cfg.count > MAX_COUNT {
         return refuse(format!("{} pictures at once: give 1 to {MAX_COUNT}", cfg.count));
     }
-    if let Some((w, h)) = cfg.size {
-        if w == 0 || h == 0 || w > MAX_SIDE || h > MAX_SIDE {
-            return refuse(format!("{w}x{h} pixels: a side may have 1 to {MAX_SIDE}; give another `--size`"));
-        }
-        if cfg.count * w * h > MAX_PIXELS {
-            return refuse(format!(
-                "{} pictures of {w}x{h} pixels at once: give a smaller `--size` or `--count`",
-                cfg.count
-            ));
-        }
-    }
+    check_size(cfg, cfg.size)?;
     if let Some(scale) = cfg.guidance_scale.iter().find(|s| !(0.0..=MAX_GUIDANCE).contains(*s)) {
         return refuse(format!(
             "a guidance scale of {scale}: give a number from 0 to {MAX_GUIDANCE}; 1 is none"
@@ -408,6 +555,15 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
             "an upsampling temperature of {factor}: give 0 to {MAX_TEMP}; 0.997 is usual"
         ));
     }
+    if cfg.candidates == 0 || cfg.candidates > MAX_CANDIDATES {
+        return refuse(format!("{} candidates for each picture: give 1 to {MAX_CANDIDATES}", cfg.candidates));
+    }
+    if cfg.candidates > 1 && cfg.count * cfg.candidates > MAX_EMBEDDINGS {
+        return refuse(format!(
+            "{} candidates for each of {} pictures at once: give fewer, {MAX_EMBEDDINGS} in all",
+            cfg.candidates, cfg.count
+        ));
+    }
     let images = cfg.image.len();
     if images > 1 && images != cfg.count {
         return refuse(format!(
@@ -415,6 +571,7 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
             cfg.count
         ));
     }
+    check_latents(cfg)?;
     check_init(cfg)?;
     match cfg.clip {
         Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {

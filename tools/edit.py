@@ -17,7 +17,6 @@ from PIL import Image
 
 import check_scenes
 import figure
-import scenes
 from score import PROGRAM
 
 SIDE = 256
@@ -32,11 +31,6 @@ EDITS = [([("circle", "red"), ("square", "blue")], "to the left of", "white", RI
          ([("square", "red")], "", "yellow", MIDDLE, "a black circle on a yellow background")]
 
 
-def before(things, relation, ground):
-    s = scenes.Scene([scenes.Thing(*t) for t in things], ground, relation=relation)
-    return (scenes.render([scenes.layout(s, np.random.default_rng(1))], SIDE)[0] * 255).round().astype(np.uint8)
-
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--count", type=int, default=6, help="pictures of each edit, all of them judged and shown")
@@ -44,7 +38,7 @@ def main():
     args = ap.parse_args()
     rows = []
     for things, relation, ground, (x, y, w, h), prompt in EDITS:
-        picture = before(things, relation, ground)
+        picture = figure.drawn(things, relation, ground, SIDE)
         masked = picture.copy()
         masked[y:y + h, x:x + w] = 128
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,19 @@
 """Sheets of pictures with a heading above each column and some lines of text beside each row, for the figures."""
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+import scenes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RIGHT, WRONG, PLAIN = "#2a9d4a", "#d03030", "#b0b0b0"
+
+
+def drawn(things, relation="", ground="white", side=256):
+    """A picture by the recipe, as uint8 pixels: shapes and colours of its objects, how they stand, the background."""
+    s = scenes.Scene([scenes.Thing(*t) for t in things], ground, relation=relation)
+    return (scenes.render([scenes.layout(s, np.random.default_rng(1))], side)[0] * 255).round().astype(np.uint8)
 
 
 def judged(right):

@@ -34,10 +34,14 @@ pub enum Kind {
     Sdg,
     /// GLIDE.
     Glide,
+    /// Autoregressive priors.
+    ArPrior,
     /// Karlo from a prompt.
     UnClip,
     /// Karlo from a picture.
     UnClipVariation,
+    /// An unguided upsampler of our layout.
+    Upsampler,
 }
 
 /// A tensor of a golden file.
@@ -115,6 +119,9 @@ impl Case {
         if self.manifest["encoders"].is_object() {
             return Ok(Kind::Sdg);
         }
+        if self.manifest["priors"].is_object() {
+            return Ok(Kind::ArPrior);
+        }
         let index = std::fs::read(self.pipeline.join("model_index.json")).unwrap_or_default();
         let index: Value = serde_json::from_slice(&index).unwrap_or_default();
         match index["_class_name"].as_str() {
@@ -123,6 +130,7 @@ impl Case {
             Some("IFSuperResolutionPipeline") => Ok(Kind::IfStage2),
             Some("UnCLIPPipeline") => Ok(Kind::UnClip),
             Some("UnCLIPImageVariationPipeline") => Ok(Kind::UnClipVariation),
+            Some("ancestral.Upsampler") => Ok(Kind::Upsampler),
             Some(class) => Err(format!("`{class}` is not built yet")),
             None if self.manifest["run"]["respacing"].is_object() => Ok(Kind::Adm),
             None if self.manifest["run"]["base_respacing"].is_string() => Ok(Kind::Glide),

@@ -12,7 +12,9 @@ const DDPM: &str = "ddpm";
 const STAGE1: &str = "if_stage1";
 const STAGE2: &str = "if_stage2";
 const UNCLIP: &str = "unclip";
+const AR_PRIOR: &str = "ar_prior";
 const VARIATION: &str = "unclip_variation";
+const UPSAMPLER: &str = "upsampler";
 
 /// A copy of one of the project's own cases, to spoil.
 fn copy(name: &str) -> Scratch {
@@ -66,6 +68,11 @@ fn golden_wrong_configs_are_seen() {
         (UNCLIP, "pipeline/decoder/config.json", "norm_eps", json!(1e-4)),
         (UNCLIP, "pipeline/super_res_last/config.json", "norm_eps", json!(1e-4)),
         (UNCLIP, "pipeline/super_res_scheduler/scheduler_config.json", "clip_sample_range", json!(0.9)),
+        (AR_PRIOR, "small/prior_ar/config.json", "dot_default", json!(2)),
+        (UPSAMPLER, "pipeline/config.json", "norm_eps", json!(1e-4)),
+        (UPSAMPLER, "pipeline/config.json", "flip_sin_to_cos", json!(false)),
+        (UPSAMPLER, scheduler, "prediction_type", json!("epsilon")),
+        (UPSAMPLER, scheduler, "timestep_spacing", json!("leading")),
         (VARIATION, "pipeline/image_encoder/config.json", "num_attention_heads", json!(2)),
         (
             VARIATION,
@@ -125,7 +132,7 @@ fn golden_wrong_weights_are_seen() {
 /// Every comparison fails where its golden is moved just beyond the limit.
 #[test]
 fn golden_every_check_can_fail() {
-    for name in [DDPM, STAGE1, STAGE2, "sdg", UNCLIP, VARIATION] {
+    for name in [DDPM, STAGE1, STAGE2, "sdg", AR_PRIOR, UNCLIP, VARIATION] {
         let case = Case::open(&own_goldens().join(name)).expect("a case");
         let mut report = Report::new(case.name.clone());
         report.planted = true;

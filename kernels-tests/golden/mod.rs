@@ -11,12 +11,14 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ddpm`], [`glide`], [`imagen`], [`unclip`]: a system's checks. - [`clip`]: encoders, and what they steer.
+//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`clip`]:
+//!   encoders, and what they steer.
 //! - [`controls`]: planted errors, which must fail.
 
 mod adm;
+mod ar_prior;
 mod bisect;
-mod case;
+pub mod case;
 mod clip;
 mod controls;
 mod ddpm;
@@ -27,10 +29,11 @@ mod glide;
 mod imagen;
 mod report;
 mod runs;
-mod scratch;
+pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
 mod unclip;
+mod upsampler;
 
 use crate::device::{on_gpu, say};
 use ancestral::device::{Device, DeviceChoice};
@@ -65,8 +68,10 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::IfStage1 | Kind::IfStage2 => imagen::check(case, device, report),
         Kind::Adm => adm::check(case, device, report),
         Kind::Sdg => clip::check(case, device, report),
+        Kind::ArPrior => ar_prior::check(case, device, report),
         Kind::Glide => glide::check(case, device, report),
         Kind::UnClip | Kind::UnClipVariation => unclip::check(case, device, report),
+        Kind::Upsampler => upsampler::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -162,6 +167,16 @@ fn golden_sdg_gpu() {
 }
 
 #[test]
+fn golden_ar_prior_cpu() {
+    check_all(Kind::ArPrior, &Device::Cpu);
+}
+
+#[test]
+fn golden_ar_prior_gpu() {
+    on_gpu(|device| check_all(Kind::ArPrior, device));
+}
+
+#[test]
 fn golden_ddpm_cpu() {
     check_all(Kind::Ddpm, &Device::Cpu);
 }
@@ -224,6 +239,16 @@ fn golden_unclip_variation_cpu() {
 #[test]
 fn golden_unclip_variation_gpu() {
     on_gpu(|device| check_all(Kind::UnClipVariation, device));
+}
+
+#[test]
+fn golden_upsampler_cpu() {
+    check_all(Kind::Upsampler, &Device::Cpu);
+}
+
+#[test]
+fn golden_upsampler_gpu() {
+    on_gpu(|device| check_all(Kind::Upsampler, device));
 }
 
 #[test]

@@ -7,13 +7,15 @@ use crate::golden::forward;
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::{Run, Stored};
 use ancestral::device::{Device, ProgramOptions};
+use ancestral::diffusion::SchedulerConfig;
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::models::{prior, unet};
 use ancestral::picture::{Picture, Rounding};
 use ancestral::systems::unclip::{
-    Captions, Kind as Network, PictureEncoder, Projection, Stage, TextEncoder, enlarged, padded_mask,
+    Captions, Kind as Network, PictureEncoder, Projection, Stage, TextEncoder, padded_mask,
 };
+use ancestral::systems::upsampler::{Upsampler, enlarged};
 use ancestral::{Engine, GenerateConfig, LoadOptions};
 use serde_json::Value;
 
@@ -111,18 +113,17 @@ fn check_forwards(case: &Case, golden: &Tensors, device: &Device, report: &mut R
     report.golden("text_proj hidden_states", &context, need(golden, "text_proj.hidden_states")?, limit);
     report.golden("text_proj additive_time", &time, need(golden, "text_proj.additive_time")?, limit);
     check_decoder(case, golden, device, report)?;
-    for (part, out) in [("super_res_first", "sr_first.out"), ("super_res_last", "sr_last.out")] {
-        let stage = Stage::load(&case.pipeline, part, None).map_err(text)?;
-        let Network::SuperResolution(config) = &stage.kind else { return Err("no UNet2DModel".into()) };
+    let upsampler = Upsampler::load_karlo(&case.pipeline, false, None).map_err(text)?;
+    for (network, out) in upsampler.networks.iter().zip(["sr_first.out", "sr_last.out"]) {
         let sample = need(golden, "sr.sample")?;
         let [n, c, h, w] = sample.picture()?;
         let mut g = Graph::new();
         let x = g.input("x", &[n, h, w, c], Storage::Elem);
         let t = g.input("t", &[n], Storage::F32);
-        let y = config.forward(&mut g, (&x, None), &t);
+        let y = network.unet.forward(&mut g, (&x, None), &t);
         g.output("out", &y);
         let inputs: [(&str, &[f32]); 2] = [("x", &sample.channels_last()), ("t", &of("timestep")?[..n])];
-        let found = forward::run(device, stage.weights(), g, &inputs)?;
+        let found = forward::run(device, network.weights(), g, &inputs)?;
         report.golden(out, found.get("out").unwrap_or_default(), need(golden, out)?, limit);
     }
     Ok(())
@@ -198,6 +199,22 @@ fn check_decoder(case: &Case, golden: &Tensors, device: &Device, report: &mut Re
     Ok(())
 }
 
+/// What an engine needs for the first picture of a stored run from a prompt: prompt, steps and scales by stage, noise.
+pub fn first_picture(case: &Case, device: &Device) -> Checked<(String, Vec<usize>, Vec<f64>, Stored)> {
+    let files = case.goldens();
+    let stored = files.iter().map(|(file, _)| case.read(file)).collect::<Checked<Vec<_>>>()?;
+    let golden = stored.into_iter().find(|golden| golden.contains_key("super_res.x")).ok_or("no run")?;
+    let whole = Whole::read(case, golden, device)?;
+    let (prior, decoder) = (whole.load("prior")?, whole.load("decoder")?);
+    let upsampler = Upsampler::load_karlo(&case.pipeline, false, None).map_err(text)?;
+    let schedulers = [prior.scheduler, decoder.scheduler, upsampler.scheduler];
+    let run = |(part, scheduler): (&str, &SchedulerConfig)| whole.run(part, scheduler, 1.0, 0);
+    let runs = ["prior", "decoder", "super_res"].into_iter().zip(&schedulers).map(run);
+    let runs = runs.collect::<Checked<Vec<_>>>()?;
+    let noise = Stored::joined(runs.iter().map(|run| run.draws(Some(0), None)));
+    Ok((whole.prompts[0].clone(), whole.steps, whole.scales, noise))
+}
+
 /// A stored run of a pipeline, whichever it begins with.
 struct Whole<'a> {
     case: &'a Case,
@@ -250,7 +267,7 @@ impl<'a> Whole<'a> {
     }
 
     /// A stage's stored run; `tokens` of a caption.
-    fn run(&self, part: &str, stage: &Stage, scale: f64, tokens: usize) -> Checked<Run> {
+    fn run(&self, part: &str, scheduler: &SchedulerConfig, scale: f64, tokens: usize) -> Checked<Run> {
         let prefix = format!("{part}.");
         let mine = |(name, tensor): (&String, &Tensor)| {
             let mut tensor = tensor.clone();
@@ -265,7 +282,7 @@ impl<'a> Whole<'a> {
         let largest = if part == "decoder" { DECODER } else { SUPER_RESOLUTION };
         let spreads = self.case.spreads(part, count).unwrap_or_else(|_| vec![largest; count + 1]);
         let forward = spread(self.case, if part == "prior" { "prior" } else { "decoder" });
-        Run::of(part, tensors, &stage.scheduler, (scale, tokens), (spreads, forward))
+        Run::of(part, tensors, scheduler, (scale, tokens), (spreads, forward))
     }
 
     fn check(&self, report: &mut Report) -> Checked {
@@ -300,7 +317,7 @@ impl<'a> Whole<'a> {
         report: &mut Report,
     ) -> Checked<Option<Run>> {
         let mut stage = self.load("prior")?;
-        let run = self.run("prior", &stage, self.scales[0], length)?;
+        let run = self.run("prior", &stage.scheduler, self.scales[0], length)?;
         let denoiser = stage.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
         denoiser.write("embeds", embeds);
         denoiser.write("states", states);
@@ -348,7 +365,8 @@ impl<'a> Whole<'a> {
             report.equal("decoder's mask", &mask, &additive(golden));
         }
         let mut stage = self.load("decoder")?;
-        let run = self.run("decoder", &stage, self.scales[self.scales.len() - 2], length + extra)?;
+        let run =
+            self.run("decoder", &stage.scheduler, self.scales[self.scales.len() - 2], length + extra)?;
         let denoiser = stage.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
         denoiser.write("context", &hidden.values);
         denoiser.write("class_labels", &time.values);
@@ -358,8 +376,8 @@ impl<'a> Whole<'a> {
     }
 
     fn check_enlarging(&self, report: &mut Report) -> Checked<Run> {
-        let [mut first, mut last] = [self.load("super_res_first")?, self.load("super_res_last")?];
-        let run = self.run("super_res", &first, 1.0, 0)?;
+        let mut upsampler = Upsampler::load_karlo(&self.case.pipeline, false, None).map_err(text)?;
+        let run = self.run("super_res", &upsampler.scheduler, 1.0, 0)?;
         let small = need(&self.golden, "decoder.x")?;
         let small = small.at(small.shape[0] - 1);
         let [_, _, h, w] = small.picture()?;
@@ -369,6 +387,7 @@ impl<'a> Whole<'a> {
             report.golden("image_upscaled", &found, golden, Limit::once(spread(self.case, "decoder")));
             low_res = golden.channels_last();
         }
+        let [first, last] = &mut upsampler.networks[..] else { return Err("not two networks".into()) };
         let first = first.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
         let last = last.denoiser(self.device, &OPTIONS, run.shape).map_err(text)?;
         first.write("low_res", &low_res);

@@ -1,9 +1,9 @@
 //! Settings of a run that draws, whatever it draws from.
 
-use super::output::{Bars, note, outputs, say};
+use super::output::{self, Bars, check_outputs};
 use super::parse::{parse_clip, parse_size, parse_thresholding};
+use super::prior::Prior;
 use ancestral::diffusion::{Clip, Sampler};
-use ancestral::picture::check_output;
 use ancestral::{Error, GenerateConfig};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ pub struct Drawing {
     /// Width and height of the model's final picture, e.g. 256x256
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<(usize, usize)>,
-    /// Stop after this many stages
+    /// Run this many stages: fewer stop early, more take a model's optional upsampler, e.g. to 1024x1024 [default: all but
+    /// that]
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     /// Denoising steps, by stage if separated by commas
@@ -64,6 +65,8 @@ pub struct Drawing {
     /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
     #[arg(help_heading = "Sampling", long, value_name = "X")]
     upsample_temp: Option<f64>,
+    #[command(flatten)]
+    prior: Prior,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,8 +90,7 @@ pub fn sized(
 impl Drawing {
     /// Refuses outputs that cannot be written, before minutes are spent on them.
     pub fn check_outputs(&self) -> Result<(), Error> {
-        // A count that makes no sense is refused by the engine, after these few.
-        outputs(&self.output, self.count.min(1_000)).iter().try_for_each(|path| check_output(path))
+        check_outputs(&self.output, self.count)
     }
 
     /// The settings, with progress bars.
@@ -104,7 +106,7 @@ impl Drawing {
             .negative_prompt(self.negative_prompt.clone())
             .clean_caption(self.clean_caption)
             .on_progress(move |progress| bars.show(&progress));
-        cfg = sized(cfg, self.size, self.stages);
+        cfg = sized(self.prior.apply(cfg), self.size, self.stages);
         cfg = match self.sampler {
             Some(SamplerName::Ddpm) => cfg.sampler(Sampler::Ddpm),
             Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: self.eta, rederive_epsilon: false }),
@@ -122,13 +124,6 @@ impl Drawing {
         save: impl Fn(&T, &Path) -> Result<(), Error>,
         started: Instant,
     ) -> Result<(), Error> {
-        for (result, path) in results.iter().zip(outputs(&self.output, results.len())) {
-            save(result, &path)?;
-            say(path.display());
-        }
-        if !self.quiet {
-            note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
-        }
-        Ok(())
+        output::save(results, save, &self.output, (self.quiet, started))
     }
 }

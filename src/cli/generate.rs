@@ -17,7 +17,8 @@ pub struct Generate {
     prompt: Option<String>,
     #[command(flatten)]
     drawing: Drawing,
-    /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw
+    /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw. An upsampler
+    /// by itself takes one of any size
     #[arg(help_heading = "Pictures to begin with", long, value_name = "PNG")]
     from: Vec<PathBuf>,
     /// Image variation (Karlo's): a PNG or JPEG to draw others of; one for all, or one for each picture to draw
@@ -42,12 +43,12 @@ pub fn run(args: Generate) -> Result<(), Error> {
     let Generate { prompt, drawing, from, image, init, strength, steering, model } = args;
     drawing.check_outputs()?;
     let mut engine = model.load(drawing.quiet)?;
-    if engine.condition() == Condition::Prompt && prompt.is_none() {
+    if engine.condition() == Condition::Prompt && prompt.is_none() && image.is_empty() {
         return Err(Error::Request(
             "this model draws what a prompt says: ancestral generate \"a red circle\"".into(),
         ));
     }
-    let ignores = matches!(engine.condition(), Condition::Nothing | Condition::Picture);
+    let ignores = matches!(engine.condition(), Condition::Nothing | Condition::Picture) || !image.is_empty();
     let unread = ignores && !steering.reads_prompt();
     if prompt.is_some() && unread && !drawing.quiet {
         note("note: this model draws without a prompt; yours changes nothing");

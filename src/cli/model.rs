@@ -31,6 +31,8 @@ enum SystemName {
     Imagen,
     /// Draws single objects, steered by a classifier: --class "red circle"
     Adm,
+    /// Draws simple scenes by a prompt or after a picture, by way of CLIP's embeddings
+    Unclip,
 }
 
 impl Choice {
@@ -47,8 +49,51 @@ impl Choice {
             (false, _) => Engine::load_cascade(model, &options),
             (true, SystemName::Imagen) => Engine::bundled_as(Bundled::Imagen, &options),
             (true, SystemName::Adm) => Engine::bundled_as(Bundled::Adm, &options),
+            (true, SystemName::Unclip) => Engine::bundled_as(Bundled::UnClip, &options),
         }?;
         engine.notes().iter().filter(|_| !quiet).for_each(note);
+        Ok(engine)
+    }
+}
+
+/// Says on which device a model was loaded.
+fn say_device(engine: &Engine, asked: &DeviceChoice) {
+    note(format_args!("device: {}", engine.device().name()));
+    if matches!(asked, DeviceChoice::Auto) && matches!(engine.device(), Device::Cpu) {
+        note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
+    }
+}
+
+/// An unCLIP to draw with.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct UnClip {
+    /// Folder of an unCLIP that sees pictures, such as Karlo's image variation; repeat it where prior and encoder of
+    /// pictures are apart [default: the bundled one]
+    #[arg(short, long, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// Which files of the model to read, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+impl UnClip {
+    /// Loads it, and says on which device.
+    pub fn load(&self, quiet: bool) -> Result<Engine, Error> {
+        let device = DeviceChoice::parse(&self.device);
+        let options =
+            LoadOptions { device: device.clone(), variant: self.variant.clone(), ..Default::default() };
+        let engine = match self.model.is_empty() {
+            true => Engine::bundled_as(Bundled::UnClip, &options),
+            false => Engine::load_cascade(&self.model, &options),
+        }?;
+        if !quiet {
+            engine.notes().iter().for_each(note);
+            say_device(&engine, &device);
+        }
         Ok(engine)
     }
 }
@@ -57,8 +102,8 @@ impl Choice {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct Model {
-    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages [default: a
-    /// bundled model]
+    /// Model folder, or OpenAI's checkpoint (guided diffusion, GLIDE); repeat it for super-resolution stages and
+    /// upsamplers [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
@@ -74,10 +119,7 @@ impl Model {
         let device = DeviceChoice::parse(&self.device);
         let engine = self.choice.load(&self.model, device.clone(), quiet)?;
         if !quiet {
-            note(format_args!("device: {}", engine.device().name()));
-            if matches!(device, DeviceChoice::Auto) && matches!(engine.device(), Device::Cpu) {
-                note("        no hardware GPU answers; with one and its Vulkan driver this is much faster");
-            }
+            say_device(&engine, &device);
         }
         Ok(engine)
     }

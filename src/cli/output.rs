@@ -1,9 +1,11 @@
 //! Files, lines, progress bars.
 
-use ancestral::Progress;
+use ancestral::picture::check_output;
+use ancestral::{Error, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// `picture.png` → `picture-3.png`.
 fn numbered(path: &Path, i: usize) -> PathBuf {
@@ -24,6 +26,29 @@ pub fn suffixed(path: &Path, suffix: String) -> PathBuf {
 /// The files of `count` pictures.
 pub fn outputs(path: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 { vec![path.to_path_buf()] } else { (0..count).map(|i| numbered(path, i)).collect() }
+}
+
+/// Refuses outputs that cannot be written, before minutes are spent on them.
+pub fn check_outputs(path: &Path, count: usize) -> Result<(), Error> {
+    // A count that makes no sense is refused by the engine, after these few.
+    outputs(path, count.min(1_000)).iter().try_for_each(|path| check_output(path))
+}
+
+/// Writes the results to their files, and says where they are and, unless quiet, how long it took since `started`.
+pub fn save<T>(
+    results: &[T],
+    write: impl Fn(&T, &Path) -> Result<(), Error>,
+    path: &Path,
+    (quiet, started): (bool, Instant),
+) -> Result<(), Error> {
+    for (result, path) in results.iter().zip(outputs(path, results.len())) {
+        write(result, &path)?;
+        say(path.display());
+    }
+    if !quiet {
+        note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
 }
 
 /// A line on standard output. Whoever reads it may have gone; that is no reason to fail.
@@ -53,7 +78,11 @@ impl Bars {
         if self.quiet {
             return true;
         }
-        if self.current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+        let ticks = (progress.done * TICKS) as u64;
+        // A run after another begins again.
+        let goes_on =
+            |(stage, bar): &(usize, ProgressBar)| *stage == progress.stage && bar.position() <= ticks;
+        if !self.current.as_ref().is_some_and(goes_on) {
             let size = match progress.size {
                 (1, 1) => "embedding".to_string(),
                 (width, height) => format!("{width}x{height}"),
@@ -68,7 +97,7 @@ impl Bars {
         }
         if let Some((_, bar)) = &self.current {
             bar.set_message(format!("step {}/{}", progress.done.floor(), progress.steps));
-            bar.set_position((progress.done * TICKS) as u64);
+            bar.set_position(ticks);
             if progress.done as usize == progress.steps {
                 bar.finish();
             }

@@ -105,6 +105,11 @@ impl Clip {
         Some(nearest(alpha_bars, alpha_bar))
     }
 
+    /// The encoders and where their weights are.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0
+    }
+
     fn image(&self) -> Result<&Image> {
         self.0.image.as_ref().ok_or_else(|| Error::Request("this CLIP has no picture encoder".into()))
     }

@@ -89,9 +89,15 @@ impl CpuProgram {
         self.get(id).to_vec()
     }
 
-    pub(super) fn copy(&mut self, from: TensorId, to: TensorId) {
-        let len = self.get(to).len();
-        self.values[to.0] = Values::Owned(self.get(from)[..len].to_vec());
+    pub(super) fn keep(&mut self, copies: &[Copy]) {
+        for c in copies {
+            // Out of the list while the rest of it is read.
+            let mut target = std::mem::replace(&mut self.values[c.to.0], Values::Absent);
+            if let Values::Owned(to) = &mut target {
+                to[c.at..][..c.len].copy_from_slice(&self.get(c.from)[c.first..][..c.len]);
+            }
+            self.values[c.to.0] = target;
+        }
     }
 
     pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {

@@ -440,9 +440,21 @@ impl Program {
     #[track_caller]
     pub fn feed_back(&mut self, output: &str, input: &str) {
         let (from, to) = (self.output(output), self.input(input));
+        let len = self.graph.info(to).len();
+        self.keep(&[Copy { from, first: 0, to, at: 0, len }]);
+    }
+
+    /// Copies pieces of its own outputs to its own inputs, for the runs to come: a cache grows so. Pieces as
+    /// [`Program::copy_from`] takes them.
+    #[track_caller]
+    pub fn keep(&mut self, copies: &[Copy]) {
+        for c in copies {
+            let within = |id: TensorId, first: usize| first + c.len <= self.graph.info(id).len();
+            assert!(within(c.from, c.first) && within(c.to, c.at), "{c:?} leaves its tensors");
+        }
         match &mut self.backend {
-            Backend::Cpu(p) => p.copy(from, to),
-            Backend::Gpu(p) => p.copy(&self.graph, from, to),
+            Backend::Cpu(p) => p.keep(copies),
+            Backend::Gpu(p) => p.keep(&self.graph, copies),
         }
     }
 }

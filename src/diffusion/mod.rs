@@ -2,12 +2,14 @@
 //!
 //! - [`schedule`]: β, ᾱ and the timesteps a sampler visits.
 //! - [`config`]: what a checkpoint's `scheduler_config.json` says.
+//! - [`inversion`]: those of DDIM the other way, from a picture to the noise it comes from.
 //! - [`scheduler`]: every sampler as a list of [`Step`]s for one fused kernel.
 //! - [`mod@reference`]: what that kernel computes, in f64.
 //! - [`noise`]: PyTorch's CPU generator, bit for bit.
 
 pub(crate) mod box_muller;
 pub mod config;
+pub mod inversion;
 pub mod noise;
 pub mod reference;
 pub mod schedule;
@@ -16,6 +18,7 @@ pub mod scheduler;
 mod tests;
 
 pub use config::{PredictionType, SchedulerConfig, VarianceType};
+pub use inversion::{inverse, invertible_timesteps};
 pub use noise::NoiseStream;
 pub use schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
 pub use scheduler::{Clip, Coefficients, Sampler, ScoreShifts, Step, Timesteps, Variance, add_noise, steps};

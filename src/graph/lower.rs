@@ -44,6 +44,13 @@ pub fn winograd_bytes(node: &Node) -> usize {
     PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize
 }
 
+/// Bytes of the larger of the tensors between a convolution's transforms, windows and products.
+pub fn winograd_largest(node: &Node) -> u64 {
+    let p = conv2d::Params::read(&node.params);
+    let [.., tiles] = tiles(&p);
+    PLANES as u64 * 4 * u64::from(tiles) * u64::from((p.in_a + p.in_b).max(p.cols))
+}
+
 /// Appends a convolution as input transform, 36 products and output transform with the epilogue. The node must
 /// [fit](winograd_fits).
 pub fn winograd(graph: &mut Graph, node: &Node) {

@@ -4,6 +4,7 @@
 //! [`weights`](crate::graph::Graph::weights) are what its checkpoint must hold.
 
 pub mod adm;
+pub mod ar_prior;
 pub mod attention;
 pub mod blocks;
 pub(crate) mod check;
@@ -11,6 +12,7 @@ pub mod clip;
 pub mod efficient_unet;
 pub mod embeddings;
 pub mod glide;
+pub mod pca;
 pub mod prior;
 pub mod t5;
 pub mod text_proj;

@@ -26,9 +26,9 @@ const EPS: f32 = 1e-5;
 /// Added to the score of a token that is not to be seen.
 pub const HIDDEN: f32 = -10_000.0;
 /// Most heads; the scores of a step's tokens have their own constant for each.
-const MAX_HEADS: usize = 1_024;
+pub(super) const MAX_HEADS: usize = 1_024;
 /// Most tokens of a caption.
-const MAX_TOKENS: usize = 1_024;
+pub(super) const MAX_TOKENS: usize = 1_024;
 /// Tokens of a step: timestep, noisy embedding, answer.
 const STEP_TOKENS: usize = 3;
 

@@ -3,6 +3,7 @@
 
 use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape};
 use super::start::{Place, Start, start};
+use super::upsampler::{Chain, Stages, Upsamplers};
 use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{SchedulerConfig, Step, add_noise};
@@ -12,13 +13,11 @@ use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::resample::{Resample, resample};
-use crate::layout::{Defaults, StageFiles};
+use crate::layout::{Defaults, ImagenFiles};
 use crate::models::check::require;
 use crate::models::{t5, unet};
 use crate::picture::Picture;
-use crate::request::{
-    GenerateConfig, Size, StageSide, first_stage, guidance_scale, stage_count, stage_sizes, stage_steps,
-};
+use crate::request::{GenerateConfig, Size, StageSide, guidance_scale, stage_steps};
 use crate::text::{T5Tokenizer, caption};
 use crate::weights::{Checkpoint, read_json, t5_name};
 use std::path::Path;
@@ -318,12 +317,17 @@ pub fn network_graph(config: &unet::Config) -> Graph {
 /// A cascade with its text encoder and each stage's settings.
 pub(crate) struct Imagen {
     text: TextEncoder,
+    /// What reads the prompt.
     stages: Vec<(Stage, Defaults)>,
+    /// What enlarges their pictures further.
+    upsamplers: Upsamplers,
 }
 
 impl Imagen {
     /// Reads every stage's folder; the text encoder is the first one's.
-    pub(crate) fn load(files: &[StageFiles], variant: Option<&str>) -> Result<Self> {
+    pub(crate) fn load(files: &ImagenFiles, variant: Option<&str>) -> Result<Self> {
+        let upsamplers = Upsamplers::load(&files.upsamplers, variant)?;
+        let files = &files.stages;
         let mut stages: Vec<(Stage, Defaults)> = Vec::new();
         for file in files {
             let stage = Stage::load(&file.folder, variant)?;
@@ -349,13 +353,26 @@ impl Imagen {
                 return Err(Error::config(file.folder.join("unet/config.json"), "encoder_hid_dim", what));
             }
         }
-        Ok(Imagen { text, stages })
+        Ok(Imagen { text, stages, upsamplers })
+    }
+
+    /// The stages of a run, and the steps of its upsamplers.
+    fn request(&self, cfg: &GenerateConfig<'_>) -> Result<(Stages, Vec<Vec<Step>>)> {
+        let side = |(stage, _): &(Stage, Defaults)| StageSide {
+            side: stage.unet.sample_size,
+            multiple: stage.unet.size_multiple(),
+        };
+        let sides: Vec<StageSide> = self.stages.iter().map(side).collect();
+        let stages = self.upsamplers.stages(cfg, 0, &sides)?;
+        let own = self.stages.len();
+        let steps = self.upsamplers.steps(cfg, own, stages.count.saturating_sub(own))?;
+        Ok((stages, steps))
     }
 }
 
 impl System for Imagen {
     fn stages(&self) -> usize {
-        self.stages.len()
+        self.stages.len() + self.upsamplers.len()
     }
 
     fn condition(&self) -> Condition {
@@ -363,32 +380,38 @@ impl System for Imagen {
     }
 
     fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
-        Ok(imagen_sizes(&self.stages, cfg)?.1)
+        Ok(self.request(cfg)?.0.sizes)
     }
 
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>> {
         let Run { device, options, prompt, cfg, noise } = run;
-        let stages = &mut self.stages;
-        let (count, sizes) = imagen_sizes(stages, cfg)?;
-        for (i, (stage, defaults)) in stages[..count].iter().enumerate() {
+        let (Stages { count, sizes, first }, steps) = self.request(cfg)?;
+        let before = self.stages.len();
+        let stages = &mut self.stages[..count.min(before)];
+        for (i, (stage, defaults)) in stages.iter().enumerate() {
             stage_steps(&stage.scheduler, defaults, cfg, i)?;
             stage.check_noise_level(i, defaults.noise_level)?;
         }
-        let first = first_stage(cfg, &sizes)?;
-        let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
-        let states = self.text.encode(device, &prompts, cfg.clean_caption)?;
-        if states.truncated {
-            log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
-        }
         let mut picture: Vec<f32> = cfg.from.iter().flat_map(|p| &p.values).copied().collect();
-        for i in first..count {
-            let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
-            let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
-            picture = run_stage(device, options, &mut stages[i], &run, cfg, noise)?;
-            let (width, height) = sizes[i];
-            if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| i + 1 < count) {
-                on_stage(i, &Picture::split(&picture, height, width, 3));
+        if first < stages.len() {
+            let prompts: [&str; PROMPTS] = [&cfg.negative_prompt, prompt];
+            let states = self.text.encode(device, &prompts, cfg.clean_caption)?;
+            if states.truncated {
+                log::warn!("the prompt is longer than {MAX_TOKENS} tokens; its end is not seen");
             }
+            for (i, stage) in stages.iter_mut().enumerate().skip(first) {
+                let from = (i > 0).then(|| (picture.as_slice(), sizes[i - 1]));
+                let run = StageRun { index: i, count, size: sizes[i], states: &states, from };
+                picture = run_stage(device, options, stage, &run, cfg, noise)?;
+                let (width, height) = sizes[i];
+                if let Some(on_stage) = cfg.on_stage.as_mut().filter(|_| i + 1 < count) {
+                    on_stage(i, &Picture::split(&picture, height, width, 3));
+                }
+            }
+        }
+        if let Some(sizes) = sizes.get(before - 1..) {
+            let chain = Chain { before, sizes, passed: first.saturating_sub(before), steps: &steps };
+            picture = self.upsamplers.run((device, options), &chain, picture, cfg, noise)?;
         }
         let (width, height) = sizes[count - 1];
         Ok(Picture::split(&picture, height, width, 3))
@@ -396,12 +419,17 @@ impl System for Imagen {
 
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>> {
         let mut networks = vec![NetworkCost::of_text(t5::graph(&self.text.config, PROMPTS, MAX_TOKENS), on)];
-        let (count, sizes) = imagen_sizes(&self.stages, cfg)?;
-        for (i, (stage, defaults)) in self.stages[..count].iter().enumerate() {
+        let (Stages { count, sizes, first }, list) = self.request(cfg)?;
+        let before = self.stages.len();
+        for (i, (stage, defaults)) in self.stages.iter().enumerate().take(count) {
             let steps = stage_steps(&stage.scheduler, defaults, cfg, i)?;
             let shape = stage_shape(stage, defaults, cfg, i, (sizes[i], &steps));
             let (name, network) = (format!("stage {} U-Net", i + 1), network(&stage.unet));
             networks.push(NetworkCost::of_denoiser(&name, shape, steps.len(), &network, on));
+        }
+        if let Some(sizes) = sizes.get(before - 1..) {
+            let chain = Chain { before, sizes, passed: first.saturating_sub(before), steps: &list };
+            networks.extend(self.upsamplers.plan(&chain, cfg.count, on));
         }
         Ok(networks)
     }
@@ -410,20 +438,9 @@ impl System for Imagen {
         let stages = self.stages.iter().enumerate();
         stages
             .map(|(i, (s, _))| (format!("stage {} unet", i + 1), network_graph(&s.unet), s.weights()))
+            .chain(self.upsamplers.networks())
             .collect()
     }
-}
-
-/// How many stages run, and their widths and heights.
-fn imagen_sizes(
-    stages: &[(Stage, Defaults)],
-    cfg: &GenerateConfig<'_>,
-) -> Result<(usize, Vec<(usize, usize)>)> {
-    let count = stage_count(cfg, stages.len())?;
-    let sides = stages[..count]
-        .iter()
-        .map(|(stage, _)| StageSide { side: stage.unet.sample_size, multiple: stage.unet.size_multiple() });
-    Ok((count, stage_sizes(&sides.collect::<Vec<_>>(), cfg.size)?))
 }
 
 /// The sizes of a stage's run.

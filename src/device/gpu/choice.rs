@@ -6,7 +6,7 @@ use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{ProgramOptions, Variants, Weights};
 use crate::error::{Error, Result};
-use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits};
+use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits, winograd_largest};
 use crate::graph::{Graph, Node, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::{Needs, Precision, Shader, conv2d, product_slices};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const WORTH_MEASURING: f64 = 3e7;
 /// Filters transformed for Winograd, of one graph, take at most this many bytes: they are four times the plain ones.
 const MAX_TRANSFORMED: usize = 1 << 30;
+/// Windows and products of a convolution by Winograd take at most this many bytes each: they are 2.25 times its pictures,
+/// and no plan made before a choice knows of them.
+const MAX_WINDOWS: u64 = 1 << 29;
 /// Runs of a variant are timed until this much time is spent.
 const SPENT: Duration = Duration::from_millis(60);
 
@@ -138,7 +141,8 @@ impl<'a> Chooser<'a> {
         let able = |s: &Shader| self.gpu.meets(s.needs, precision) && (s.fits)(&node.params);
         let mut all: Vec<Variant> =
             shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
-        if !self.options.accurate && winograd_fits(graph, node, precision) {
+        let most = self.gpu.limits().max_storage_buffer_binding_size.min(MAX_WINDOWS);
+        if !self.options.accurate && winograd_fits(graph, node, precision) && winograd_largest(node) <= most {
             all.push(Variant::Winograd);
         }
         if slices_fit(node).is_some() {

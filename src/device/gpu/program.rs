@@ -339,14 +339,14 @@ impl GpuProgram {
         })
     }
 
-    pub(in crate::device) fn copy_from(
-        &mut self,
+    /// Encodes copies of pieces of a source's tensors into this program's inputs.
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
         graph: &Graph,
-        source: &GpuProgram,
-        source_graph: &Graph,
+        (source, source_graph): (&GpuProgram, &Graph),
         copies: &[Copy],
     ) {
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         for c in copies {
             let (Some(from), Some(to)) = (source.binding(source_graph, c.from), &self.buffers[c.to.0]) else {
                 continue;
@@ -356,19 +356,23 @@ impl GpuProgram {
             let whole = len.div_ceil(4) * 4;
             encoder.copy_buffer_to_buffer(from.buffer, from.offset + first, to, at, whole);
         }
+    }
+
+    pub(in crate::device) fn copy_from(
+        &mut self,
+        graph: &Graph,
+        source: &GpuProgram,
+        source_graph: &Graph,
+        copies: &[Copy],
+    ) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        self.encode(&mut encoder, graph, (source, source_graph), copies);
         self.gpu.queue().submit([encoder.finish()]);
     }
 
-    pub(in crate::device) fn copy(&mut self, graph: &Graph, from: TensorId, to: TensorId) {
-        let (Some(from), Some(target)) = (self.binding(graph, from), &self.buffers[to.0]) else { return };
+    pub(in crate::device) fn keep(&mut self, graph: &Graph, copies: &[Copy]) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(
-            from.buffer,
-            from.offset,
-            target,
-            0,
-            tensor_bytes(graph, to, self.precision),
-        );
+        self.encode(&mut encoder, graph, (self, graph), copies);
         self.gpu.queue().submit([encoder.finish()]);
     }
 }

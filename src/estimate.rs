@@ -20,6 +20,7 @@ use crate::models::{ar_prior, prior, t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
 use crate::systems::denoise::{Network, Parts, Shape};
 use crate::systems::imagen::PROMPTS;
+use crate::systems::unclip::LARGE_CACHE;
 use crate::systems::{ddpm, imagen, unclip};
 use crate::weights::read_json;
 use serde::Deserialize;
@@ -162,7 +163,11 @@ impl NetworkCost {
             ("once", 1, config.prefix_graph(halves)),
             ("step", steps - 1, config.step_graph(halves * embeddings)),
         ];
-        NetworkCost::new("autoregressive prior", sizes, graphs, &on)
+        let mut cost = NetworkCost::new("autoregressive prior", sizes, graphs, &on);
+        // As `AutoregressivePrior::draw` does: a large cache makes room for the next.
+        let cache = 2 * config.width() * config.tokens() * config.num_layers * halves * embeddings * 4;
+        cost.released |= cache > LARGE_CACHE;
+        cost
     }
 
     /// The cost of a guidance by gradients, a forward and its gradient at each of `steps` steps, always in f32.

@@ -22,6 +22,7 @@
 //! x_0 ─super-resolution stages─> Picture ─> PNG               (systems::{imagen, ddpm, adm, glide, unclip}, engine)
 //! every network:  weights + config ─> graph::Graph ─> graph::plan ─> device (GPU | CPU)
 //! a denoiser:     graph::split ─> once a prompt, once for all steps, each step
+//! a token prior:  systems::unclip::TokenDecoder: a prefix once a prompt ─> a cache of keys and values ─> a token each run
 //! steering:       guidance (x_t, t, x̂₀) ─> a score, or a shift of ε or of the mean; scores by graph::gradient
 //!                 clip: texts and example pictures as such a score
 //! editing:        edit: a photo's window ─> systems::{start, repaint} keep what the mask keeps ─> back into the photo

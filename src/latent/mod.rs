@@ -36,7 +36,7 @@ use crate::device::ProgramOptions;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, check_picture};
+use crate::request::{GenerateConfig, check_picture, check_request};
 use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::unclip::UnClip;
 
@@ -172,6 +172,7 @@ impl Engine {
         layout: Layout,
         cfg: &mut GenerateConfig<'_>,
     ) -> Result<Vec<Latent>> {
+        check_request(cfg)?;
         match layout {
             Layout::New => {
                 self.unclip()?.latent_size(cfg)?;
@@ -184,7 +185,7 @@ impl Engine {
     /// Draws these latents, all from the seed's one noise.
     fn draw(&mut self, latents: Vec<Latent>, cfg: GenerateConfig<'_>) -> Result<Vec<Picture>> {
         let mut noise = OneNoise::new(cfg.seed);
-        let mut cfg = cfg.count(latents.len()).latents(latents);
+        let mut cfg = cfg.latents(latents);
         self.generate_from_noise("", &mut cfg, &mut noise)
     }
 
@@ -212,7 +213,7 @@ impl Engine {
                 self.generate("", cfg.image(pictures))
             }
             Layout::Kept => {
-                let latents = self.invert_by(pictures, &mut cfg)?;
+                let latents = self.latents(pictures, layout, &mut cfg)?;
                 self.generate("", cfg.latents(latents))
             }
         }
@@ -263,6 +264,8 @@ impl Engine {
                 "a strength of {strength}: give a number from 0 to 1; 0.25 to 0.5 is usual"
             ));
         }
+        cfg = cfg.count(strengths.len());
+        check_request(&cfg)?;
         let captions = self.embed_captions(&[from, to])?;
         let direction = text_diff(&captions[0], &captions[1])?;
         let latent = self.latents(std::slice::from_ref(picture), layout, &mut cfg)?.remove(0);
@@ -289,6 +292,7 @@ impl Engine {
                 axes.count()
             ));
         }
+        cfg = cfg.count(dimensions.len());
         let latent = self.latents(std::slice::from_ref(picture), layout, &mut cfg)?.remove(0);
         let coordinates = axes.project(&latent.embedding);
         let of_first =

@@ -15,7 +15,7 @@ use crate::weights::{Checkpoint, read_json};
 use std::path::Path;
 
 /// A cache of more bytes is given back when its pictures are drawn.
-const LARGE_CACHE: usize = 1 << 28;
+pub(crate) const LARGE_CACHE: usize = 1 << 28;
 
 /// How tokens are drawn from logits.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,6 +14,7 @@ mod prior;
 mod projection;
 mod stage;
 
+pub(crate) use ar_prior::LARGE_CACHE;
 pub use ar_prior::{AutoregressivePrior, TokenDecoder, TokenSampling};
 pub use encoders::{Captions, PictureEncoder, TextEncoder};
 pub use prior::DrawnEmbedding;

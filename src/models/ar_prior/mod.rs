@@ -7,20 +7,23 @@
 //! components are the same for every picture of a caption and are computed at once, the [prefix](Config::prefix); then
 //! each [step](Config::step) is one token, which sees the keys and values that those before it left in a cache.
 
+mod alphabet;
+
+pub use alphabet::Alphabet;
+
 use super::attention::{join, options, rows};
 use super::blocks::{linear, linears};
 use super::check::{MAX_CHANNELS, MAX_LAYERS, range, require};
 use super::pca::Pca;
 use super::prior::{HIDDEN, MAX_HEADS, MAX_TOKENS};
-use crate::error::{Error, Result};
-use crate::graph::{Graph, Repack, Storage, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention::{KeyValue, MAX_HEAD_DIM, Options, attention};
 use crate::kernels::cut::cut;
 use crate::kernels::elementwise::{activate, add};
 use crate::kernels::embedding::embedding;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::layer_norm::layer_norm;
-use crate::weights::Checkpoint;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -353,69 +356,6 @@ fn key_value(g: &mut Graph, h: &Tensor) -> Tensor {
 /// Keys and values that lie side by side.
 fn pair(both: &Tensor) -> KeyValue {
     KeyValue { key: rows(both, 0), value: rows(both, both.channels() / 2) }
-}
-
-/// Buckets of equal width.
-#[derive(Clone, Debug, PartialEq)]
-struct Buckets {
-    low: Vec<f32>,
-    width: Vec<f32>,
-}
-
-impl Buckets {
-    fn read(checkpoint: &Checkpoint, names: [&str; 2]) -> Result<Self> {
-        let [low, width] = names.map(|name| checkpoint.read(name, Repack::None));
-        let (low, width) = (low?, width?);
-        let broken = |name, what| Err(Error::tensor(checkpoint.path(), name, what));
-        if let Some(value) = low.iter().find(|value| !value.is_finite()) {
-            return broken(names[0], format!("holds {value}: these weights are broken, export them again"));
-        }
-        if let Some(value) = width.iter().find(|value| !(value.is_finite() && **value > 0.0)) {
-            return broken(
-                names[1],
-                format!("a bucket {value} wide: these weights are broken, export them again"),
-            );
-        }
-        Ok(Buckets { low, width })
-    }
-
-    /// The middle of bucket `index` of number `k`.
-    fn value(&self, k: usize, index: usize) -> f32 {
-        (f64::from(self.low[k]) + (index as f64 + 0.5) * f64::from(self.width[k])) as f32
-    }
-}
-
-/// What the tokens stand for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Alphabet {
-    /// The axes along which the components lie.
-    pub pca: Pca,
-    components: Buckets,
-    dot: Buckets,
-}
-
-impl Alphabet {
-    /// Reads a checkpoint's tensors beside the network's.
-    ///
-    /// Errors: tensors that are absent, or hold what makes no sense.
-    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
-        Ok(Alphabet {
-            pca: Pca::read(checkpoint)?,
-            components: Buckets::read(checkpoint, ["bucket_low", "bucket_width"])?,
-            dot: Buckets::read(checkpoint, ["dot_low", "dot_width"])?,
-        })
-    }
-
-    /// The embedding `[E]` whose components lie in these buckets, one for each.
-    pub fn embedding(&self, buckets: &[usize]) -> Vec<f32> {
-        let values = buckets.iter().enumerate().map(|(k, index)| self.components.value(k, *index));
-        self.pca.reconstruct(&values.collect::<Vec<_>>())
-    }
-
-    /// The dot product of a caption's and a picture's embeddings, normalised, that a bucket stands for.
-    pub fn dot(&self, bucket: usize) -> f32 {
-        self.dot.value(0, bucket)
-    }
 }
 
 #[cfg(test)]

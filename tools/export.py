@@ -3,6 +3,8 @@
     python tools/export.py --run runs/scenes --to models/scenes
     python tools/export.py --run runs/adm --to models/adm-scenes --stages ddpm,classifier
     python tools/export.py --run runs/clip --to models/clip-scenes --stages clip
+    python tools/export.py --run runs/unclip --to models/unclip-scenes --stages unclip
+    python tools/export.py --run runs/unclip --to models/upsampler-scenes --stages upsampler
 
 stage_1 is an IFPipeline (with tokenizer and T5 encoder), stage_2 an IFSuperResolutionPipeline that takes
 stage_1's prompt embeddings. The averaged weights are written. The networks predict three
@@ -14,6 +16,10 @@ guided-diffusion's layout; config.json holds the flags of both, the classes' nam
 
 The noised CLIP becomes clip_image_enc.safetensors, clip_text_enc.safetensors, clip_config.yaml (with the learned scale of its
 logits) and tokenizer/bpe_simple_vocab.txt, named as GLIDE's.
+
+unCLIP becomes a folder in the layout of Karlo's pipeline, less its text encoder (model_index.json names the folder of its
+CLIP) and the last super-resolution network, which is the first one; prior_ar/ is the autoregressive prior. What
+embeddings are normalised and cut into buckets by stays float32. The upsampler is a folder of its own.
 """
 import argparse
 import json
@@ -23,12 +29,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, UnCLIPScheduler
 from safetensors.torch import save_file
 
 import adm
 import clip
 import model
+import unclip
 
 DEFAULTS = [
     {"path": "stage_1", "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm", "eta": 1.0},
@@ -37,6 +44,12 @@ DEFAULTS = [
 STAGE_NAMES = ["base", "sr256"]
 ADM_FILES = {"ddpm": "diffusion", "classifier": "classifier"}
 ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 10.0}
+UNCLIP_DEFAULTS = {
+    "prior_num_inference_steps": 25, "prior_guidance_scale": 2.0, "prior_ar_guidance_scale": 1.0,
+    "prior_ar_temperature": 1.0, "decoder_num_inference_steps": 25, "decoder_guidance_scale": 3.0,
+    "super_res_num_inference_steps": 7}
+UPSAMPLER_STEPS = 4
+CLIP_RANGE = 5.0              # normalised embeddings of scenes lie within 4.3
 
 
 def write_json(path, obj):
@@ -119,6 +132,62 @@ def write_clip(run, folder):
     print(f"clip: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min, logit scale {scale}")
 
 
+def averaged(run, stage, part):
+    """The averaged weights of a stage's network."""
+    ck = torch.load(run / f"{stage}.pt", map_location="cpu")
+    print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
+    return ck["ema"][part]
+
+
+def write_part(folder, weights, net=None, config=None, wide=()):
+    """config.json and the weights in float16, but for those named in `wide`."""
+    folder.mkdir(parents=True)
+    if net is not None:
+        net.load_state_dict(weights)
+        net.save_config(folder)
+    else:
+        write_json(folder / "config.json", config)
+    save_file({k: (v.float() if k in wide else v.half()).contiguous() for k, v in weights.items()},
+              folder / "diffusion_pytorch_model.safetensors")
+
+
+def plain_ddim(folder):
+    """v-prediction without noise of its own, x0 clipped to [-1, 1]."""
+    DDIMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=model.STEPS, prediction_type="v_prediction",
+                  clip_sample=True, timestep_spacing="trailing").save_pretrained(folder)
+
+
+def write_unclip(run, folder):
+    both = torch.load(run / "decoder.pt", map_location="cpu")["ema"]
+    write_part(folder / "decoder", averaged(run, "decoder", "decoder"), unclip.decoder())
+    write_part(folder / "text_proj", both["text_proj"], unclip.text_proj())
+    write_part(folder / "prior", averaged(run, "prior", "prior"), unclip.prior(), wide=("clip_mean", "clip_std"))
+    ar = unclip.Autoregressive(run, False)
+    ar.net.load_state_dict(averaged(run, "ar_prior", "prior_ar"))
+    config = {"_class_name": "AutoregressivePrior", **ar.net.config, "dot_default": ar.default}
+    write_part(folder / "prior_ar", ar.net.state_dict(), config=config, wide=dict(ar.net.named_buffers()))
+    write_part(folder / "super_res_first", averaged(run, "super_res", "super_res"), unclip.enlarger("super_res"))
+    UnCLIPScheduler(prediction_type="sample", clip_sample=True, clip_sample_range=CLIP_RANGE,
+                    variance_type="fixed_small_log").save_pretrained(folder / "prior_scheduler")
+    plain_ddim(folder / "decoder_scheduler")
+    plain_ddim(folder / "super_res_scheduler")
+    write_json(folder / "model_index.json", {
+        "_class_name": "UnCLIPPipeline", "_diffusers_version": "0.35.2", "clip": "../clip-scenes",
+        "upsampler": "../upsampler-scenes",
+        "prior": ["diffusers", "PriorTransformer"], "prior_scheduler": ["diffusers", "UnCLIPScheduler"],
+        "prior_ar": ["ancestral", "AutoregressivePrior"], "text_proj": ["unclip", "UnCLIPTextProjModel"],
+        "decoder": ["diffusers", "UNet2DConditionModel"], "decoder_scheduler": ["diffusers", "DDIMScheduler"],
+        "super_res_first": ["diffusers", "UNet2DModel"], "super_res_scheduler": ["diffusers", "DDIMScheduler"],
+        **UNCLIP_DEFAULTS})
+
+
+def write_upsampler(run, folder):
+    folder.rmdir()
+    write_part(folder, averaged(run, "upsampler", "upsampler"), unclip.enlarger("upsampler"))
+    plain_ddim(folder / "scheduler")
+    write_json(folder / "model_index.json", {"_class_name": "ancestral.Upsampler", "num_inference_steps": UPSAMPLER_STEPS})
+
+
 def write_cascade(run, folder, stages):
     tok = model.Tokenizer(run / "spiece.model")
     for stage in stages:
@@ -150,6 +219,10 @@ def main():
         write_adm(args.run, tmp)
     elif stages == ["clip"]:
         write_clip(args.run, tmp)
+    elif stages == ["unclip"]:
+        write_unclip(args.run, tmp)
+    elif stages == ["upsampler"]:
+        write_upsampler(args.run, tmp)
     else:
         write_cascade(args.run, tmp, stages)
     if args.to.exists():

@@ -1,9 +1,14 @@
-"""Trains the scenes cascade from nothing: text encoder, base, upscaler; classifier guidance's two networks; a CLIP.
+"""Trains the scenes cascade from nothing: text encoder, base, upscaler; classifier guidance's two networks; a CLIP;
+an unCLIP.
 
     python tools/train.py --out runs/scenes                         # all stages, one after another
     python tools/train.py --out runs/scenes --stages base --budget-minutes base=60
     python tools/train.py --out runs/adm --stages classifier,ddpm   # the unconditional model and its classifier
     python tools/train.py --out runs/clip --stages clip             # the noised CLIP that steers both
+    python tools/train.py --out runs/unclip --stages decoder,prior,ar_prior,super_res,upsampler
+
+unCLIP's stages read clip.pt and bpe_simple_vocab.txt in OUT, and begin at the cascade's base.pt, sr256.pt, text.pt and
+spiece.model where those lie there too.
 
 Runs on the CPU (bfloat16 autocast, torch.compile; one single-threaded process per core, gradients
 averaged after every step, which beats one process with many threads by far) or on CUDA. Each stage trains for its budget of
@@ -33,10 +38,11 @@ import adm
 import clip
 import model
 import scenes
+import unclip
 
-DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0, "clip": 80.0}
-BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32, "clip": 96}
-RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3, "clip": 1e-3}
+DEFAULT_MINUTES = {"text": 5.0, "base": 90.0, "sr256": 15.0, "classifier": 20.0, "ddpm": 60.0, "clip": 80.0, **unclip.MINUTES}
+BATCH = {"text": 64, "base": 32, "sr256": 8, "classifier": 32, "ddpm": 32, "clip": 96, **unclip.BATCH}
+RATE = {"text": 1e-3, "base": 1e-3, "sr256": 1e-3, "classifier": 1e-3, "ddpm": 1e-3, "clip": 1e-3, **unclip.RATE}
 LEVELS = {"sr256": 250}                       # noise augmentation of the low-res picture, up to this step
 CROP = 64                                     # side of sr256's training crops
 PEEK = ["a red circle", "a small blue star on a yellow background", "a green heart in the top left corner",
@@ -106,14 +112,14 @@ def make_batch(stage, n, rng, tok):
 
 class Feeder:
     """Batches from a background thread, reproducible from (seed, worker, step)."""
-    def __init__(self, stage, n, seed, step, tok, rank):
+    def __init__(self, make, n, seed, step, rank):
         self.q = queue.Queue(4)
         self.stop = False
 
         def work(step):
             while not self.stop:
                 rng = np.random.default_rng([seed, rank, step])
-                item = clip.make_batch(n, rng, tok, step) if stage == "clip" else make_batch(stage, n, rng, tok)
+                item = make(n, rng, step)
                 while not self.stop:
                     try:
                         self.q.put(item, timeout=1)
@@ -167,7 +173,7 @@ def rate_at(progress, step, warm=200):
 
 def show(out, stage, x, columns):
     n, px = len(x), x.shape[-1]
-    img = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    img = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     img = img.reshape(n // columns, columns, px, px, 3).transpose(0, 2, 1, 3, 4).reshape(n // columns * px, columns * px, 3)
     side = max(128, px)
     Image.fromarray(img).resize((side * columns, side * n // columns), 0).save(out / f"{stage}_peek.png")
@@ -178,13 +184,21 @@ def restore(ema, weights):
         m.load_state_dict(weights[k])
 
 
-def peek(out, stage, net, t5, tok, ema, device):
+def peek(out, stage, net, t5, tok, ema, device, task):
     """Contact sheet of the averaged weights on fixed prompts or classes."""
     if RANK or stage in ("text", "classifier"):
         return
     keep = {k: {n: p.clone() for n, p in m.state_dict().items()} for k, m in ema.modules.items()}
     for k, m in ema.modules.items():
         m.load_state_dict(ema.shadow[k])
+    if task:
+        pictures, columns, words = task.peek()
+        for line in words:
+            log(out, f"{stage}: {line}")
+        if pictures is not None:
+            show(out, stage, pictures, columns)
+        restore(ema, keep)
+        return
     if stage == "clip":
         if device.type == "cpu":
             for name, shares in clip.judge(ema.modules["image"], ema.modules["text"], tok, repeat=1)[1]:
@@ -260,13 +274,17 @@ def adm_loss(stage, net, classes, x, acp, progress):
 
 def train_stage(out, stage, minutes, args, device):
     torch.manual_seed(args.seed)
-    tok = t5 = None
-    if stage == "clip":
+    tok = t5 = task = None
+    if stage in unclip.TASKS:
+        task = unclip.TASKS[stage](out, args.compile)
+    elif stage == "clip":
         tok = clip.Tokenizer(out / "bpe_simple_vocab.txt")
     elif stage not in adm.CONFIG:
         tok = model.Tokenizer(out / "spiece.model")
         t5 = model.text_encoder(tok.vocab).to(device)
-    if stage in adm.CONFIG:
+    if task:
+        net, modules = task.net, task.modules
+    elif stage in adm.CONFIG:
         net = adm.network(stage).to(device).to(memory_format=torch.channels_last)
         modules = {stage: net}
     elif stage == "clip":
@@ -305,7 +323,9 @@ def train_stage(out, stage, minutes, args, device):
         save_atomic(state(), path)
         return
     torch.manual_seed(args.seed + 1000 * RANK + step)
-    feed = Feeder(stage, BATCH[stage] // WORLD, args.seed, step, tok, RANK)
+    make = (task.batch if task else (lambda n, rng, step: clip.make_batch(n, rng, tok, step)) if stage == "clip" else
+            (lambda n, rng, step: make_batch(stage, n, rng, tok)))
+    feed = Feeder(make, BATCH[stage] // WORLD, args.seed, step, RANK)
     acp = (adm.alpha_bar().float() if stage in (*adm.CONFIG, "clip") else model.alpha_bar()).to(device)
     kind = device.type
     fast = torch.compile(net) if args.compile and net else net
@@ -320,7 +340,9 @@ def train_stage(out, stage, minutes, args, device):
             g["lr"] = float(RATE[stage] * rate_at(spent / (minutes * 60), since))
         batch = feed.next()
         n = 0 if stage == "clip" and step < clip.READING else BATCH[stage] // WORLD
-        if stage == "clip":
+        if task:
+            loss = task.loss(fast, batch, spent / (minutes * 60))
+        elif stage == "clip":
             loss = clip.loss(fast, modules["text"], modules["heads"], [b.to(device) for b in batch], acp,
                              torch.autocast(kind, torch.bfloat16))
         else:
@@ -330,7 +352,7 @@ def train_stage(out, stage, minutes, args, device):
                 loss = reader(model.encode(t5, ids.to(device)), labels.to(device), known.to(device))
         elif stage in adm.CONFIG:
             loss = adm_loss(stage, fast, ids.to(device), x.to(device), acp, spent / (minutes * 60))
-        elif stage != "clip":
+        elif not task and stage != "clip":
             loss = diffusion_loss(stage, fast, t5, ids.to(device), x.to(device), low, acp)
         loss.backward()
         mean_loss, asked, spent = share(params, [loss.item(), float(len(halt) > 0), spent])
@@ -354,7 +376,7 @@ def train_stage(out, stage, minutes, args, device):
             save_atomic(state(), path)
             last_save = now
         if now - last_peek > args.peek_minutes * 60:
-            peek(out, stage, net, t5, tok, ema, device)
+            peek(out, stage, net, t5, tok, ema, device, task)
             last_peek = mark = time.time()
     feed.stop = True
     save_atomic(state(), path)
@@ -363,7 +385,7 @@ def train_stage(out, stage, minutes, args, device):
     if stop:
         log(out, f"{stage}: stopped at step {step}")
         sys.exit(1)
-    peek(out, stage, net, t5, tok, ema, device)
+    peek(out, stage, net, t5, tok, ema, device, task)
     log(out, f"{stage}: done, {step} steps, {seen} pictures, {spent / 60:.1f} min on {args.hardware}")
 
 
@@ -397,7 +419,7 @@ def main():
     stages = args.stages.split(",")
     if WORLD == 1 and "clip" in stages and not (args.out / "bpe_simple_vocab.txt").exists():
         clip.train_tokenizer(args.out / "bpe_simple_vocab.txt", args.seed)
-    if WORLD == 1 and not set(stages) <= {*adm.CONFIG, "clip"} and not (args.out / "spiece.model").exists():
+    if WORLD == 1 and not set(stages) <= {*adm.CONFIG, *unclip.TASKS, "clip"} and not (args.out / "spiece.model").exists():
         model.train_tokenizer(args.out / "spiece.model", args.seed)
     if world > 1 and WORLD == 1 and not args.init_only:
         sys.exit(launch(args.out, world))

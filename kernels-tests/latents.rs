@@ -212,6 +212,7 @@ fn latents_and_pictures_that_make_no_sense() {
     says(engine.generate("", cfg().latents([latent(&embedding[1..], None)])), "columns");
     says(engine.generate("", cfg().latents([latent(&embedding, Some(12))])), "12 values");
     says(engine.generate("", cfg().latents([latent(&[f32::NAN], None)])), "not numbers");
+    says(engine.generate("", cfg().image([a.clone()]).eta(0.5)), "eta");
     let two = [latent(&embedding, None), latent(&embedding, None)];
     says(engine.generate("", cfg().count(3).latents(two)), "2 latents for 3");
     assert!(engine.embed(&[]).is_err() && engine.invert(&[], cfg()).is_err());

@@ -203,6 +203,11 @@ impl Engine {
         if !cfg.latents.is_empty() && self.system.as_unclip().is_none() {
             return Err(Error::Request("only an unCLIP draws latents (GenerateConfig::latents)".into()));
         }
+        if cfg.eta.is_some() && cfg.latents.is_empty() {
+            let what =
+                "eta varies what is drawn of latents: leave `GenerateConfig::eta` out; a sampler has its own";
+            return Err(Error::Request(what.into()));
+        }
         if cfg.upsample_temp.is_some() && !self.system.takes_upsample_temp() {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";
             return Err(Error::Request(what.into()));

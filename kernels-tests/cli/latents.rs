@@ -93,7 +93,7 @@ fn what_makes_no_sense_is_refused() {
     let broken = std::env::temp_dir().join("ancestral-no-picture.png");
     let broken = broken.to_str().unwrap();
     refused(&["vary", "nowhere.png"], &["nowhere.png"]);
-    refused(&["vary", broken], &["neither"]);
+    refused(&["vary", broken], &["ancestral-no-picture.png", "cannot be read"]);
     refused(&["vary", "a.png", "--count", "0"], &["0 pictures"]);
     refused(&["vary", "a.png", "--eta", "0.5"], &["layout"]);
     refused(&["vary", "a.png", "--layout", "keep", "--eta", "-1"], &["eta of -1"]);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// DDIM's η of a variation that keeps its layout.
-const ETA: f64 = 0.7;
+const ETA: f64 = 0.5;
 /// Most pictures in a row of a sheet.
 const ROW: usize = 8;
 
@@ -122,7 +122,7 @@ struct Common {
     /// Whether things stay where they are [default: new for vary and reconstruct, keep for blend and morph]
     #[arg(long, value_enum)]
     layout: Option<LayoutName>,
-    /// DDIM's randomness in the decoder: 0 none, 1 as much as DDPM [default: 0; vary --layout keep: 0.7]
+    /// DDIM's randomness in the decoder: 0 none, 1 as much as DDPM [default: 0; vary --layout keep: 0.5]
     #[arg(help_heading = "Sampling", long, value_name = "X")]
     eta: Option<f64>,
     /// Denoising steps, by stage if separated by commas: decoder, super-resolution

@@ -2,14 +2,66 @@
 //!
 //! `cargo bench --bench steps` prints the table in f16; nothing is run. Dispatches are nodes of the fused graph; moved is
 //! each node's inputs and output once; memory is weights, activations of all programs, inputs.
+//!
+//! `cargo bench --bench steps -- FOLDER prior decoder` runs steps of these networks of an unCLIP's folder instead, on the
+//! CPU device or the adapter that `ANCESTRAL_TEST_DEVICE` names: the first, which finds everything cold, and the median of
+//! the others.
 
-use ancestral::GenerateConfig;
-use ancestral::device::DeviceLimits;
+use ancestral::device::{Device, DeviceLimits, ProgramOptions};
+use ancestral::diffusion::steps;
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
+use ancestral::systems::unclip::{Kind, Stage};
+use ancestral::{DeviceChoice, GenerateConfig};
 use std::path::Path;
+use std::time::Instant;
+
+/// Steps that are timed after the first.
+const RUNS: usize = 3;
+/// Tokens of a caption, and of a picture's embedding.
+const TOKENS: [usize; 2] = [77, 4];
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    match &args[..] {
+        [folder, parts @ ..] if !parts.is_empty() => {
+            parts.iter().for_each(|part| time(Path::new(folder), part));
+        }
+        _ => print_plans(),
+    }
+}
+
+/// Times steps of `prior` or `decoder`, guided, one picture.
+fn time(folder: &Path, part: &str) {
+    let choice = std::env::var("ANCESTRAL_TEST_DEVICE").map_or(DeviceChoice::Cpu, DeviceChoice::Named);
+    let device = Device::open(&choice).expect("the device opens");
+    let mut stage = Stage::load(folder, part, None).expect("a network");
+    let list = steps(&stage.scheduler, &stage.scheduler.sampler, RUNS + 1).expect("a schedule");
+    let [caption, picture] = TOKENS;
+    let (side, tokens) = match &stage.kind {
+        Kind::Prior(_) => (1, caption),
+        Kind::Decoder(unet) => (unet.sample_size, caption + picture),
+    };
+    let shape = stage.shape(&list, 1, (side, side), tokens, 2.0);
+    let denoiser = stage.denoiser(&device, &ProgramOptions::default(), shape).expect("it fits");
+    let x: Vec<f32> = (0..shape.sample().iter().product()).map(|i| (i as f32).sin()).collect();
+    denoiser.write("x", &x);
+    let mut times: Vec<f64> = list
+        .iter()
+        .map(|step| {
+            let started = Instant::now();
+            denoiser.step(step, 2.0, &vec![0.0; x.len()], &mut |_| true).expect("it runs");
+            denoiser.program().read("next").expect("it is there");
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    let first = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    println!("{part} on {}: first {first:.2} s, then {:.2} s a step", device.name(), times[times.len() / 2]);
+}
+
+/// The table.
+fn print_plans() {
     let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts");
     // What the plan heeds of a device is its alignment; nothing here is held against a limit.
     let limits = DeviceLimits { binding: None, buffer: None, ..DeviceLimits::webgpu() };

@@ -18,6 +18,8 @@ mod configs;
 mod edit;
 #[path = "cli/glide.rs"]
 mod glide;
+#[path = "cli/latents.rs"]
+mod latents;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/plans.rs"]
@@ -28,6 +30,8 @@ mod requests;
 mod stages;
 #[path = "cli/tensors.rs"]
 mod tensors;
+#[path = "common/token_prior.rs"]
+mod token_prior;
 #[path = "cli/unclip.rs"]
 mod unclip;
 #[path = "cli/upsampler.rs"]

@@ -3,18 +3,45 @@
 
 use crate::device::{on_gpu, say};
 use ancestral::device::DeviceChoice;
-use ancestral::latent::{Latent, Layout};
-use ancestral::{Device, Engine, GenerateConfig, LoadOptions, Picture};
+use ancestral::latent::{Latent, Layout, text_diff};
+use ancestral::{Engine, GenerateConfig, LoadOptions, Picture};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens")
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/unclip_variation/pipeline")
 }
 
-/// The tiny image variation of the goldens, its weights random.
+/// The tiny image variation of the goldens, its weights random. They predict ε.
 fn engine(device: DeviceChoice) -> Engine {
     let options = LoadOptions { device, ..Default::default() };
-    Engine::load(goldens().join("unclip_variation/pipeline"), &options).expect("the golden's model")
+    Engine::load(golden(), &options).expect("the golden's model")
+}
+
+/// The same, but that its decoder's output is taken for v.
+fn v_engine(device: DeviceChoice) -> Engine {
+    let folder = std::env::temp_dir().join(format!("ancestral-v-{}-{device:?}", std::process::id()));
+    copy(&golden(), &folder);
+    let scheduler = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "timestep_spacing": "trailing",
+        "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}"#;
+    fs::write(folder.join("decoder_scheduler/scheduler_config.json"), scheduler).expect("a scheduler");
+    let options = LoadOptions { device, ..Default::default() };
+    let engine = Engine::load(&folder, &options).expect("the model");
+    fs::remove_dir_all(&folder).expect("the copy goes");
+    engine
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("an entry").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).expect("a copy");
+        }
+    }
 }
 
 /// Slow waves, of the decoder's size.
@@ -34,30 +61,162 @@ fn psnr(a: &Picture, b: &Picture) -> f64 {
     10.0 * (4.0 / mean).log10()
 }
 
-/// The decoder's picture of a picture's latent.
-fn there_and_back(engine: &mut Engine, picture: &Picture, steps: usize, evaluations: usize) -> f64 {
-    let cfg = || GenerateConfig::new().steps([steps]).inversion(evaluations);
-    let latents = engine.invert(std::slice::from_ref(picture), cfg()).expect("a latent");
-    let drawn = engine.generate("", cfg().stages(1).latents(latents)).expect("a picture");
-    psnr(picture, &drawn[0])
+/// The least PSNR of the decoder's pictures of some pictures' latents.
+fn there_and_back(engine: &mut Engine, steps: usize, evaluations: usize) -> f64 {
+    let pictures = [0.0, 1.0, 2.5].map(waves);
+    let cfg = || GenerateConfig::new().steps([steps]).inversion(evaluations).count(3);
+    let latents = engine.invert(&pictures, cfg()).expect("latents");
+    let drawn = engine.generate("", cfg().stages(1).latents(latents)).expect("pictures");
+    pictures.iter().zip(&drawn).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
 }
 
-/// The least PSNR of a few pictures there and back, by steps and evaluations a step: (steps, evaluations, dB). Measured
-/// values stand beside the limits.
-const ROUND_TRIPS: [(usize, usize, f64); 0] = [];
+/// Steps, evaluations in each, and dB there and back at least.
+type RoundTrips = [(usize, usize, f64); 5];
 
-fn check_round_trips(device: DeviceChoice) {
-    let mut engine = engine(device);
-    let name = engine.device().name();
-    for steps in [5, 10, 25, 50, 100] {
-        for k in [1, 2, 3, 5, 10] {
-            let all = [0.0, 1.0, 2.5].map(|phase| there_and_back(&mut engine, &waves(phase), steps, k));
-            say(&format!("{name}: {steps} steps, {k}: {all:.1?}"));
+/// A random network denoises nothing, and without clipping its ε is blown up thirtyfold on the way to a picture.
+const EPSILON: RoundTrips =
+    [(25, 5, -100.0), (50, 10, -100.0), (100, 5, -100.0), (100, 10, -100.0), (100, 20, -100.0)];
+const V: RoundTrips = [(10, 1, -100.0), (10, 5, -100.0), (25, 1, -100.0), (25, 5, -100.0), (50, 5, -100.0)];
+
+fn check_round_trips(mut engine: Engine, trips: RoundTrips) {
+    for (steps, evaluations, least) in trips {
+        let found = there_and_back(&mut engine, steps, evaluations);
+        let name = engine.device().name();
+        say(&format!("there and back on {name}: {steps} steps of {evaluations} evaluations: {found:.1} dB"));
+        assert!(found >= least, "{steps} steps of {evaluations} evaluations: {found:.1} dB, wanted {least}");
+    }
+}
+
+fn named(device: &ancestral::Device) -> DeviceChoice {
+    DeviceChoice::Named(device.name())
+}
+
+#[test]
+fn inversion_leads_back_to_the_picture() {
+    check_round_trips(engine(DeviceChoice::Cpu), EPSILON);
+    check_round_trips(v_engine(DeviceChoice::Cpu), V);
+}
+
+#[test]
+fn inversion_leads_back_to_the_picture_on_the_gpu() {
+    on_gpu(|device| {
+        check_round_trips(engine(named(device)), EPSILON);
+        check_round_trips(v_engine(named(device)), V);
+    });
+}
+
+fn few() -> GenerateConfig<'static> {
+    GenerateConfig::new().seed(3).steps([4, 2])
+}
+
+fn check_blends(mut engine: Engine) {
+    let (a, b) = (waves(0.0), waves(2.0));
+    for layout in [Layout::Kept, Layout::New] {
+        let blend = engine.blend([&a, &b], 5, layout, few()).expect("a blend");
+        assert_eq!(blend.len(), 5);
+        assert!(blend.windows(2).all(|pair| pair[0] != pair[1]), "{layout:?}");
+        let latents = match layout {
+            Layout::Kept => engine.invert(&[a.clone(), b.clone()], few()),
+            Layout::New => engine.embed(&[a.clone(), b.clone()]),
+        };
+        for (end, latent) in [&blend[0], &blend[4]].into_iter().zip(latents.expect("latents")) {
+            let alone = engine.generate("", few().latents([latent])).expect("a picture");
+            assert!(alone[0] == *end, "an end of a blend is not its picture, {layout:?}");
         }
+    }
+    // Each picture inverted by itself gives what it gives beside another.
+    let both = engine.invert(&[a.clone(), b.clone()], few()).expect("latents");
+    for (picture, latent) in [a, b].into_iter().zip(both) {
+        let alone = engine.invert(&[picture], few()).expect("a latent").remove(0);
+        assert!(alone == latent, "a picture's latent depends on what is inverted beside it");
     }
 }
 
 #[test]
-fn inversion_leads_back_to_the_picture_on_the_cpu() {
-    check_round_trips(DeviceChoice::Cpu);
+fn blends_end_at_their_ends() {
+    check_blends(engine(DeviceChoice::Cpu));
+}
+
+#[test]
+fn blends_end_at_their_ends_on_the_gpu() {
+    on_gpu(|device| check_blends(engine(named(device))));
+}
+
+#[test]
+fn variations_keep_the_layout_or_not() {
+    let (mut engine, picture) = (v_engine(DeviceChoice::Cpu), waves(0.5));
+    let cfg = || GenerateConfig::new().seed(3).steps([25]).stages(1);
+    let mut vary = |layout, cfg| engine.vary(&picture, layout, cfg).expect("pictures");
+    let same = vary(Layout::Kept, cfg());
+    let kept = vary(Layout::Kept, cfg().eta(0.5).count(2));
+    let new = vary(Layout::New, cfg().count(2));
+    assert!(kept[0] != kept[1] && new[0] != new[1]);
+    let distance = |other: &Picture| -psnr(&same[0], other);
+    assert!(distance(&kept[0]) < distance(&new[0]), "{} {}", distance(&kept[0]), distance(&new[0]));
+    // From new noise: what image variation draws.
+    let image = engine.generate("", cfg().count(2).image([picture.clone()])).expect("pictures");
+    assert!(image == new);
+}
+
+#[test]
+fn text_diffs_turn_the_embedding_alone() {
+    let (mut engine, picture) = (engine(DeviceChoice::Cpu), waves(0.5));
+    let texts = ["a red fox", "a boat near the river"];
+    let strengths = [0.0, 0.25, 0.5];
+    let morph = engine.morph(&picture, texts, &strengths, Layout::Kept, few()).expect("pictures");
+    let captions = engine.embed_captions(&texts).expect("embeddings");
+    let direction = text_diff(&captions[0], &captions[1]).expect("a direction");
+    let latent = engine.invert(std::slice::from_ref(&picture), few()).expect("a latent").remove(0);
+    for (t, drawn) in strengths.into_iter().zip(&morph) {
+        let moved = latent.towards(&direction, t);
+        assert_eq!(moved.noise, latent.noise);
+        assert!(engine.generate("", few().latents([moved])).expect("a picture")[0] == *drawn, "{t}");
+    }
+    let same = engine.vary(&picture, Layout::Kept, few()).expect("a picture");
+    assert!(same[0] == morph[0] && morph[0] != morph[1]);
+}
+
+#[test]
+fn latents_and_pictures_that_make_no_sense() {
+    let (mut engine, a, b) = (engine(DeviceChoice::Cpu), waves(0.0), waves(1.0));
+    let cfg = GenerateConfig::new;
+    let broken = Picture { width: 17, ..a.clone() };
+    let says = |result: ancestral::Result<Vec<Picture>>, part: &str| {
+        let error = result.expect_err(part).to_string();
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+    };
+    says(engine.vary(&broken, Layout::Kept, cfg()), "17x16 pixels");
+    says(engine.vary(&broken, Layout::New, cfg()), "17x16 pixels");
+    says(engine.vary(&a, Layout::New, cfg().eta(0.5)), "eta");
+    says(engine.vary(&a, Layout::Kept, cfg().eta(1.5)), "0 to 1");
+    says(engine.vary(&a, Layout::Kept, cfg().inversion(0)), "0 evaluations");
+    says(engine.vary(&a, Layout::Kept, cfg().steps([1000])), "1000 steps");
+    says(engine.vary(&a, Layout::Kept, cfg().init([b.clone()])), "leave");
+    says(engine.blend([&a, &a], 5, Layout::Kept, cfg()), "the same");
+    says(engine.blend([&a, &b], 1, Layout::Kept, cfg()), "2 or more");
+    says(engine.blend([&a, &b], 1000, Layout::New, cfg()), "1000 pictures");
+    says(engine.blend([&a, &broken], 3, Layout::New, cfg()), "17x16");
+    says(engine.morph(&a, ["", "x"], &[0.3], Layout::Kept, cfg()), "empty");
+    says(engine.morph(&a, ["a fox", "a fox"], &[0.3], Layout::Kept, cfg()), "the same");
+    says(engine.morph(&a, ["a fox", "a boat"], &[1.1], Layout::Kept, cfg()), "1.1");
+    says(engine.morph(&a, ["a fox", "a boat"], &[f64::NAN], Layout::Kept, cfg()), "NaN");
+    says(engine.reconstruct(&a, &[4], Layout::New, cfg()), "prior_ar");
+    let embedding = engine.embed(std::slice::from_ref(&a)).expect("a latent").remove(0).embedding;
+    let latent = |embedding: &[f32], noise: Option<usize>| Latent {
+        embedding: embedding.to_vec(),
+        noise: noise.map(|len| vec![0.0; len]),
+    };
+    says(engine.generate("", cfg().latents([latent(&embedding[1..], None)])), "columns");
+    says(engine.generate("", cfg().latents([latent(&embedding, Some(12))])), "12 values");
+    says(engine.generate("", cfg().latents([latent(&[f32::NAN], None)])), "not numbers");
+    let two = [latent(&embedding, None), latent(&embedding, None)];
+    says(engine.generate("", cfg().count(3).latents(two)), "2 latents for 3");
+    assert!(engine.embed(&[]).is_err() && engine.invert(&[], cfg()).is_err());
+    // Other models have no embeddings.
+    let folder = golden().join("../../ddpm/pipeline");
+    let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
+    let mut other = Engine::load(folder, &options).expect("the golden's model");
+    says(other.vary(&a, Layout::Kept, cfg()), "unCLIP");
+    says(other.vary(&a, Layout::New, cfg()), "unCLIP");
+    says(other.generate("", cfg().latents([latent(&embedding, None)])), "unCLIP");
 }

@@ -19,6 +19,7 @@
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
+//! - [`priors`]: unCLIP's priors by themselves.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
 //! - [`latents`]: pictures as unCLIP sees them, there and back.
@@ -37,5 +38,8 @@ mod harness;
 mod latents;
 mod networks;
 mod plans;
+mod priors;
 mod shaders;
+#[path = "common/token_prior.rs"]
+mod token_prior;
 mod units;

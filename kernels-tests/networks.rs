@@ -5,7 +5,7 @@ use crate::shaders::check_storage;
 use ancestral::clip::Clip;
 use ancestral::graph::{Graph, fuse::fuse};
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{prior, t5, text_proj, unet, unet2d};
+use ancestral::models::{ar_prior, prior, t5, text_proj, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -49,6 +49,10 @@ fn ddpm_networks() {
 fn unclip_networks() {
     let path = |part: &str| format!("unclip/pipeline/{part}/config.json");
     check("prior", config::<prior::Config>(&path("prior")).graph());
+    let tokens: ar_prior::Config = config("ar_prior/odd/prior_ar/config.json");
+    check("prior_ar", tokens.whole());
+    check("prior_ar, its prefix", tokens.prefix_graph(2));
+    check("prior_ar, a step", tokens.step_graph(4));
     check("text_proj", config::<text_proj::Config>(&path("text_proj")).graph(2, true, 7));
     check("decoder", imagen::network_graph(&config::<unet::Config>(&path("decoder"))));
     check("super_res_first", ddpm::network_graph(&config::<unet2d::Config>(&path("super_res_first"))));

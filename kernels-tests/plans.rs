@@ -6,10 +6,10 @@ use ancestral::device::{Device, DeviceLimits, ProgramOptions};
 use ancestral::estimate::{RunCost, Target, plan_network};
 use ancestral::graph::fuse::fuse;
 use ancestral::graph::plan::{Limits, Plan};
-use ancestral::graph::{Graph, Storage, TensorId};
+use ancestral::graph::{Graph, Source, Storage, TensorId};
 use ancestral::kernels::Precision;
 use ancestral::models::adm::{self, presets};
-use ancestral::models::{glide, prior, unet, unet2d};
+use ancestral::models::{ar_prior, glide, prior, unet, unet2d};
 use ancestral::systems::ddpm;
 use ancestral::systems::denoise::Network;
 use ancestral::systems::denoise::{Parts, Shape};
@@ -18,6 +18,7 @@ use ancestral::systems::imagen::{self, Stage};
 use ancestral::systems::unclip::prior_network;
 use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +81,65 @@ fn a_step_of_the_prior_is_three_tokens() {
     }
     // All times in one pass.
     assert_eq!(parts.steps_at_once, 25);
+}
+
+/// DALL·E 2's autoregressive prior at the paper's size.
+fn paper_s_tokens() -> ar_prior::Config {
+    let path = "kernels-tests/goldens/layouts/dalle2.prior_ar.config.json";
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a config");
+    let config: ar_prior::Config = serde_json::from_str(&text).expect("a config");
+    config.validate(Path::new(path)).expect("a valid config");
+    config
+}
+
+/// A caption goes through the autoregressive prior once; a step is one token, whatever came before it.
+#[test]
+fn a_step_of_the_autoregressive_prior_is_one_token() {
+    let config = paper_s_tokens();
+    let parameters: usize = config
+        .whole()
+        .tensors
+        .iter()
+        .filter_map(|t| match &t.source {
+            Source::Weight { name, .. } => Some((name.clone(), t.len())),
+            _ => None,
+        })
+        .collect::<BTreeMap<_, _>>()
+        .values()
+        .sum();
+    // "1B parameters" (table 6 of the paper).
+    assert!((1.1e9..1.3e9).contains(&(parameters as f64)), "{parameters} parameters");
+    let [mut prefix, mut step] = [config.prefix_graph(2), config.step_graph(2)];
+    fuse(&mut prefix);
+    fuse(&mut step);
+    println!(
+        "{:.2} B parameters; {} dispatches once, {:.0} GFLOP; {} a token, {:.1} GFLOP",
+        parameters as f64 / 1e9,
+        prefix.nodes.len(),
+        prefix.cost().flops / 1e9,
+        step.nodes.len(),
+        step.cost().flops / 1e9
+    );
+    let tokens = |graph: &Graph| {
+        let rows = graph.nodes.iter().filter(|node| node.label.ends_with("ff.proj_out"));
+        rows.map(|node| graph.info(node.output).shape[1]).collect::<Vec<_>>()
+    };
+    let mut once = vec![config.prefix_tokens(); 23];
+    once.push(1);
+    assert_eq!((tokens(&prefix), tokens(&step)), (once, vec![1; 24]));
+    // Two multiply-adds for every weight of the blocks and of the logits, and attention; no more.
+    let blocks = 24.0 * 12.0 * 2048f64.powi(2) + 2048.0 * 1024.0;
+    assert!(step.cost().flops < 1.1 * 2.0 * 2.0 * blocks, "{}", step.cost().flops);
+    let target = Target { precision: Precision::F32, limits: DeviceLimits::webgpu() };
+    let target16 = Target { precision: Precision::F16, ..target.clone() };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("kernels-tests/goldens/layouts/dalle2.prior_ar.config.json");
+    for on in [target, target16] {
+        let cost = plan_network(&path, None, &GenerateConfig::new(), &on).expect("a plan");
+        println!("{cost}");
+        assert_eq!(cost.networks[0].parts.iter().map(|part| part.runs).collect::<Vec<_>>(), [1, 318]);
+        assert!(cost.fits(), "{cost}");
+    }
 }
 
 /// Neither caption nor time is computed again by the decoder.
@@ -289,7 +349,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     assert!(cost.networks.iter().map(|network| network.weights).sum::<u64>() > 6_000_000_000);
 
     fs::create_dir_all(upsampler.join("scheduler")).expect("it can be made");
-    let config = layout_file("DALL-E-2.upsampler.config.json");
+    let config = layout_file("dalle2.upsampler.config.json");
     fs::copy(&config, upsampler.join("config.json")).expect("it is there");
     fs::copy(
         karlo.join("super_res_scheduler/scheduler_config.json"),
@@ -319,7 +379,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
 fn a_megapixel_fits_four_gigabytes() {
     const MOST: u64 = 4 << 30;
     let cfg = GenerateConfig::new().steps([15]).size(1024, 1024);
-    let path = layout_file("DALL-E-2.upsampler.config.json");
+    let path = layout_file("dalle2.upsampler.config.json");
     fits("DALL·E 2's", &plan_network(&path, None, &cfg, &card(MOST)).expect("it plans"), MOST);
     let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
     for (key, value) in [
@@ -382,6 +442,14 @@ fn of_adm(name: &str) -> Recorded {
     [1, 2].map(record).into()
 }
 
+fn of_tokens() -> Vec<(String, Graph)> {
+    let config = paper_s_tokens();
+    let mut parts =
+        vec![("once".to_string(), config.prefix_graph(2)), ("token".into(), config.step_graph(4))];
+    parts.iter_mut().for_each(|(_, graph)| fuse(graph));
+    parts
+}
+
 #[test]
 fn plans_are_close_to_their_lower_bounds() {
     let networks = [
@@ -395,9 +463,10 @@ fn plans_are_close_to_their_lower_bounds() {
         ("GLIDE's base", of_glide("base", true)),
         ("GLIDE's upsampler", of_glide("upsample", false)),
         ("Karlo's prior", of_karlo("prior")),
+        ("DALL·E 2's autoregressive prior", of_tokens()),
         ("Karlo's decoder", of_karlo("decoder")),
         ("Karlo's super-resolution", of_karlo("super_res")),
-        ("DALL·E 2's second upsampler", of_karlo("DALL-E-2.upsampler")),
+        ("DALL·E 2's second upsampler", of_karlo("dalle2.upsampler")),
     ];
     let mut above = Vec::new();
     for (name, parts) in &networks {

@@ -6,7 +6,7 @@ use ancestral::graph::Graph;
 use ancestral::kernels::epilogue::Activation;
 use ancestral::models::adm::{self, presets};
 use ancestral::models::clip::detect::{self, GlideFile, TransformersFile};
-use ancestral::models::{clip, efficient_unet, glide, prior, t5, text_proj, unet, unet2d};
+use ancestral::models::{ar_prior, clip, efficient_unet, glide, prior, t5, text_proj, unet, unet2d};
 use ancestral::systems::{ddpm, imagen};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -47,6 +47,11 @@ fn published_config<T: DeserializeOwned>(name: &str) -> T {
 fn diffusion_prior(config: &prior::Config) -> Weights {
     config.validate(Path::new("prior")).unwrap();
     weights(&config.graph())
+}
+
+fn token_prior(config: &ar_prior::Config) -> Weights {
+    config.validate(Path::new("prior_ar")).unwrap();
+    weights(&config.whole())
 }
 
 fn projection(config: &text_proj::Config) -> Weights {
@@ -307,11 +312,15 @@ fn networks(section: &str) -> Vec<Weights> {
             unconditional(&published_config("karlo.super_res")),
             unconditional(&golden_config("unclip/pipeline/super_res_first")),
             unconditional(&golden_config("upsampler/pipeline")),
-            unconditional(&published_config("DALL-E-2.upsampler")),
+            unconditional(&published_config("dalle2.upsampler")),
         ],
         "PriorTransformer" => vec![
             diffusion_prior(&published_config("karlo.prior")),
             diffusion_prior(&golden_config("unclip/pipeline/prior")),
+        ],
+        "AutoregressivePrior" => vec![
+            token_prior(&published_config("dalle2.prior_ar")),
+            token_prior(&golden_config("ar_prior/odd/prior_ar")),
         ],
         "UnCLIPTextProjModel" => vec![
             projection(&published_config("karlo.text_proj")),
@@ -442,7 +451,7 @@ fn is_shape(written: &[String], shape: &[usize], network: &mut HashMap<String, u
 #[test]
 fn every_tensor_is_described() {
     let sections = rows(&read("weights.md"));
-    assert_eq!(sections.len(), 11, "{:?}", sections.keys());
+    assert_eq!(sections.len(), 12, "{:?}", sections.keys());
     for (section, rows) in &sections {
         let mut used = vec![0; rows.len()];
         for network in networks(section) {

@@ -10,14 +10,15 @@ use crate::kernels::Precision;
 pub use crate::layout::Bundled;
 use crate::layout::Model;
 use crate::picture::{Picture, Rounding};
-pub use crate::request::GenerateConfig;
 use crate::request::check_request;
+pub use crate::request::{GenerateConfig, PriorKind};
 pub use crate::systems::Condition;
 use crate::systems::adm::Adm;
 use crate::systems::ddpm::Ddpm;
 use crate::systems::denoise::{Noise, SeededNoise};
 use crate::systems::glide::Glide;
 use crate::systems::imagen::Imagen;
+pub use crate::systems::unclip::DrawnEmbedding;
 use crate::systems::unclip::UnClip;
 use crate::systems::upsampler::Upsamplers;
 use crate::systems::{Run, System};
@@ -132,6 +133,11 @@ impl Engine {
         self.system.varies_pictures()
     }
 
+    /// What can draw embeddings for a prompt, of an unCLIP; the first does where nothing is said.
+    pub fn priors(&self) -> Vec<PriorKind> {
+        self.system.priors()
+    }
+
     /// What was taken for granted of the model's files: presets, defaults. Lines for a person.
     pub fn notes(&self) -> Vec<String> {
         self.system.notes()
@@ -154,6 +160,32 @@ impl Engine {
         cfg: &mut GenerateConfig<'_>,
         noise: &mut dyn Noise,
     ) -> Result<Vec<Picture>> {
+        self.check(cfg)?;
+        let options = ProgramOptions { precision: self.precision, ..Default::default() };
+        self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
+    }
+
+    /// Draws an unCLIP's embeddings of a prompt alone: those that [`Engine::generate`] with the same settings draws
+    /// pictures of, in the pictures' order.
+    ///
+    /// Errors: as [`Engine::generate`]'s; a model without a prior.
+    pub fn prior_embeddings(
+        &mut self,
+        prompt: &str,
+        mut cfg: GenerateConfig<'_>,
+    ) -> Result<Vec<DrawnEmbedding>> {
+        self.check(&cfg)?;
+        if self.priors().is_empty() {
+            return Err(Error::Request("this model has no prior, which would draw embeddings".into()));
+        }
+        let mut noise = SeededNoise::new(cfg.seed, cfg.count);
+        let options = ProgramOptions { precision: self.precision, ..Default::default() };
+        let (device, options, cfg) = (&self.device, &options, &mut cfg);
+        self.system.embed(Run { device, options, prompt, cfg, noise: &mut noise })
+    }
+
+    /// Refuses settings that make no sense with this model.
+    fn check(&mut self, cfg: &GenerateConfig<'_>) -> Result<()> {
         check_request(cfg)?;
         if !cfg.classes.is_empty() && self.condition() != Condition::Class {
             let follows = match self.condition() {
@@ -175,8 +207,11 @@ impl Engine {
             let what = "only GLIDE's upsampler takes a temperature: leave `--upsample-temp` out";
             return Err(Error::Request(what.into()));
         }
-        let options = ProgramOptions { precision: self.precision, ..Default::default() };
-        self.system.draw(Run { device: &self.device, options: &options, prompt, cfg, noise })
+        if (cfg.prior.is_some() || cfg.candidates > 1) && self.priors().is_empty() {
+            let what = "only an unCLIP draws embeddings by a prior, this model has none: leave `--prior` and `--candidates` out";
+            return Err(Error::Request(what.into()));
+        }
+        Ok(())
     }
 
     /// Width and height of the pictures that these settings give.

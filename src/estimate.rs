@@ -16,7 +16,7 @@ use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, Storage, TensorId};
 use crate::kernels::Precision;
-use crate::models::{prior, t5, unet, unet2d};
+use crate::models::{ar_prior, prior, t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
 use crate::systems::denoise::{Network, Parts, Shape};
 use crate::systems::imagen::PROMPTS;
@@ -150,6 +150,19 @@ impl NetworkCost {
     pub(crate) fn of_once(name: &str, sizes: String, graph: Graph, on: &Target) -> Self {
         let on = Target { precision: Precision::F32, ..on.clone() };
         NetworkCost::new(name, sizes, vec![("once", 1, graph)], &on)
+    }
+
+    /// The cost of an autoregressive prior that draws so many embeddings for a caption.
+    pub(crate) fn of_tokens(config: &ar_prior::Config, embeddings: usize, guided: bool, on: &Target) -> Self {
+        let on = Target { precision: Precision { elem_f16: false, ..on.precision }, ..on.clone() };
+        let (halves, steps) = (if guided { 2 } else { 1 }, config.num_components);
+        let note = if guided { " (guided)" } else { "" };
+        let sizes = format!("batch {}{note}, {steps} tokens", halves * embeddings);
+        let graphs = vec![
+            ("once", 1, config.prefix_graph(halves)),
+            ("step", steps - 1, config.step_graph(halves * embeddings)),
+        ];
+        NetworkCost::new("autoregressive prior", sizes, graphs, &on)
     }
 
     /// The cost of a guidance by gradients, a forward and its gradient at each of `steps` steps, always in f32.
@@ -376,6 +389,15 @@ pub fn plan_network(
             let shape = Shape { channels, tokens, guided, ..one };
             NetworkCost::of_denoiser("prior", shape, steps, &unclip::prior_network(&prior), on)
         }
+        (Some("AutoregressivePrior"), _) => {
+            let prior: ar_prior::Config = read_json(config)?;
+            prior.validate(config)?;
+            if cfg.size.is_some() {
+                return Err(Error::Request("a prior draws embeddings: leave `--size` out".into()));
+            }
+            check_layout(layout, &prior.whole())?;
+            NetworkCost::of_tokens(&prior, cfg.count, guided, on)
+        }
         (_, Some("t5")) => {
             let encoder: t5::Config = read_json(config)?;
             encoder.validate(config)?;
@@ -385,8 +407,8 @@ pub fn plan_network(
         (name, kind) => {
             let found = name.or(kind).unwrap_or("no class");
             let what = format!(
-                "`{found}` cannot be planned; UNet2DConditionModel, UNet2DModel, PriorTransformer and, as `model_type`, t5 \
-                 can"
+                "`{found}` cannot be planned; UNet2DConditionModel, UNet2DModel, PriorTransformer, AutoregressivePrior and, as \
+                 `model_type`, t5 can"
             );
             return Err(Error::config(config, "_class_name", what));
         }

@@ -7,6 +7,7 @@ use crate::models::adm::flags::Flags;
 use crate::models::adm::{classifier, presets};
 use crate::models::check::require;
 use crate::request::MAX_GUIDANCE;
+use crate::systems::unclip::TokenSampling;
 use crate::weights::{Checkpoint, read_json};
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
@@ -67,6 +68,8 @@ pub(crate) struct UnClipFiles {
     pub folder: PathBuf,
     /// The folder with the prior that draws embeddings for a prompt, if there is one.
     pub prior: Option<PathBuf>,
+    /// The prior that draws embeddings token by token, if there is one.
+    pub prior_ar: Option<TokenPriorFiles>,
     /// The folder with the encoder of pictures to vary, if there is one.
     pub pictures: Option<PathBuf>,
     /// A CLIP of its own, in place of encoders in the folders.
@@ -77,6 +80,15 @@ pub(crate) struct UnClipFiles {
     pub defaults: [Defaults; 3],
     /// What enlarges its pictures further.
     pub upsamplers: Vec<UpsamplerFiles>,
+}
+
+/// An autoregressive prior.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenPriorFiles {
+    /// The pipeline's folder that holds it.
+    pub folder: PathBuf,
+    /// How it is sampled where nothing else is said.
+    pub sampling: TokenSampling,
 }
 
 /// A checkpoint of guided diffusion.
@@ -405,6 +417,8 @@ struct UnClipIndex {
     parts: serde_json::Map<String, serde_json::Value>,
     prior_num_inference_steps: Option<usize>,
     prior_guidance_scale: Option<f64>,
+    prior_ar_guidance_scale: Option<f64>,
+    prior_ar_temperature: Option<f64>,
     decoder_num_inference_steps: Option<usize>,
     decoder_guidance_scale: Option<f64>,
     super_res_num_inference_steps: Option<usize>,
@@ -442,6 +456,7 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
     let mut files = UnClipFiles {
         folder: folder.clone(),
         prior: None,
+        prior_ar: None,
         pictures: None,
         clip,
         one_for_all_steps,
@@ -453,23 +468,42 @@ fn find_unclip(paths: &[PathBuf]) -> Result<UnClipFiles> {
         if !class.starts_with("UnCLIP") {
             return Err(unknown(folder, &class));
         }
-        let index: UnClipIndex = read_json(&folder.join("model_index.json"))?;
+        let path = folder.join("model_index.json");
+        let index: UnClipIndex = read_json(&path)?;
         let holds = |part: &str| Some(folder.clone()).filter(|_| index.parts.contains_key(part));
         let (prior, pictures) = (holds("prior"), holds("image_encoder"));
+        let prior_ar = holds("prior_ar").map(|folder| token_prior(folder, &path, &index)).transpose()?;
         // A CLIP of its own has an encoder of pictures.
         let has_pictures = files.pictures.is_some() || files.clip.is_some() && i > 0;
         let adds_pictures = !has_pictures && (pictures.is_some() || files.clip.is_some());
-        let adds_prior = files.prior.is_none() && prior.is_some();
+        let adds_prior =
+            files.prior.is_none() && prior.is_some() || files.prior_ar.is_none() && prior_ar.is_some();
         if !adds_prior && !adds_pictures {
             let what =
                 "adds neither a prior, to begin at a prompt, nor an image_encoder, to begin at a picture";
             return Err(Error::file(folder, what));
         }
         files.prior = files.prior.or(prior);
+        files.prior_ar = files.prior_ar.or(prior_ar);
         files.pictures = files.pictures.or(pictures);
     }
     files.pictures = files.clip.clone().or(files.pictures);
     Ok(files)
+}
+
+/// An autoregressive prior in a folder, as the folder's index has it.
+fn token_prior(folder: PathBuf, path: &Path, index: &UnClipIndex) -> Result<TokenPriorFiles> {
+    const TEMPERATURES: std::ops::RangeInclusive<f64> = 0.01..=100.0;
+    let usual = TokenSampling::default();
+    let guidance_scale = index.prior_ar_guidance_scale.unwrap_or(usual.guidance_scale);
+    let temperature = index.prior_ar_temperature.unwrap_or(usual.temperature);
+    require(path, "prior_ar_guidance_scale", (0.0..=MAX_GUIDANCE).contains(&guidance_scale), || {
+        format!("{guidance_scale} is out of range; give 0 to {MAX_GUIDANCE}")
+    })?;
+    require(path, "prior_ar_temperature", TEMPERATURES.contains(&temperature), || {
+        format!("{temperature} is out of range; give 0.01 to 100")
+    })?;
+    Ok(TokenPriorFiles { folder, sampling: TokenSampling { guidance_scale, temperature } })
 }
 
 /// A folder that a model's file names: inside the model's own, or beside it.

@@ -26,6 +26,29 @@ const MAX_EVALUATIONS: usize = 100;
 /// Most pixels of all pictures at once: one of the largest.
 const MAX_PIXELS: usize = MAX_SIDE * MAX_SIDE;
 
+/// Most candidates for a picture.
+const MAX_CANDIDATES: usize = 64;
+/// Most embeddings that a prior draws at once.
+const MAX_EMBEDDINGS: usize = 1_024;
+
+/// Which of unCLIP's priors draws a picture's embedding for a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriorKind {
+    /// By denoising it.
+    Diffusion,
+    /// Token by token: its principal components, in buckets.
+    Autoregressive,
+}
+
+impl std::fmt::Display for PriorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PriorKind::Diffusion => "diffusion",
+            PriorKind::Autoregressive => "autoregressive",
+        })
+    }
+}
+
 /// What is drawn, and how. Unset values are the model's own defaults.
 ///
 /// ```
@@ -47,6 +70,8 @@ pub struct GenerateConfig<'a> {
     pub(crate) clip: Option<Clip>,
     pub(crate) clean_caption: bool,
     pub(crate) upsample_temp: Option<f64>,
+    pub(crate) prior: Option<PriorKind>,
+    pub(crate) candidates: usize,
     pub(crate) from: Vec<Picture>,
     pub(crate) image: Vec<Picture>,
     pub(crate) latents: Vec<Latent>,
@@ -64,7 +89,7 @@ pub struct GenerateConfig<'a> {
 impl<'a> GenerateConfig<'a> {
     /// One picture, seed 0, the model's defaults.
     pub fn new() -> Self {
-        GenerateConfig { count: 1, ..Default::default() }
+        GenerateConfig { count: 1, candidates: 1, ..Default::default() }
     }
 
     /// Seed of the noise; picture i of several takes `seed + i`.
@@ -80,7 +105,8 @@ impl<'a> GenerateConfig<'a> {
     }
 
     /// Denoising steps by stage; stages beyond the list keep their default. Of unCLIP the first is the prior, where it
-    /// follows a prompt, then come decoder and super-resolution.
+    /// follows a prompt, then come decoder and super-resolution; an autoregressive prior's are its components, whatever is
+    /// said.
     pub fn steps(mut self, steps: impl Into<Vec<usize>>) -> Self {
         self.steps = steps.into();
         self
@@ -148,6 +174,20 @@ impl<'a> GenerateConfig<'a> {
     /// grain, less is smoother.
     pub fn upsample_temp(mut self, factor: f64) -> Self {
         self.upsample_temp = Some(factor);
+        self
+    }
+
+    /// Which of unCLIP's priors draws the embeddings; diffusion by default, where the model has both.
+    pub fn prior(mut self, prior: PriorKind) -> Self {
+        self.prior = Some(prior);
+        self
+    }
+
+    /// How many embeddings unCLIP's prior draws for each picture; that whose dot product with the prompt's is the largest
+    /// is kept (Ramesh et al. 2022, section 2.2, draw two). 1 by default. The first candidate is what there is without
+    /// others; those after it take noise of [seeds of their own](crate::systems::denoise::SeededNoise::of_candidate).
+    pub fn candidates(mut self, candidates: usize) -> Self {
+        self.candidates = candidates;
         self
     }
 
@@ -272,22 +312,28 @@ pub(crate) fn stage_steps(
     steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
 }
 
-/// The steps of unCLIP's decoder for latents: DDIM's, on timesteps whose inversion is well-conditioned.
+/// The steps of unCLIP's decoder for latents: DDIM's; where they bring their noise without clipping, on timesteps whose
+/// inversion is well-conditioned.
 pub(crate) fn latent_steps(
     scheduler: &SchedulerConfig,
     defaults: &Defaults,
     cfg: &GenerateConfig<'_>,
     index: usize,
 ) -> Result<Vec<Step>> {
+    let sampler = Sampler::Ddim {
+        eta: cfg.eta.unwrap_or(0.0),
+        rederive_epsilon: scheduler.precision == Precision::Float64,
+    };
+    let mut scheduler = scheduler.clone();
     let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
-    let clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
-    let scheduler = SchedulerConfig { clip, ..scheduler.clone() };
+    scheduler.clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps);
     let timesteps = match cfg.respacing.get(index) {
         Some(respacing) => Timesteps::Respaced(respacing.clone()),
-        None => invertible_timesteps(&scheduler, cfg.steps.get(index).copied().unwrap_or(defaults.steps))?,
+        None if inverted => invertible_timesteps(&scheduler, count)?,
+        None => scheduler.timesteps(&sampler, count),
     };
-    let rederive_epsilon = scheduler.precision == Precision::Float64;
-    steps(&scheduler, &Sampler::Ddim { eta: cfg.eta.unwrap_or(0.0), rederive_epsilon }, timesteps)
+    steps(&scheduler, &sampler, timesteps)
 }
 
 /// The first stage that runs: 0, or the one after that whose size the given pictures have.
@@ -507,6 +553,15 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     if let Some(factor) = cfg.upsample_temp.filter(|factor| !(0.0..=MAX_TEMP).contains(factor)) {
         return refuse(format!(
             "an upsampling temperature of {factor}: give 0 to {MAX_TEMP}; 0.997 is usual"
+        ));
+    }
+    if cfg.candidates == 0 || cfg.candidates > MAX_CANDIDATES {
+        return refuse(format!("{} candidates for each picture: give 1 to {MAX_CANDIDATES}", cfg.candidates));
+    }
+    if cfg.candidates > 1 && cfg.count * cfg.candidates > MAX_EMBEDDINGS {
+        return refuse(format!(
+            "{} candidates for each of {} pictures at once: give fewer, {MAX_EMBEDDINGS} in all",
+            cfg.candidates, cfg.count
         ));
     }
     let images = cfg.image.len();

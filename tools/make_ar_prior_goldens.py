@@ -68,9 +68,9 @@ class Prior(nn.Module):
             x = block(x, later[None] | padding[:, None])
         return self.to_logits(self.norm_out(x[:, self.prefix - 1:]))
 
-    def run(self, states, embeds, lens, scale, uniforms):
+    def run(self, states, embeds, lens, scale, temperature, uniforms):
         """Tokens [N, K] and the logits they were drawn from [K, rows, B]: the second caption's, guided away from the first
-        one where the scale is above 1; the unconditional rows come first."""
+        one where the scale is above 1, over the temperature; the unconditional rows come first."""
         count, keep = uniforms.shape[0], slice(0 if scale > 1 else 1, 2)
         rows = lambda x: x[keep].repeat_interleave(count, 0)
         dots = torch.tensor([self.c["num_dot_buckets"], self.c["dot_default"]])
@@ -81,7 +81,7 @@ class Prior(nn.Module):
             seen.append(logits)
             conditional = logits[-count:].double()
             guided = conditional if scale <= 1 else logits[:count] + scale * (conditional - logits[:count].double())
-            shares = guided.softmax(-1).cumsum(-1)
+            shares = (guided / temperature).softmax(-1).cumsum(-1)
             at = uniforms[:, k].double()
             margin = min(margin, float((shares[:, :-1] - at[:, None]).abs().min()))
             drawn = (shares <= at[:, None]).sum(-1).clamp(max=self.c["num_buckets"] - 1)
@@ -121,7 +121,9 @@ manifest = {
 }
 
 
-def case(name, config, seed, scale):
+def case(name, config, seed, scale, temperature):
+    runs = {"guided": {"guidance_scale": scale, "temperature": temperature},
+            "plain": {"guidance_scale": 1.0, "temperature": 1.0}}
     torch.manual_seed(seed)
     net = randomise(Prior(config)).eval()
     folder = OUT / name / "prior_ar"
@@ -147,8 +149,8 @@ def case(name, config, seed, scale):
         caption = [cast[k][:2] for k in ("states", "embeds", "lens")]
         with torch.no_grad():
             out = {"logits": net(*(cast[k] for k in ("states", "embeds", "lens", "dots", "components")))}
-            for run, by in (("guided", scale), ("plain", 1.0)):
-                tokens, logits = net.run(*caption, by, given["uniforms"])
+            for run, by in runs.items():
+                tokens, logits = net.run(*caption, by["guidance_scale"], by["temperature"], given["uniforms"])
                 out |= {f"{run}.logits": logits, f"{run}.tokens": tokens, f"{run}.embeddings": net.embeddings(tokens)}
         results.append(out)
     exact, rounded = results
@@ -156,7 +158,7 @@ def case(name, config, seed, scale):
     spread = {k: float((exact[k] - rounded[k].double()).abs().max()) for k in exact if exact[k].is_floating_point()}
     tensors = {k: v.float() if v.dtype == torch.float64 else v for k, v in {**given, **exact}.items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, OUT / f"{name}.safetensors")
-    manifest["priors"][name] = {"guidance_scale": scale, "seed": seed}
+    manifest["priors"][name] = {"seed": seed, **runs}
     manifest["tolerance_notes"][name] = spread
     describe = {k: {"dtype": str(v.dtype).removeprefix("torch."), "shape": list(v.shape)} for k, v in tensors.items()}
     manifest["goldens"][f"{name}.safetensors"] = {"what": "logits of known sequences; runs", "tensors": describe}
@@ -165,6 +167,6 @@ def case(name, config, seed, scale):
 
 
 if __name__ == "__main__":
-    case("small", PRIORS["small"], 20240611, 2.0)
-    case("odd", PRIORS["odd"], 20240614, 3.0)
+    case("small", PRIORS["small"], 20240615, 2.0, 0.8)
+    case("odd", PRIORS["odd"], 20240614, 3.0, 1.3)
     (OUT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

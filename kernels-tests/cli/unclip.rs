@@ -1,6 +1,7 @@
 //! Karlo from the command line: both pipelines, stages, plans, and what is refused.
 
-use super::{Folder, copy, error_of, golden, refused, stderr, succeeds};
+use super::token_prior;
+use super::{Folder, copy, error_of, generate, golden, refused, stderr, succeeds};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -164,6 +165,110 @@ fn requests_and_files_that_make_no_sense() {
     refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &["unCLIP's decoder"]);
 }
 
+#[test]
+fn priors() {
+    let model = copy("unclip");
+    token_prior::add_to(&model.0);
+    let place = Folder::new();
+    let few = [PROMPT, "--steps", "3,3,2"];
+    let drawn = |file: &str, args: &[&str]| draw(&place, &model.0, file, &[&few[..], args].concat()).0;
+    let (usual, tokens) = (drawn("one.png", &[]), drawn("two.png", &["--prior", "autoregressive"]));
+    assert_eq!(drawn("three.png", &["--prior", "diffusion", "--candidates", "1"]), usual);
+    assert_eq!(drawn("four.png", &["--prior", "autoregressive"]), tokens);
+    assert_ne!(usual, tokens);
+    // Which candidate is kept is said to whom it may concern.
+    let name = model.0.to_str().unwrap();
+    let args = [
+        "--device",
+        "cpu",
+        "--model",
+        name,
+        "--prior",
+        "autoregressive",
+        "--candidates",
+        "16",
+        "--seed",
+        "5",
+    ];
+    let output = generate(&place).env("RUST_LOG", "info").args(few).args(args).output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success() && said.contains("dot product with the prompt's is"), "{said}");
+    let kept = said.split(", candidate ").nth(1).and_then(|rest| rest.split(" of 16").next());
+    assert!(kept.is_some_and(|kept| kept != "1"), "{said}");
+    let output =
+        ancestral(&["plan", name, "--device", "webgpu", "--prior", "autoregressive", "--candidates", "2"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let part = format!("autoregressive prior: batch 4 (guided), {} tokens", token_prior::COMPONENTS);
+    assert!(text.contains(&part) && text.contains("it all fits"), "{text}{}", stderr(&output));
+    let output = ancestral(&["bisect", "--model", name, "--device", "llvmpipe"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("prior_ar: agrees") || !output.status.success(), "{text}{}", stderr(&output));
+
+    let karlo = golden("unclip");
+    refused(
+        &[PROMPT, "--model", karlo.to_str().unwrap(), "--prior", "autoregressive"],
+        &["no autoregressive prior"],
+    );
+    refused(&[PROMPT, "--model", name, "--candidates", "0"], &["0 candidates", "1 to"]);
+    refused(&[PROMPT, "--model", name, "--candidates", "65"], &["65 candidates", "1 to"]);
+    refused(&[PROMPT, "--model", name, "--candidates", "64", "--count", "64"], &["give fewer"]);
+    let imagen = golden("if_stage1");
+    for option in [["--prior", "diffusion"], ["--candidates", "2"]] {
+        let args = [&[PROMPT, "--model", imagen.to_str().unwrap()], &option[..]].concat();
+        refused(&args, &["only an unCLIP", "leave `--prior`"]);
+    }
+}
+
+#[test]
+fn priors_that_make_no_sense() {
+    let with_tokens = || {
+        let folder = copy("unclip");
+        token_prior::add_to(&folder.0);
+        folder
+    };
+    for (file, key, value, part) in [
+        ("prior_ar/config.json", "num_layers", json!(0), "0 is out of range"),
+        ("prior_ar/config.json", "num_components", json!(49), "2 to embedding_dim"),
+        ("prior_ar/config.json", "dot_default", json!(8), "there are 8"),
+        ("prior_ar/config.json", "num_buckets", json!(25), "expected shape"),
+        ("prior_ar/config.json", "num_buckets", json!(-1), "expected usize"),
+        ("prior_ar/config.json", "max_text_len", json!(76), "expected shape"),
+        ("prior_ar/config.json", "attention_head_dim", json!(4_000_000_000_u64), "out of range"),
+        ("model_index.json", "prior_ar_guidance_scale", json!(-1), "prior_ar_guidance_scale"),
+        ("model_index.json", "prior_ar_temperature", json!(0), "0 is out of range"),
+    ] {
+        let folder = with_tokens();
+        change(&folder, file, key, value);
+        refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &[part]);
+    }
+    let folder = with_tokens();
+    fs::remove_dir_all(folder.0.join("prior_ar")).unwrap();
+    refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &["prior_ar"]);
+    // Another prior's tokens: as many components, of a space that nothing here has.
+    let folder = with_tokens();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/ar_prior/small/prior_ar");
+    fs::remove_dir_all(folder.0.join("prior_ar")).unwrap();
+    super::copy_tree(&golden, &folder.0.join("prior_ar"));
+    refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &["embedding_dim", "12, but text_proj has 48"]);
+    // Tables that are no tables.
+    for (name, value, part) in [
+        ("bucket_width", 0.0, "a bucket 0 wide"),
+        ("bucket_low", f32::INFINITY, "bucket_low"),
+        ("dot_width", f32::NAN, "a bucket NaN wide"),
+        ("pca_components", 0.5, "not orthonormal"),
+    ] {
+        let folder = with_tokens();
+        let path = folder.0.join("prior_ar/diffusion_pytorch_model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let json: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+        let first = 8 + header + json[name]["data_offsets"][0].as_u64().unwrap() as usize;
+        bytes[first..first + 4].copy_from_slice(&value.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        refused(&[PROMPT, "--model", folder.0.to_str().unwrap()], &[name, part]);
+    }
+}
+
 fn ancestral(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ancestral")).args(args).env_remove("RUST_LOG").output().unwrap()
 }
@@ -184,9 +289,13 @@ fn plans_and_devices() {
         }
     }
     let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts");
-    let of = |part: &str| layouts.join(format!("karlo.{part}.config.json")).to_str().unwrap().to_string();
+    let of = |part: &str| {
+        let name = if part.contains('.') { part.to_string() } else { format!("karlo.{part}") };
+        layouts.join(format!("{name}.config.json")).to_str().unwrap().to_string()
+    };
     for (part, says) in [
         ("prior", "prior: 1x1, batch 2 (guided)"),
+        ("dalle2.prior_ar", "autoregressive prior: batch 2 (guided), 319 tokens"),
         ("decoder", "64x64, batch 2 (guided)"),
         ("super_res", "256x256, batch 1"),
     ] {

@@ -40,6 +40,10 @@ impl Noise for Recorded {
         self.drawn.push(next.clone());
         next
     }
+
+    fn uniform(&mut self, pictures: usize, count: usize) -> Vec<f32> {
+        self.fresh.uniform(pictures, count)
+    }
 }
 
 fn recorded(given: Vec<Vec<f32>>) -> Recorded {

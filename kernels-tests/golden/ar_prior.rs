@@ -7,7 +7,7 @@ use crate::golden::report::{Limit, Report};
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::NoiseStream;
 use ancestral::models::prior::HIDDEN;
-use ancestral::systems::unclip::{AutoregressivePrior, Captions};
+use ancestral::systems::unclip::{AutoregressivePrior, Captions, TokenSampling};
 use serde_json::Value;
 
 /// All checks of a case.
@@ -18,8 +18,12 @@ pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         let prior = AutoregressivePrior::load(&case.dir.join(name), None).map_err(text)?;
         let mut prior = Prior { case, name, golden, prior };
         prior.check_forward(device, report)?;
-        prior.check_run(device, ("guided", about["guidance_scale"].as_f64().unwrap_or(1.0)), report)?;
-        prior.check_run(device, ("plain", 1.0), report)?;
+        for run in ["guided", "plain"] {
+            let of = |key: &str| about[run][key].as_f64().ok_or_else(|| format!("no {key} of `{run}`"));
+            let sampling =
+                TokenSampling { guidance_scale: of("guidance_scale")?, temperature: of("temperature")? };
+            prior.check_run(device, (run, sampling), report)?;
+        }
         prior.check_uniforms(about, report)?;
     }
     Ok(())
@@ -95,14 +99,20 @@ impl Prior<'_> {
     }
 
     /// A run token by token, told the golden's tokens, and one by itself; logits by the cache are those without it.
-    fn check_run(&mut self, device: &Device, (run, scale): (&str, f64), report: &mut Report) -> Checked {
+    fn check_run(
+        &mut self,
+        device: &Device,
+        (run, sampling): (&str, TokenSampling),
+        report: &mut Report,
+    ) -> Checked {
         let (what, config) = (format!("{} {run}", self.name), self.prior.config.clone());
         let (tokens, uniforms) = (self.need(&format!("{run}.tokens"))?, self.need("uniforms")?);
         let (logits, limit) =
             (self.need(&format!("{run}.logits"))?, Limit::once(self.spread(&format!("{run}.logits"))?));
         let (pictures, captions) = (uniforms.shape[0], self.captions([0, 1])?);
         let options = ProgramOptions::default();
-        let mut decoder = self.prior.decoder(device, &options, pictures, scale > 1.0).map_err(text)?;
+        let guided = sampling.guidance_scale > 1.0;
+        let mut decoder = self.prior.decoder(device, &options, pictures, guided).map_err(text)?;
         // A second run by the same programs sees nothing of the first.
         let mut cached = Vec::new();
         for pass in ["", ", again"] {
@@ -121,7 +131,7 @@ impl Prior<'_> {
                 cached.extend(found);
             }
         }
-        let known = self.known(device, &captions, (tokens, scale > 1.0))?;
+        let known = self.known(device, &captions, (tokens, guided))?;
         report.compare(&format!("{what} logits without a cache"), &known, &cached, limit);
 
         let at = (device, &options);
@@ -136,14 +146,14 @@ impl Prior<'_> {
             count += 1;
             true
         };
-        let found = self.prior.draw(at, &captions, scale, &uniforms.values, &mut on_step).map_err(text)?;
+        let found = self.prior.draw(at, &captions, sampling, &uniforms.values, &mut on_step).map_err(text)?;
         report.equal(&format!("{what} tokens"), &found, &tokens);
         report.equal(&format!("{what} is followed"), &(count >= config.num_components), &true);
         let drawn: Vec<f32> = found.iter().flat_map(|of| self.prior.alphabet.embedding(of)).collect();
         report.golden(&format!("{what} embeddings"), &drawn, &embeddings, spread);
         // A picture is the same alone and among others.
         for (i, tokens) in tokens.iter().enumerate() {
-            let alone = self.prior.draw(at, &captions, scale, &uniforms.at(i).values, &mut |_| true);
+            let alone = self.prior.draw(at, &captions, sampling, &uniforms.at(i).values, &mut |_| true);
             report.equal(
                 &format!("{what} tokens of {i} alone"),
                 &alone.map_err(text)?,

@@ -69,7 +69,6 @@ fn golden_wrong_configs_are_seen() {
         (UNCLIP, "pipeline/super_res_last/config.json", "norm_eps", json!(1e-4)),
         (UNCLIP, "pipeline/super_res_scheduler/scheduler_config.json", "clip_sample_range", json!(0.9)),
         (AR_PRIOR, "small/prior_ar/config.json", "dot_default", json!(2)),
-        (AR_PRIOR, "odd/prior_ar/config.json", "num_attention_heads", json!(7)),
         (UPSAMPLER, "pipeline/config.json", "norm_eps", json!(1e-4)),
         (UPSAMPLER, "pipeline/config.json", "flip_sin_to_cos", json!(false)),
         (UPSAMPLER, scheduler, "prediction_type", json!("epsilon")),

@@ -18,7 +18,7 @@
 mod adm;
 mod ar_prior;
 mod bisect;
-mod case;
+pub mod case;
 mod clip;
 mod controls;
 mod ddpm;
@@ -29,7 +29,7 @@ mod glide;
 mod imagen;
 mod report;
 mod runs;
-mod scratch;
+pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
 mod unclip;

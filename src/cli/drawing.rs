@@ -2,6 +2,7 @@
 
 use super::output::{self, Bars, check_outputs};
 use super::parse::{parse_clip, parse_size, parse_thresholding};
+use super::prior::Prior;
 use ancestral::diffusion::{Clip, Sampler};
 use ancestral::{Error, GenerateConfig};
 use clap::{Args, ValueEnum};
@@ -64,6 +65,8 @@ pub struct Drawing {
     /// GLIDE: factor of the upsampler's first noise; 1 is sharper, less is smoother [default: 0.997]
     #[arg(help_heading = "Sampling", long, value_name = "X")]
     upsample_temp: Option<f64>,
+    #[command(flatten)]
+    prior: Prior,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -103,7 +106,7 @@ impl Drawing {
             .negative_prompt(self.negative_prompt.clone())
             .clean_caption(self.clean_caption)
             .on_progress(move |progress| bars.show(&progress));
-        cfg = sized(cfg, self.size, self.stages);
+        cfg = sized(self.prior.apply(cfg), self.size, self.stages);
         cfg = match self.sampler {
             Some(SamplerName::Ddpm) => cfg.sampler(Sampler::Ddpm),
             Some(SamplerName::Ddim) => cfg.sampler(Sampler::Ddim { eta: self.eta, rederive_epsilon: false }),

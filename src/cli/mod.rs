@@ -1,6 +1,7 @@
 //! The commands, one file each, and what several of them share.
 //!
-//! - [`model`]: which model, on which device. - [`drawing`]: settings of a run. - [`steering`]: guidance by CLIP.
+//! - [`model`]: which model, on which device. - [`drawing`]: settings of a run. - [`prior`]: what draws embeddings.
+//! - [`steering`]: guidance by CLIP.
 //! - [`output`]: files, lines and progress bars. - [`parse`]: values of arguments.
 
 pub mod bisect;
@@ -12,5 +13,6 @@ pub mod model;
 pub mod output;
 pub mod parse;
 pub mod plan;
+pub mod prior;
 pub mod steering;
 pub mod tune;

@@ -4,6 +4,7 @@ use super::drawing::sized;
 use super::model::Choice;
 use super::output::say;
 use super::parse::{parse_memory, parse_size};
+use super::prior::Prior;
 use ancestral::device::DeviceLimits;
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
@@ -57,6 +58,8 @@ pub struct Plan {
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     #[command(flatten)]
+    prior: Prior,
+    #[command(flatten)]
     choice: Choice,
 }
 
@@ -85,7 +88,7 @@ pub fn run(args: &Plan) -> Result<bool, Error> {
         .count(args.count)
         .steps(args.steps.clone())
         .guidance_scale(args.guidance_scale.clone());
-    cfg = sized(cfg, args.size, args.stages);
+    cfg = sized(args.prior.apply(cfg), args.size, args.stages);
     let cost = match &args.config {
         Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
         None => {

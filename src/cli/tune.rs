@@ -4,6 +4,7 @@ use super::drawing::sized;
 use super::model::Choice;
 use super::output::{note, say};
 use super::parse::parse_size;
+use super::prior::Prior;
 use ancestral::{Device, DeviceChoice, Error, GenerateConfig};
 use clap::Args;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub struct Tune {
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     #[command(flatten)]
+    prior: Prior,
+    #[command(flatten)]
     choice: Choice,
     /// Measure anew what was measured before
     #[arg(long)]
@@ -43,7 +46,8 @@ pub fn run(args: &Tune) -> Result<(), Error> {
         ));
     };
     note(format_args!("device: {}", gpu.name()));
-    let cfg = sized(GenerateConfig::new().count(args.count), args.size, args.stages);
+    let cfg = args.prior.apply(GenerateConfig::new().count(args.count));
+    let cfg = sized(cfg, args.size, args.stages);
     let choices = engine.tune(cfg, args.again)?;
     say(format_args!("{} sizes measured, {} known", choices.measured, choices.known));
     match gpu.tuning_file() {

@@ -6,15 +6,13 @@
 //! Here the equation is solved by so many evaluations as the caller gives, of which that is the first (fixed points of
 //! DDIM's steps: Pan et al. 2023, arXiv:2309.04907).
 
-use super::config::SchedulerConfig;
+use super::config::{PredictionType, SchedulerConfig};
 use super::scheduler::{Clip, Coefficients, Step, Timesteps, Variance};
 use crate::error::{Error, Result};
 
-/// ᾱ of the noisiest sample. Beyond it ε is the sample but for some thousandths, so that a picture hardly depends on the
-/// sample, and its inversion has no digits left.
+/// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what
+/// is left of them for the picture has no digits.
 const LEAST_ALPHA_BAR: f64 = 1e-3;
-/// Evaluations that Anderson's acceleration looks back on.
-const DEPTH: usize = 3;
 /// Root mean square of a step's error from which on it is as good as solved.
 const SETTLED: f64 = 1e-5;
 
@@ -24,7 +22,8 @@ const SETTLED: f64 = 1e-5;
 /// Errors ([`Error::Request`]): none, or more than there are.
 pub fn invertible_timesteps(config: &SchedulerConfig, count: usize) -> Result<Timesteps> {
     let schedule = config.schedule()?;
-    let last = schedule.alpha_bars.iter().rposition(|&alpha_bar| alpha_bar >= LEAST_ALPHA_BAR).unwrap_or(0);
+    let least = if config.prediction_type == PredictionType::Epsilon { LEAST_ALPHA_BAR } else { 0.0 };
+    let last = schedule.alpha_bars.iter().rposition(|&alpha_bar| alpha_bar >= least).unwrap_or(0);
     if count == 0 || count > last + 1 {
         return Err(Error::Request(format!("{count} steps from latents: give 1 to {}", last + 1)));
     }
@@ -58,8 +57,8 @@ pub fn inverse(step: &Step) -> Result<Step> {
     Ok(Step { coefficients, draws_noise: true, adds_noise: true, ..*step })
 }
 
-/// A fixed point x = g(x), by Anderson's acceleration (Anderson 1965): the next x is the combination of those before that
-/// would be best if g were linear.
+/// A fixed point x = g(x), by Anderson's acceleration (1965) from the last two evaluations: the next x is what would be best
+/// on the line through them if g were linear. Longer memories were no better on trained decoders.
 pub(crate) struct FixedPoint {
     /// Where g is evaluated next.
     x: Vec<f32>,
@@ -68,15 +67,15 @@ pub(crate) struct FixedPoint {
     error: f64,
     /// The last evaluation was that one.
     improves: bool,
-    /// (g(x), g(x) − x) of the last evaluations.
-    seen: Vec<(Vec<f64>, Vec<f64>)>,
+    /// g(x) and g(x) − x of the last evaluation.
+    last: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 impl FixedPoint {
     /// The search from a first guess.
     pub fn new(first: &[f32]) -> Self {
         let (x, nearest) = (first.to_vec(), first.to_vec());
-        FixedPoint { x, nearest, error: f64::INFINITY, improves: false, seen: Vec::new() }
+        FixedPoint { x, nearest, error: f64::INFINITY, improves: false, last: None }
     }
 
     /// Where g is to be evaluated.
@@ -99,35 +98,24 @@ impl FixedPoint {
         let g: Vec<f64> = g.iter().map(|g| f64::from(*g)).collect();
         let f: Vec<f64> = g.iter().zip(&self.x).map(|(g, x)| g - f64::from(*x)).collect();
         let error = (dot(&f, &f) / f.len().max(1) as f64).sqrt();
-        self.seen.push((g, f));
-        if self.seen.len() > DEPTH + 1 {
-            self.seen.remove(0);
-        }
         self.improves = error < self.error;
-        let next = self.next();
+        let next = self.follows(&g, &f);
         let evaluated = std::mem::replace(&mut self.x, next);
         if self.improves {
             (self.error, self.nearest) = (error, evaluated);
         }
+        self.last = Some((g, f));
     }
 
-    /// g(x_k) − Σ γ_j (g(x_{j+1}) − g(x_j)), with the γ for which the same of g(x) − x is shortest.
-    fn next(&self) -> Vec<f32> {
-        let Some(((g, f), _)) = self.seen.split_last() else { return self.x.clone() };
-        let difference = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
-        let pairs = || self.seen.windows(2);
-        let of_f: Vec<Vec<f64>> = pairs().map(|pair| difference(&pair[1].1, &pair[0].1)).collect();
-        let of_g: Vec<Vec<f64>> = pairs().map(|pair| difference(&pair[1].0, &pair[0].0)).collect();
-        let normal = of_f.iter().map(|a| of_f.iter().map(|b| dot(a, b)).collect()).collect();
-        let gamma = solve(normal, of_f.iter().map(|a| dot(a, f)).collect());
-        let mut x = g.clone();
-        for (gamma, change) in gamma.iter().zip(&of_g) {
-            x.iter_mut().zip(change).for_each(|(x, change)| *x -= gamma * change);
-        }
-        match x.iter().all(|x| (*x as f32).is_finite()) {
-            true => x.iter().map(|x| *x as f32).collect(),
-            false => g.iter().map(|g| *g as f32).collect(),
-        }
+    /// g − γ (g − g'), with g' the evaluation before and the γ for which the same of g(x) − x is shortest.
+    fn follows(&self, g: &[f64], f: &[f64]) -> Vec<f32> {
+        let plain = || g.iter().map(|g| *g as f32).collect();
+        let Some((g_before, f_before)) = &self.last else { return plain() };
+        let change: Vec<f64> = f.iter().zip(f_before).map(|(f, before)| f - before).collect();
+        let gamma = dot(f, &change) / dot(&change, &change);
+        let mixed = g.iter().zip(g_before).map(|(g, before)| (g - gamma * (g - before)) as f32);
+        let mixed: Vec<f32> = mixed.collect();
+        if mixed.iter().all(|x| x.is_finite()) { mixed } else { plain() }
     }
 }
 
@@ -135,34 +123,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The solution of a small symmetric system `a x = b`, by elimination; the diagonal a little larger, so that there is one
-/// where rows are alike.
-fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
-    const RIDGE: f64 = 1e-10;
-    let n = b.len();
-    for (i, row) in a.iter_mut().enumerate() {
-        row[i] = row[i] * (1.0 + RIDGE) + f64::MIN_POSITIVE;
-    }
-    for i in 0..n {
-        let pivot = a[i].clone();
-        for j in i + 1..n {
-            let factor = a[j][i] / pivot[i];
-            a[j].iter_mut().zip(&pivot).for_each(|(v, p)| *v -= factor * p);
-            b[j] -= factor * b[i];
-        }
-    }
-    let mut x = vec![0.0; n];
-    for i in (0..n).rev() {
-        let known = dot(&a[i][i + 1..], &x[i + 1..]);
-        x[i] = (b[i] - known) / a[i][i];
-    }
-    x
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::{PredictionType, Sampler, steps};
+    use crate::diffusion::{Sampler, steps};
     use std::path::Path;
 
     fn scheduler(kind: &str, prediction: &str) -> SchedulerConfig {
@@ -243,6 +207,8 @@ mod tests {
             assert!(bars[first] >= LEAST_ALPHA_BAR && bars[first + 1] < LEAST_ALPHA_BAR, "{first}");
             assert!(count == 1 || found.last() == Some(&0), "{found:?}");
         }
+        let v = scheduler("DDPMScheduler", "v_prediction");
+        assert_eq!(invertible_timesteps(&v, 3).expect("timesteps"), Timesteps::Custom(vec![999, 500, 0]));
         assert!(invertible_timesteps(&config, 0).is_err() && invertible_timesteps(&config, 1000).is_err());
     }
 
@@ -260,21 +226,47 @@ mod tests {
         assert!(inverse(&last).is_err());
     }
 
-    #[test]
-    fn linear_fixed_points_are_found_in_as_many_evaluations_as_there_are_directions() {
-        // x = m x + b with eigenvalues 0.95, -0.9 and 1.3: repeated evaluation alone would not end.
-        let (m, b) = ([0.95f32, -0.9, 1.3], [1.0f32, 2.0, -0.5]);
-        let expected: Vec<f32> = m.iter().zip(b).map(|(m, b)| b / (1.0 - m)).collect();
-        let mut search = FixedPoint::new(&[0.0; 3]);
-        for _ in 0..5 {
+    /// x = m x + b, searched for by so many evaluations.
+    fn search(m: &[f32], b: &[f32], evaluations: usize) -> Vec<f32> {
+        let mut search = FixedPoint::new(&vec![0.0; m.len()]);
+        for _ in 0..evaluations {
             let g: Vec<f32> = search.x().iter().zip(m.iter().zip(b)).map(|(x, (m, b))| m * x + b).collect();
             search.learn(&g);
         }
-        let off = search.answer().iter().zip(&expected).map(|(x, e)| (x - e).abs()).fold(0.0, f32::max);
-        assert!(off < 1e-3, "{:?} for {expected:?}", search.answer());
+        search.answer().to_vec()
+    }
+
+    #[test]
+    fn fixed_points_are_found_where_evaluating_again_and_again_would_not() {
+        // Along one direction two evaluations and the line through them do, whether g draws in or pushes off.
+        for m in [0.95, -0.9, 1.3, -2.0] {
+            let (found, expected) = (search(&[m], &[1.5], 2)[0], 1.5 / (1.0 - m));
+            assert!((found - expected).abs() < 1e-4 * expected.abs(), "{m}: {found} for {expected}");
+        }
+        let (m, b) = ([0.9, 0.5, -0.6, 0.1], [1.0, 2.0, -0.5, 0.3]);
+        let off = |found: &[f32]| {
+            let expected = m.iter().zip(b).map(|(m, b)| b / (1.0 - m));
+            found.iter().zip(expected).map(|(x, e)| (x - e).abs()).fold(0.0, f32::max)
+        };
+        let accelerated = off(&search(&m, &b, 10));
+        let plain = (1.0 / 0.1) * 0.9f32.powi(10);
+        assert!(accelerated < 0.1 * plain, "{accelerated}, without acceleration {plain}");
+    }
+
+    #[test]
+    fn a_search_keeps_what_was_nearest() {
         // The first guess alone.
-        let mut once = FixedPoint::new(&[4.0]);
-        once.learn(&[2.5]);
-        assert_eq!(once.answer(), [2.5]);
+        let mut search = FixedPoint::new(&[4.0]);
+        search.learn(&[2.5]);
+        assert_eq!(search.answer(), [2.5]);
+        // What follows turns out worse: back to the nearest.
+        search.learn(&[90.0]);
+        assert_eq!(search.answer(), [4.0]);
+        // Values that are no numbers are never an answer.
+        search.learn(&[f32::NAN]);
+        assert_eq!(search.answer(), [4.0]);
+        let mut settles = FixedPoint::new(&[1.0]);
+        settles.learn(&[1.0]);
+        assert!(settles.settled() && settles.answer() == [1.0]);
     }
 }

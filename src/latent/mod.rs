@@ -99,6 +99,10 @@ impl Noise for OneNoise {
     fn draw(&mut self, pictures: usize, channels: usize, height: usize, width: usize) -> Vec<f32> {
         self.0.draw(1, channels, height, width).repeat(pictures)
     }
+
+    fn uniform(&mut self, pictures: usize, count: usize) -> Vec<f32> {
+        self.0.uniform(1, count).repeat(pictures)
+    }
 }
 
 fn refuse<T>(what: impl Into<String>) -> Result<T> {

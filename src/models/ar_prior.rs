@@ -306,22 +306,20 @@ impl Config {
         ]
     }
 
-    /// The checkpoint's tensors that are no part of the network: what its tokens stand for.
-    pub fn tables(&self) -> Vec<(&'static str, Vec<usize>)> {
+    /// The [graph](Config::graph) of one caption with all that its checkpoint holds: also, among its tensors, what the
+    /// tokens stand for, which no node reads.
+    pub fn whole(&self) -> Graph {
         let (components, columns) = (self.num_components, self.embedding_dim);
         let buckets =
             [("bucket_low", components), ("bucket_width", components), ("dot_low", 1), ("dot_width", 1)];
-        let buckets = buckets.map(|(name, len)| (name, vec![len]));
-        Pca::tensors(components, columns).into_iter().chain(buckets).collect()
-    }
-
-    /// Compares a checkpoint's tensors with what the config says.
-    ///
-    /// Errors: tensors that are missing, of another shape or type, or superfluous.
-    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let (graph, tables) = (self.graph(1), self.tables());
-        let tables = tables.iter().map(|(name, shape)| (*name, shape.as_slice()));
-        checkpoint.check(graph.weights().chain(tables), |_| false)
+        let mut g = self.graph(1);
+        for (name, shape) in Pca::tensors(components, columns) {
+            g.vector(name, &shape);
+        }
+        for (name, len) in buckets {
+            g.vector(name, &[len]);
+        }
+        g
     }
 
     /// What is added to the scores of all tokens when so many are to be seen, of captions whose mask `[N, L]` is given:
@@ -397,7 +395,7 @@ pub struct Alphabet {
 }
 
 impl Alphabet {
-    /// Reads a checkpoint's [tables](Config::tables).
+    /// Reads a checkpoint's tensors beside the network's.
     ///
     /// Errors: tensors that are absent, or hold what makes no sense.
     pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
@@ -424,7 +422,7 @@ impl Alphabet {
 mod tests {
     use super::*;
 
-    pub fn config() -> Config {
+    fn config() -> Config {
         Config {
             num_layers: 2,
             num_attention_heads: 2,
@@ -443,7 +441,8 @@ mod tests {
     fn senseless_configs_are_refused() {
         let path = Path::new("prior_ar/config.json");
         assert!(config().validate(path).is_ok());
-        let broken: [(&str, fn(&mut Config)); 9] = [
+        type Change = fn(&mut Config);
+        let broken: [(&str, Change); 9] = [
             ("num_layers", |c| c.num_layers = 0),
             ("num_attention_heads", |c| c.num_attention_heads = 0),
             ("num_attention_heads", |c| (c.num_attention_heads, c.attention_head_dim) = (1_024, 512)),

@@ -12,10 +12,12 @@ use crate::kernels::step::{StepInputs, coefficients, step};
 use crate::picture::Picture;
 use std::sync::Arc;
 
-/// Standard normal numbers in the order the reference pipelines draw them: a picture's channels one after another.
+/// Random numbers in the order the reference pipelines draw them.
 pub trait Noise {
-    /// `[pictures, channels, height, width]`, row-major.
+    /// Standard normal numbers `[pictures, channels, height, width]`, row-major.
     fn draw(&mut self, pictures: usize, channels: usize, height: usize, width: usize) -> Vec<f32>;
+    /// Numbers from 0 to 1, 1 not among them, `[pictures, count]`: what a model draws that draws tokens.
+    fn uniform(&mut self, pictures: usize, count: usize) -> Vec<f32>;
 }
 
 /// One PyTorch CPU generator for each picture, seeded `seed`, `seed + 1`, …: picture i of a batch is the picture a
@@ -25,13 +27,26 @@ pub struct SeededNoise(Vec<NoiseStream>);
 impl SeededNoise {
     /// Streams for `pictures` pictures.
     pub fn new(seed: u64, pictures: usize) -> Self {
-        SeededNoise((0..pictures as u64).map(|i| NoiseStream::new(seed.wrapping_add(i))).collect())
+        SeededNoise::of_candidate(seed, pictures, 0)
+    }
+
+    /// Streams for one of several candidates for each picture, by its number: picture i's are seeded
+    /// `seed + i + number · 9E3779B9₁₆`, so that the first candidate is what there is where there is but one.
+    pub fn of_candidate(seed: u64, pictures: usize, number: usize) -> Self {
+        // Odd and of many bits: multiples of it lie far from the seeds of other pictures, in the generator's 32 bits.
+        let first = seed.wrapping_add((number as u64).wrapping_mul(0x9e37_79b9));
+        SeededNoise((0..pictures as u64).map(|i| NoiseStream::new(first.wrapping_add(i))).collect())
     }
 }
 
 impl Noise for SeededNoise {
     fn draw(&mut self, pictures: usize, channels: usize, height: usize, width: usize) -> Vec<f32> {
         self.0.iter_mut().take(pictures).flat_map(|s| s.normal(channels * height * width)).collect()
+    }
+
+    fn uniform(&mut self, pictures: usize, count: usize) -> Vec<f32> {
+        let row = |s: &mut NoiseStream| (0..count).map(|_| s.uniform()).collect::<Vec<_>>();
+        self.0.iter_mut().take(pictures).flat_map(row).collect()
     }
 }
 

@@ -18,9 +18,10 @@ use crate::estimate::{NetworkCost, Target};
 use crate::graph::Graph;
 use crate::guidance::{Guidance, Weighted};
 use crate::picture::Picture;
-use crate::request::{GenerateConfig, Size};
+use crate::request::{GenerateConfig, PriorKind, Size};
 use denoise::{Noise, OnStep};
 pub use start::initial_noise;
+use unclip::DrawnEmbedding;
 
 /// What a model's pictures follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,10 @@ pub(crate) trait System {
     fn varies_pictures(&self) -> bool {
         false
     }
+    /// What can draw embeddings for a prompt; the first does where nothing is said.
+    fn priors(&self) -> Vec<PriorKind> {
+        Vec::new()
+    }
     /// It, where it draws pictures of CLIP embeddings.
     fn as_unclip(&mut self) -> Option<&mut unclip::UnClip> {
         None
@@ -74,6 +79,10 @@ pub(crate) trait System {
     }
     /// Draws the pictures. Everything that can be refused is refused before the first network runs.
     fn draw(&mut self, run: Run<'_, '_>) -> Result<Vec<Picture>>;
+    /// Draws the embeddings that [`System::draw`] draws pictures of. The caller has seen to it that there is a prior.
+    fn embed(&mut self, _: Run<'_, '_>) -> Result<Vec<DrawnEmbedding>> {
+        Ok(Vec::new())
+    }
     /// What a run costs.
     fn plan(&self, cfg: &GenerateConfig<'_>, on: &Target) -> Result<Vec<NetworkCost>>;
     /// Its denoising networks by name, as small as they may be.

@@ -36,7 +36,8 @@ impl UnClip {
 
     /// The principal components of embeddings.
     pub(crate) fn principal_axes(&self) -> Result<&Pca> {
-        self.axes.as_ref().ok_or_else(|| {
+        let axes = self.priors.autoregressive.as_ref().map(|(prior, _)| &prior.alphabet.pca);
+        axes.ok_or_else(|| {
             let what = "this model has no principal components of embeddings: they come with an autoregressive prior \
                         (prior_ar/)";
             Error::Request(what.into())

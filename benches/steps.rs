@@ -2,40 +2,91 @@
 //!
 //! `cargo bench --bench steps` prints the table in f16; nothing is run. Dispatches are nodes of the fused graph; moved is
 //! each node's inputs and output once; memory is weights, activations of all programs, inputs.
+//!
+//! `cargo bench --bench steps -- FOLDER prior decoder` runs steps of these networks of an unCLIP's folder instead, on the
+//! CPU device or the adapter that `ANCESTRAL_TEST_DEVICE` names: the first, which finds everything cold, and the median of
+//! the others.
 
-use ancestral::GenerateConfig;
-use ancestral::device::DeviceLimits;
+use ancestral::device::{Device, DeviceLimits, ProgramOptions};
+use ancestral::diffusion::steps;
 use ancestral::estimate::{Target, plan_network};
 use ancestral::kernels::Precision;
+use ancestral::systems::unclip::{Kind, Stage};
+use ancestral::{DeviceChoice, GenerateConfig};
 use std::path::Path;
+use std::time::Instant;
+
+/// Steps that are timed after the first.
+const RUNS: usize = 3;
+/// Tokens of a caption, and of a picture's embedding.
+const TOKENS: [usize; 2] = [77, 4];
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    match &args[..] {
+        [folder, parts @ ..] if !parts.is_empty() => {
+            parts.iter().for_each(|part| time(Path::new(folder), part));
+        }
+        _ => print_plans(),
+    }
+}
+
+/// Times steps of `prior` or `decoder`, guided, one picture.
+fn time(folder: &Path, part: &str) {
+    let choice = std::env::var("ANCESTRAL_TEST_DEVICE").map_or(DeviceChoice::Cpu, DeviceChoice::Named);
+    let device = Device::open(&choice).expect("the device opens");
+    let mut stage = Stage::load(folder, part, None).expect("a network");
+    let list = steps(&stage.scheduler, &stage.scheduler.sampler, RUNS + 1).expect("a schedule");
+    let [caption, picture] = TOKENS;
+    let (side, tokens) = match &stage.kind {
+        Kind::Prior(_) => (1, caption),
+        Kind::Decoder(unet) => (unet.sample_size, caption + picture),
+    };
+    let shape = stage.shape(&list, 1, (side, side), tokens, 2.0);
+    let denoiser = stage.denoiser(&device, &ProgramOptions::default(), shape).expect("it fits");
+    let x: Vec<f32> = (0..shape.sample().iter().product()).map(|i| (i as f32).sin()).collect();
+    denoiser.write("x", &x);
+    let mut times: Vec<f64> = list
+        .iter()
+        .map(|step| {
+            let started = Instant::now();
+            denoiser.step(step, 2.0, &vec![0.0; x.len()], &mut |_| true).expect("it runs");
+            denoiser.program().read("next").expect("it is there");
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    let first = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    println!("{part} on {}: first {first:.2} s, then {:.2} s a step", device.name(), times[times.len() / 2]);
+}
+
+/// The table.
+fn print_plans() {
     let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts");
     // What the plan heeds of a device is its alignment; nothing here is held against a limit.
     let limits = DeviceLimits { binding: None, buffer: None, ..DeviceLimits::webgpu() };
     let target = Target { precision: Precision::F16, limits };
-    println!(
-        "| network | sizes | parameters | dispatches a step | GFLOP | moved | weights | activations | memory |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| network | sizes | dispatches a step | GFLOP | moved | weights | activations | memory |");
+    println!("|---|---|---|---|---|---|---|---|");
     for (network, file, steps) in [
-        ("IF-I-XL", "IF-I-XL", 100),
-        ("IF-I-M", "IF-I-M", 100),
-        ("Karlo's prior", "karlo.prior", 25),
-        ("Karlo's decoder", "karlo.decoder", 25),
-        ("Karlo's super-resolution", "karlo.super_res", 7),
-        ("DALL·E 2's second upsampler", "DALL-E-2.upsampler", 15),
+        ("IF-I-XL", "IF-I-XL", Some(100)),
+        ("IF-I-M", "IF-I-M", Some(100)),
+        ("Karlo's prior", "karlo.prior", Some(25)),
+        // Its steps are tokens, as many as its config says.
+        ("DALL·E 2's autoregressive prior", "dalle2.prior_ar", None),
+        ("Karlo's decoder", "karlo.decoder", Some(25)),
+        ("Karlo's super-resolution", "karlo.super_res", Some(7)),
+        ("DALL·E 2's second upsampler", "dalle2.upsampler", Some(15)),
     ] {
         let config = layouts.join(format!("{file}.config.json"));
-        let cost =
-            plan_network(&config, None, &GenerateConfig::new().steps([steps]), &target).expect("a plan");
+        let cfg = GenerateConfig::new().steps(Vec::from_iter(steps));
+        let cost = plan_network(&config, None, &cfg, &target).expect("a plan");
         let planned = &cost.networks[0];
-        let step = planned.parts.iter().find(|part| part.name == "step").expect("a step");
+        let step = planned.parts.last().expect("a step");
         let activations: u64 = planned.parts.iter().map(|part| part.activations).sum();
         println!(
-            "| {network} | {} | {:.0} M | {} | {:.0} | {:.1} GB | {:.2} GB | {:.2} GB | {:.2} GB |",
+            "| {network} | {} | {} | {:.0} | {:.1} GB | {:.2} GB | {:.2} GB | {:.2} GB |",
             planned.sizes,
-            planned.weights as f64 / 2e6,
             step.dispatches,
             step.flops / 1e9,
             step.moved / 1e9,

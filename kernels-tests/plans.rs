@@ -349,7 +349,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     assert!(cost.networks.iter().map(|network| network.weights).sum::<u64>() > 6_000_000_000);
 
     fs::create_dir_all(upsampler.join("scheduler")).expect("it can be made");
-    let config = layout_file("DALL-E-2.upsampler.config.json");
+    let config = layout_file("dalle2.upsampler.config.json");
     fs::copy(&config, upsampler.join("config.json")).expect("it is there");
     fs::copy(
         karlo.join("super_res_scheduler/scheduler_config.json"),
@@ -379,7 +379,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
 fn a_megapixel_fits_four_gigabytes() {
     const MOST: u64 = 4 << 30;
     let cfg = GenerateConfig::new().steps([15]).size(1024, 1024);
-    let path = layout_file("DALL-E-2.upsampler.config.json");
+    let path = layout_file("dalle2.upsampler.config.json");
     fits("DALL·E 2's", &plan_network(&path, None, &cfg, &card(MOST)).expect("it plans"), MOST);
     let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
     for (key, value) in [
@@ -466,7 +466,7 @@ fn plans_are_close_to_their_lower_bounds() {
         ("DALL·E 2's autoregressive prior", of_tokens()),
         ("Karlo's decoder", of_karlo("decoder")),
         ("Karlo's super-resolution", of_karlo("super_res")),
-        ("DALL·E 2's second upsampler", of_karlo("DALL-E-2.upsampler")),
+        ("DALL·E 2's second upsampler", of_karlo("dalle2.upsampler")),
     ];
     let mut above = Vec::new();
     for (name, parts) in &networks {

@@ -312,7 +312,7 @@ fn networks(section: &str) -> Vec<Weights> {
             unconditional(&published_config("karlo.super_res")),
             unconditional(&golden_config("unclip/pipeline/super_res_first")),
             unconditional(&golden_config("upsampler/pipeline")),
-            unconditional(&published_config("DALL-E-2.upsampler")),
+            unconditional(&published_config("dalle2.upsampler")),
         ],
         "PriorTransformer" => vec![
             diffusion_prior(&published_config("karlo.prior")),

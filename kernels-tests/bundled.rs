@@ -1,6 +1,9 @@
 //! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
 //! that steers.
 
+#[path = "bundled/unclip.rs"]
+mod unclip;
+
 use ancestral::clip::{Clip, ClipGuidance};
 use ancestral::edit::{Mask, Photo, Rectangle};
 use ancestral::engine::Bundled;

@@ -89,11 +89,12 @@ fn sheets_hold_all_pictures() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    fs::write(std::env::temp_dir().join("ancestral-no-picture.png"), b"no picture").unwrap();
-    let broken = std::env::temp_dir().join("ancestral-no-picture.png");
+    let place = Folder::new();
+    let broken = place.0.join("broken.png");
+    fs::write(&broken, b"no picture").unwrap();
     let broken = broken.to_str().unwrap();
     refused(&["vary", "nowhere.png"], &["nowhere.png"]);
-    refused(&["vary", broken], &["ancestral-no-picture.png", "cannot be read"]);
+    refused(&["vary", broken], &["broken.png", "cannot be read"]);
     refused(&["vary", "a.png", "--count", "0"], &["0 pictures"]);
     refused(&["vary", "a.png", "--eta", "0.5"], &["layout"]);
     refused(&["vary", "a.png", "--layout", "keep", "--eta", "-1"], &["eta of -1"]);

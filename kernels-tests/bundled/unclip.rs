@@ -76,11 +76,12 @@ fn a_picture_comes_back_from_its_noise_and_moves_along_captions() {
     let [before, after] = [&moved[0], &moved[1]].map(blueness);
     println!("blue less red in the middle: {before:.2}, moved {after:.2}");
     assert!(moved[0] == back && before < -0.8 && after > before + 1.0, "{before} to {after}");
-    // The ends of a blend are the two pictures drawn again.
+    // The ends of a blend are the two pictures drawn again, in a batch of another size.
     let other = disc(32, (16.0, 16.0), 6.0, BLUE, WHITE);
     let blend = engine.blend([&circle, &other], 3, Layout::Kept, small()).expect("pictures");
     let end = engine.vary(&other, Layout::Kept, small().eta(0.0)).expect("a picture").remove(0);
-    assert!(blend[0] == back && blend[2] == end);
+    let ends = [psnr(&blend[0], &back), psnr(&blend[2], &end)];
+    assert!(ends.iter().all(|near| *near > 60.0), "a blend's ends: {ends:?} dB");
     assert!(blueness(&blend[0]) < blueness(&blend[2]) - 1.0);
 }
 

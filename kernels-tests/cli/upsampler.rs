@@ -129,7 +129,7 @@ fn alone_it_enlarges_pictures_of_any_size() {
 fn alone_it_is_tuned() {
     let folder = Folder::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
-    command.args(["tune", "--device", "llvmpipe", "--size", "32x16"]).arg(upsampler());
+    command.args(["tune", "--device", "llvmpipe", "--size", "32x16", "--model"]).arg(upsampler());
     let output = command.env("ANCESTRAL_CACHE_DIR", &folder.0).env_remove("RUST_LOG").output().unwrap();
     if stderr(&output).contains("no adapter's name holds") {
         let required = std::env::var("ANCESTRAL_REQUIRE_GPU").is_ok_and(|value| value == "1");

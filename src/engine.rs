@@ -249,10 +249,15 @@ impl Engine {
         let before = gpu.choices();
         // The shortest run makes every program that a longer one needs.
         cfg = cfg.steps(vec![self.system.fewest_steps(); self.stages()]);
+        let grey = |(width, height): (usize, usize)| {
+            let values = vec![0.0; 3 * width * height];
+            Picture { width, height, channels: 3, values, rounding: Rounding::Nearest }
+        };
         if self.condition() == Condition::Picture && cfg.image.is_empty() {
-            let values = vec![0.0; 3];
-            cfg.image =
-                vec![Picture { width: 1, height: 1, channels: 3, values, rounding: Rounding::Nearest }];
+            cfg.image = vec![grey((1, 1))];
+        }
+        if let Some(small) = self.system.enlarges(&cfg)? {
+            cfg.from = vec![grey(small); cfg.count];
         }
         let anything = if self.condition() == Condition::Class { "0" } else { "a" };
         self.generate(anything, cfg)?;

@@ -124,6 +124,22 @@ fn alone_it_enlarges_pictures_of_any_size() {
     refused(&[&many[..], &["--from", &small]].concat(), &["9 upsamplers; give at most 8"]);
 }
 
+/// There is no picture to give to `tune`; it needs none.
+#[test]
+fn alone_it_is_tuned() {
+    let folder = Folder::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
+    command.args(["tune", "--device", "llvmpipe", "--size", "32x16", "--model"]).arg(upsampler());
+    let output = command.env("ANCESTRAL_CACHE_DIR", &folder.0).env_remove("RUST_LOG").output().unwrap();
+    if stderr(&output).contains("no adapter's name holds") {
+        let required = std::env::var("ANCESTRAL_REQUIRE_GPU").is_ok_and(|value| value == "1");
+        assert!(!required, "{}", stderr(&output));
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("sizes measured"), "{said}{}", stderr(&output));
+}
+
 /// A network with more levels needs more of a size than four pixels.
 #[test]
 fn sizes_that_do_not_fit_are_refused() {

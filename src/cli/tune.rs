@@ -25,7 +25,7 @@ pub struct Tune {
     /// Width and height of the final picture, e.g. 256x256
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<(usize, usize)>,
-    /// Stop after this many stages
+    /// Tune this many stages: fewer than the model has, or its optional upsampler, too [default: all but that]
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     #[command(flatten)]

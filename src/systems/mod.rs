@@ -67,6 +67,10 @@ pub(crate) trait System {
     fn takes_upsample_temp(&self) -> bool {
         false
     }
+    /// Width and height of the pictures that it enlarges, where it draws none by itself.
+    fn enlarges(&self, _cfg: &GenerateConfig<'_>) -> Result<Option<Size>> {
+        Ok(None)
+    }
     /// Steps that each stage of a run has at least.
     fn fewest_steps(&self) -> usize {
         1

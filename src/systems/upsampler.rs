@@ -353,6 +353,10 @@ impl System for Upsamplers {
         Condition::Nothing
     }
 
+    fn enlarges(&self, cfg: &GenerateConfig<'_>) -> Result<Option<Size>> {
+        Ok(self.alone(cfg)?.sizes.first().copied())
+    }
+
     fn sizes(&self, cfg: &GenerateConfig<'_>) -> Result<Vec<Size>> {
         Ok(self.alone(cfg)?.sizes.split_off(1))
     }

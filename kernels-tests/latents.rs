@@ -100,10 +100,8 @@ fn inversion_leads_back_to_the_picture() {
 
 #[test]
 fn inversion_leads_back_to_the_picture_on_the_gpu() {
-    on_gpu(|device| {
-        check_round_trips(engine(named(device)), EPSILON);
-        check_round_trips(v_engine(named(device)), V);
-    });
+    // Two thousand evaluations take software Vulkan minutes: ε is left to the CPU.
+    on_gpu(|device| check_round_trips(v_engine(named(device)), V));
 }
 
 fn few() -> GenerateConfig<'static> {

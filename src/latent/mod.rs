@@ -209,7 +209,7 @@ impl Engine {
             }
             Layout::New => {
                 check_picture(picture)?;
-                self.unclip()?;
+                self.unclip()?.encoder()?;
                 self.generate("", cfg.image(pictures))
             }
             Layout::Kept => {

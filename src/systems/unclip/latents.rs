@@ -1,6 +1,6 @@
 //! What [`latent`](crate::latent) needs of the model: embeddings of pictures and captions, and the decoder the other way.
 
-use super::UnClip;
+use super::{PictureEncoder, UnClip};
 use crate::device::{Device, ProgramOptions};
 use crate::error::{Error, Result};
 use crate::latent::{EVALUATIONS, Latent};
@@ -19,14 +19,18 @@ impl UnClip {
         self.projection.config.clip_embeddings_dim
     }
 
-    /// The embedding of each picture, of any size.
-    pub(crate) fn embed_pictures(&self, device: &Device, pictures: &[Picture]) -> Result<Vec<Vec<f32>>> {
-        let encoder = self.pictures.as_ref().ok_or_else(|| {
+    /// What sees pictures. Errors: the model has nothing that does.
+    pub(crate) fn encoder(&self) -> Result<&PictureEncoder> {
+        self.pictures.as_ref().ok_or_else(|| {
             let what = "this model has no encoder of pictures: give Karlo's image variation, alone or beside it \
                         (--model PRIOR --model VARIATION)";
             Error::Request(what.into())
-        })?;
-        Ok(self.rows(&encoder.embed(device, pictures)?))
+        })
+    }
+
+    /// The embedding of each picture, of any size.
+    pub(crate) fn embed_pictures(&self, device: &Device, pictures: &[Picture]) -> Result<Vec<Vec<f32>>> {
+        Ok(self.rows(&self.encoder()?.embed(device, pictures)?))
     }
 
     /// The embedding of each caption.

@@ -33,7 +33,7 @@ fn embeddings_of_both_priors_fit_their_prompt_best() {
     let prompts = [
         "a red circle",
         "a blue circle",
-        "a red square",
+        "a red star",
         "a red circle on a blue background",
         "a red circle in the top left corner",
         "two red circles",
@@ -47,7 +47,8 @@ fn embeddings_of_both_priors_fit_their_prompt_best() {
         for (i, prompt) in prompts.iter().enumerate() {
             let cfg = GenerateConfig::new().seed(1).count(4).prior(kind);
             for drawn in engine.prior_embeddings(prompt, cfg).expect("embeddings") {
-                let cosine = |text: &[f32]| text.iter().zip(&drawn.embedding).map(|(a, b)| a * b).sum::<f32>();
+                let cosine =
+                    |text: &[f32]| text.iter().zip(&drawn.embedding).map(|(a, b)| a * b).sum::<f32>();
                 let cosines: Vec<f32> = texts.chunks_exact(width).map(cosine).collect();
                 let best = (0..cosines.len()).max_by(|a, b| cosines[*a].total_cmp(&cosines[*b]));
                 right += usize::from(best == Some(i));
@@ -66,7 +67,7 @@ fn a_picture_comes_back_from_its_noise_and_moves_along_captions() {
     let back = engine.vary(&circle, Layout::Kept, small().eta(0.0)).expect("a picture").remove(0);
     let near = psnr(&circle, &back);
     println!("there and back: {near:.1} dB");
-    assert!(near > 25.0, "{near} dB");
+    assert!(near > 50.0, "{near} dB");
     // A new layout has the same colours, a disc elsewhere or not.
     let new = engine.vary(&circle, Layout::New, small().count(2)).expect("pictures");
     assert!(psnr(&circle, &new[0]) < near && new[0] != new[1]);

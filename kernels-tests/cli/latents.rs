@@ -89,7 +89,7 @@ fn sheets_hold_all_pictures() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let place = Folder::new();
+    let place = place();
     let broken = place.0.join("broken.png");
     fs::write(&broken, b"no picture").unwrap();
     let broken = broken.to_str().unwrap();
@@ -119,7 +119,6 @@ fn what_makes_no_sense_is_refused() {
             refused(&[args, &["--model", model.to_str().unwrap()]].concat(), &[part]);
         }
     }
-    let place = place();
     let all = ["vary", "a.png", "--output", "nowhere/out.png", "--device", "cpu"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
     let output = command.current_dir(&place.0).args(all).output().unwrap();

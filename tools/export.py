@@ -152,9 +152,10 @@ def write_part(folder, weights, net=None, config=None, wide=()):
 
 
 def plain_ddim(folder):
-    """v-prediction without noise of its own, x0 clipped to [-1, 1]."""
+    """v-prediction without noise of its own. x0 is not clipped: diffusers' DDIM leaves the noise estimate as it was before
+    the clip, and under guidance that alone turns the decoder's pictures to rubbish."""
     DDIMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=model.STEPS, prediction_type="v_prediction",
-                  clip_sample=True, timestep_spacing="trailing").save_pretrained(folder)
+                  clip_sample=False, timestep_spacing="trailing").save_pretrained(folder)
 
 
 def write_unclip(run, folder):

@@ -45,8 +45,8 @@ STAGE_NAMES = ["base", "sr256"]
 ADM_FILES = {"ddpm": "diffusion", "classifier": "classifier"}
 ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 10.0}
 UNCLIP_DEFAULTS = {
-    "prior_num_inference_steps": 25, "prior_guidance_scale": 2.0, "prior_ar_guidance_scale": 1.0,
-    "prior_ar_temperature": 1.0, "decoder_num_inference_steps": 25, "decoder_guidance_scale": 3.0,
+    "prior_num_inference_steps": 25, "prior_guidance_scale": 2.0, "prior_ar_guidance_scale": 2.0,
+    "prior_ar_temperature": 0.5, "decoder_num_inference_steps": 25, "decoder_guidance_scale": 4.0,
     "super_res_num_inference_steps": 7}
 UPSAMPLER_STEPS = 4
 CLIP_RANGE = 5.0              # normalised embeddings of scenes lie within 4.3
@@ -152,9 +152,10 @@ def write_part(folder, weights, net=None, config=None, wide=()):
 
 
 def plain_ddim(folder):
-    """v-prediction without noise of its own, x0 clipped to [-1, 1]."""
+    """v-prediction without noise of its own. x0 is not clipped: diffusers' DDIM leaves the noise estimate as it was before
+    the clip, and under guidance that alone turns the decoder's pictures to rubbish."""
     DDIMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=model.STEPS, prediction_type="v_prediction",
-                  clip_sample=True, timestep_spacing="trailing").save_pretrained(folder)
+                  clip_sample=False, timestep_spacing="trailing").save_pretrained(folder)
 
 
 def write_unclip(run, folder):

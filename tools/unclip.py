@@ -444,8 +444,8 @@ def score(task, sample, count=100, **options):
 # ---------------------------------------------------------------- enlargers
 
 ENLARGERS = {                 # sides before and after, channels by level; what its weights begin at
-    "super_res": dict(low=32, px=256, channels=(16, 16, 32, 64), begin=("sr256.pt", "unet")),
-    "upsampler": dict(low=256, px=1024, channels=(16, 16, 32, 64), begin=("super_res.pt", "super_res")),
+    "super_res": dict(low=32, px=256, channels=(16, 16, 32, 64), groups=8, begin=("sr256.pt", "unet")),
+    "upsampler": dict(low=256, px=1024, channels=(16, 16, 32, 64), groups=8, begin=("super_res.pt", "super_res")),
 }
 CROP = 64
 MARGIN = 4                    # pixels of the low picture around a crop
@@ -457,7 +457,7 @@ def enlarger(stage):
     return UNet2DModel(
         sample_size=c["px"], in_channels=6, out_channels=3, down_block_types=("ResnetDownsampleBlock2D",) * levels,
         up_block_types=("ResnetUpsampleBlock2D",) * levels, block_out_channels=c["channels"], layers_per_block=1,
-        norm_num_groups=8, act_fn="gelu", resnet_time_scale_shift="scale_shift", add_attention=False)
+        norm_num_groups=c["groups"], act_fn="gelu", resnet_time_scale_shift="scale_shift", add_attention=False)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ DEFAULTS = [
     {"path": "stage_1", "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm", "eta": 1.0},
     {"path": "stage_2", "steps": 8, "guidance_scale": 1.0, "noise_level": 20, "sampler": "ddim", "eta": 0.0},
 ]
+UPSAMPLER = {"path": "../upsampler-scenes", "optional": True}
 STAGE_NAMES = ["base", "sr256"]
 ADM_FILES = {"ddpm": "diffusion", "classifier": "classifier"}
 ADM_DEFAULTS = {"steps": "50", "sampler": "ddpm", "guidance_scale": 10.0}
@@ -203,7 +204,7 @@ def write_cascade(run, folder, stages):
             write_text_encoder(sub / "text_encoder", torch.load(run / "text.pt", map_location="cpu")["ema"]["t5"], tok.vocab)
         write_index(sub, upscaler, not upscaler)
         print(f"{stage}: step {ck['step']}, {ck['seen']} pictures, {ck['spent'] / 60:.1f} min")
-    write_json(folder / "cascade.json", {"stages": DEFAULTS[:len(stages)]})
+    write_json(folder / "cascade.json", {"stages": DEFAULTS[:len(stages)] + [UPSAMPLER][:len(stages) == len(DEFAULTS)]})
 
 
 def main():

@@ -1,4 +1,5 @@
-"""Draws what the bundled unCLIP makes of pictures, by the program itself: docs/variations.png, blend.png, morph.png.
+"""Draws what the bundled unCLIP makes of pictures, by the program itself: docs/variations.png, blend.png, morph.png,
+components.png.
 
     cargo build --release && python tools/latents.py
 
@@ -22,9 +23,12 @@ STAR = ([("star", "orange")], "", "white")
 CIRCLE = ([("circle", "red")], "", "white")
 VARIED = [PAIR, ABOVE, STAR]
 BLENDED = [(CIRCLE, ([("square", "blue")], "", "white")), (STAR, ABOVE), (PAIR, ([("heart", "pink")], "", "black"))]
-MORPHED = [(CIRCLE, "a red circle", "a blue circle"), (CIRCLE, "a red circle", "a red square"),
-           (STAR, "an orange star", "a green heart"),
-           (PAIR, "a red circle to the left of a blue square", "a red circle to the left of a green square")]
+# x_T holds an object's outline: shapes change in a layout of the seed's own.
+MORPHED = [(CIRCLE, "a red circle", "a blue circle", "keep"),
+           (PAIR, "a red circle to the left of a blue square", "a red circle to the left of a green square", "keep"),
+           (STAR, "an orange star", "a green heart", "keep"), (CIRCLE, "a red circle", "a red square", "new"),
+           (STAR, "an orange star", "a green heart", "new")]
+COMPONENTS = (1, 2, 4, 8, 16, 32, 40)
 SMALL = 32                    # side of the decoder's pictures
 
 
@@ -51,7 +55,7 @@ def nearness(picture, options):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--figures", default="variations,blend,morph")
+    ap.add_argument("--figures", default="variations,blend,morph,components")
     ap.add_argument("options", nargs="*", help="the program's, after --")
     args = ap.parse_args()
     plain = lambda pictures: [figure.PLAIN] * len(pictures)
@@ -75,13 +79,21 @@ def main():
         figure.grid(figure.DOCS / "blend.png", ["from", *(f"{i}/6" for i in range(7)), "to"], rows, left=8)
     if "morph" in args.figures:
         rows = []
-        for scene, before, after in MORPHED:
+        for scene, before, after, layout in MORPHED:
             picture = figure.drawn(*scene)
-            shown = [picture, *call(args.options, "morph", picture, before, after, "--steps", 6, "--strength", "0.5", count=6)]
+            shown = [picture, *call(args.options, "morph", picture, before, after, "--steps", 6, "--strength", "0.5",
+                                    "--layout", layout, count=6)]
             small = figure.ImageFont.load_default(12)
-            lines = figure.wrapped(f"{before} → {after}", small, 175).split("\n")
+            lines = figure.wrapped(f"{before} to {after}" + (", new layout" if layout == "new" else ""), small, 175).split("\n")
             rows.append((["", *lines], shown, plain(shown)))
         figure.grid(figure.DOCS / "morph.png", ["picture", *(f"{i / 10:g}" for i in range(6))], rows)
+    if "components" in args.figures:
+        rows = []
+        for scene in VARIED:
+            picture, few = figure.drawn(*scene), ",".join(map(str, COMPONENTS))
+            shown = [picture, *call(args.options, "reconstruct", picture, "--dimensions", few, "--layout", "keep", count=len(COMPONENTS))]
+            rows.append(([""], shown, plain(shown)))
+        figure.grid(figure.DOCS / "components.png", ["picture", *map(str, COMPONENTS)], rows, left=8)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def load(folder):
     from diffusers import DDIMScheduler, IFPipeline, IFSuperResolutionPipeline
     from diffusers.utils import logging
     logging.set_verbosity_error()
-    plan = json.loads((folder / "cascade.json").read_text())["stages"]
+    plan = [s for s in json.loads((folder / "cascade.json").read_text())["stages"] if not s.get("optional")]
     pipes = []
     for i, s in enumerate(plan):
         cls = IFSuperResolutionPipeline if i else IFPipeline

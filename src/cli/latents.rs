@@ -119,7 +119,7 @@ struct Common {
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
-    /// Whether things stay where they are [default: new for vary and reconstruct, keep for blend and morph]
+    /// Whether things stay where they are [default: new for vary, keep for the others]
     #[arg(long, value_enum)]
     layout: Option<LayoutName>,
     /// DDIM's randomness in the decoder: 0 none, 1 as much as DDPM [default: 0; vary --layout keep: 0.5]
@@ -215,7 +215,7 @@ pub fn morph(args: &Morph) -> Result<(), Error> {
 /// Draws a picture of its embedding's first principal components.
 pub fn reconstruct(args: &Reconstruct) -> Result<(), Error> {
     let count = args.dimensions.len();
-    args.common.run(&[&args.picture], (count, Layout::New), |engine, pictures, layout, cfg| {
+    args.common.run(&[&args.picture], (count, Layout::Kept), |engine, pictures, layout, cfg| {
         engine.reconstruct(&pictures[0], &args.dimensions, layout, cfg)
     })
 }

@@ -3,6 +3,7 @@
 //! arXiv:2102.09672) is the same with other flags.
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
+use super::loaded::Loaded;
 use super::start::{Place, Start, start};
 use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
@@ -45,8 +46,7 @@ pub struct Stage {
     pub origin: Origin,
     /// How it was trained and is sampled.
     pub scheduler: SchedulerConfig,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 impl Stage {
@@ -55,12 +55,12 @@ impl Stage {
     /// Errors: a broken file, tensors of another network, flags that do not fit them.
     pub fn load(weights: &Path, file: (Option<&Path>, &str), overrides: &Overrides) -> Result<Self> {
         let (unet, origin, weights) = load_network::<adm::Config>(weights, file, overrides)?;
-        Ok(Stage { scheduler: scheduler(&unet), unet, origin, weights, denoiser: None })
+        Ok(Stage { scheduler: scheduler(&unet), unet, origin, loaded: Loaded::new(weights) })
     }
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// Whether it enlarges a picture.
@@ -76,10 +76,8 @@ impl Stage {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (unet, weights) = (&self.unet, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, network(unet))
-        })
+        let unet = &self.unet;
+        self.loaded.denoiser(device, options, (shape, unet.size_multiple()), || network(unet))
     }
 
     /// The sizes of a run that draws pictures of `width` by `height`.
@@ -365,8 +363,7 @@ impl System for Adm {
                 if let Some(on_stage) = &mut cfg.on_stage {
                     on_stage(i, &pictures(&picture, size));
                 }
-                stage.denoiser = None;
-                stage.weights.release_if_large();
+                stage.loaded.release_if_large();
             }
         }
         Ok(pictures(&picture, sizes[count - 1]))

@@ -2,6 +2,7 @@
 //! root as in the oldest ones).
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
+use super::loaded::Loaded;
 use super::start::{Place, Start, start};
 use super::{Condition, Run, System, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
@@ -24,8 +25,7 @@ pub struct Ddpm {
     pub unet: Config,
     /// How it was trained and is sampled.
     pub scheduler: SchedulerConfig,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 impl Ddpm {
@@ -52,12 +52,12 @@ impl Ddpm {
         checkpoint.check(graph.weights(), |_| false)?;
         let scheduler = SchedulerConfig::read(scheduler)?;
         scheduler.fits(&path, unet.in_channels, unet.out_channels)?;
-        Ok(Ddpm { unet, scheduler, weights: Arc::new(Weights::new(checkpoint)), denoiser: None })
+        Ok(Ddpm { unet, scheduler, loaded: Loaded::new(Arc::new(Weights::new(checkpoint))) })
     }
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// The program for pictures of a size.
@@ -67,10 +67,8 @@ impl Ddpm {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (unet, weights) = (&self.unet, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, network(unet))
-        })
+        let unet = &self.unet;
+        self.loaded.denoiser(device, options, (shape, unet.size_multiple()), || network(unet))
     }
 
     /// The sizes of a run that draws pictures of `width` by `height`.

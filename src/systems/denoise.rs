@@ -337,40 +337,6 @@ impl Denoiser {
         })
     }
 
-    /// The denoiser in `slot` if it was made for `shape`, else a new one in its place. A network's denoisers are all
-    /// made for the device its first one was made for.
-    ///
-    /// Errors: sizes that are not `multiple`s, and what `make` fails with.
-    pub(crate) fn reuse(
-        slot: &mut Option<Denoiser>,
-        shape: Shape,
-        multiple: usize,
-        make: impl FnOnce() -> Result<Denoiser>,
-    ) -> Result<&mut Denoiser> {
-        let Shape { height, width, .. } = shape;
-        let fits = |side: usize| side > 0 && side.is_multiple_of(multiple);
-        if !fits(height) || !fits(width) {
-            let what = format!("{width}x{height} pixels: this network needs multiples of {multiple}");
-            return Err(Error::Request(what));
-        }
-        // The old program goes before the new one comes: two at once may not fit.
-        let kept = slot.take().filter(|d| d.shape == shape);
-        Ok(slot.insert(match kept {
-            Some(kept) => kept,
-            None => make()?,
-        }))
-    }
-
-    /// Gives memory back where a picture took much of it. The program holds its weights, so it goes with them.
-    pub(crate) fn release_if_large(slot: &mut Option<Denoiser>, weights: &Weights) {
-        const LARGE_ACTIVATIONS: u64 = 1 << 28;
-        let activations = slot.as_ref().map_or(0, |denoiser| denoiser.memory().0);
-        if weights.is_large() || activations > LARGE_ACTIVATIONS {
-            *slot = None;
-            weights.release_if_large();
-        }
-    }
-
     /// The sizes it was made for.
     pub fn shape(&self) -> Shape {
         self.shape

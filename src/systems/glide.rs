@@ -2,6 +2,7 @@
 //! prompt, led by classifier-free guidance or by gradients, and an upsampler that reads the prompt, too.
 
 use super::denoise::{Denoiser, Guided, Network, Shape};
+use super::loaded::Loaded;
 use super::start::{Place, Start, start};
 use super::{Condition, Run, System, adm, initial_noise, lent, progress};
 use crate::device::{Device, ProgramOptions, Weights};
@@ -19,7 +20,6 @@ use crate::request::{
 use crate::text::{Gpt2Tokenizer, Tokens, caption};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 /// What the upsampler's first noise is multiplied by: less of it gives smoother pictures.
 const UPSAMPLE_TEMP: f64 = 0.997;
@@ -32,8 +32,7 @@ pub struct Stage {
     pub origin: Origin,
     /// How it was trained and is sampled.
     pub scheduler: SchedulerConfig,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 impl Stage {
@@ -46,7 +45,7 @@ impl Stage {
         let (config, origin, weights) =
             adm::load_network::<glide::Config>(weights, (file, &section), overrides)?;
         let scheduler = adm::scheduler(&config.unet);
-        Ok(Stage { config, origin, scheduler, weights, denoiser: None })
+        Ok(Stage { config, origin, scheduler, loaded: Loaded::new(weights) })
     }
 
     /// What its file is called where it is published, without the ending.
@@ -57,7 +56,7 @@ impl Stage {
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// The program for pictures of a size. Its inputs besides the sample: `tokens` and `mask` `[batch, text_ctx]` (see
@@ -69,10 +68,8 @@ impl Stage {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (config, weights) = (&self.config, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, config.unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, network(config))
-        })
+        let config = &self.config;
+        self.loaded.denoiser(device, options, (shape, config.unet.size_multiple()), || network(config))
     }
 
     /// The sizes of a run that draws pictures of `width` by `height`.
@@ -275,8 +272,7 @@ impl System for Glide {
                 if let Some(on_stage) = &mut cfg.on_stage {
                     on_stage(i, &Picture::split(&picture, size.1, size.0, 3));
                 }
-                stage.denoiser = None;
-                stage.weights.release_if_large();
+                stage.loaded.release_if_large();
             }
         }
         let (width, height) = sizes[count - 1];

@@ -2,6 +2,7 @@
 //! from DeepFloyd IF's diffusers folders.
 
 use super::denoise::{Denoiser, Guided, Network, Noise, OnStep, Shape};
+use super::loaded::Loaded;
 use super::start::{Place, Start, start};
 use super::upsampler::{Chain, Stages, Upsamplers};
 use super::{Condition, Run, System, initial_noise, lent, progress};
@@ -128,8 +129,7 @@ pub struct Stage {
     pub scheduler: SchedulerConfig,
     /// How its low-resolution picture is noised; super-resolution stages only.
     pub image_noising_scheduler: Option<SchedulerConfig>,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 /// What conditions a stage.
@@ -169,8 +169,7 @@ impl Stage {
             unet,
             scheduler,
             image_noising_scheduler,
-            weights: Arc::new(Weights::new(checkpoint)),
-            denoiser: None,
+            loaded: Loaded::new(Arc::new(Weights::new(checkpoint))),
         })
     }
 
@@ -192,7 +191,7 @@ impl Stage {
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// The program for pictures and prompts of a size.
@@ -202,10 +201,8 @@ impl Stage {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (unet, weights) = (&self.unet, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, network(unet))
-        })
+        let unet = &self.unet;
+        self.loaded.denoiser(device, options, (shape, unet.size_multiple()), || network(unet))
     }
 
     /// Draws pictures `[N, H, W, 3]` from `start`.
@@ -229,7 +226,7 @@ impl Stage {
             denoiser.write("noise_level", &vec![low_res.noise_level as f32; shape.batch()]);
         }
         let pictures = denoiser.sample(steps, guidance, noise, start, on_step);
-        Denoiser::release_if_large(&mut self.denoiser, &self.weights);
+        self.loaded.release_if_large();
         pictures
     }
 
@@ -255,7 +252,7 @@ impl Stage {
         let noised = scale(&mut g, &z_in, of_noise as f32);
         let y = add(&mut g, &up, &noised);
         g.output("y", &y);
-        let mut program = device.program(g, &self.weights, &ProgramOptions::default())?;
+        let mut program = device.program(g, &self.loaded.weights, &ProgramOptions::default())?;
         program.write("low_res", values);
         program.write("z", z);
         program.run(&mut |_| true)?;

@@ -6,6 +6,7 @@ pub mod denoise;
 pub mod glide;
 pub mod imagen;
 mod invert;
+mod loaded;
 pub mod repaint;
 mod start;
 pub mod unclip;

@@ -4,6 +4,7 @@
 //! layout, which enlarges any picture by itself, too.
 
 use super::denoise::{Denoiser, Guided, Noise, Shape, StepDone};
+use super::loaded::Loaded;
 use super::start::{Place, Start, start};
 use super::{Condition, Run, System, ddpm, initial_noise, progress};
 use crate::device::{Device, ProgramOptions, Weights};
@@ -46,8 +47,7 @@ pub struct Network {
     pub name: String,
     /// Its config.
     pub unet: Config,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 impl Network {
@@ -63,12 +63,12 @@ impl Network {
         let checkpoint = Checkpoint::open(folder, "diffusion_pytorch_model", variant)?;
         checkpoint.check(ddpm::network_graph(&unet).weights(), |_| false)?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Network { name, unet, weights: Arc::new(Weights::new(checkpoint)), denoiser: None })
+        Ok(Network { name, unet, loaded: Loaded::new(Arc::new(Weights::new(checkpoint))) })
     }
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// The program for pictures of a shape. Its input besides the sample: `low_res` `[N, H, W, 3]`.
@@ -78,10 +78,8 @@ impl Network {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (unet, weights) = (&self.unet, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, unet.size_multiple(), || {
-            Denoiser::new(device, weights, options, shape, ddpm::network(unet))
-        })
+        let unet = &self.unet;
+        self.loaded.denoiser(device, options, (shape, unet.size_multiple()), || ddpm::network(unet))
     }
 }
 
@@ -177,7 +175,7 @@ impl Upsampler {
                 on_step(StepDone { done: done + step.done, steps: steps.len(), estimate: step.estimate })
             };
             x = denoiser.sample(part, &mut guided, noise, x, &mut of_all)?;
-            Denoiser::release_if_large(&mut network.denoiser, &network.weights);
+            network.loaded.release_if_large();
             done += part.len() as f32;
         }
         Ok(x)

@@ -10,6 +10,7 @@ use crate::models::{prior, unet};
 use crate::request::{Size, StageSide};
 use crate::systems::denoise::{self, Denoiser, Shape};
 use crate::systems::imagen;
+use crate::systems::loaded::Loaded;
 use crate::weights::{Checkpoint, read_json};
 use std::path::Path;
 use std::sync::Arc;
@@ -95,8 +96,7 @@ pub struct Stage {
     pub kind: Kind,
     /// How it was trained and is sampled.
     pub scheduler: SchedulerConfig,
-    weights: Arc<Weights>,
-    denoiser: Option<Denoiser>,
+    loaded: Loaded,
 }
 
 impl Stage {
@@ -113,12 +113,12 @@ impl Stage {
         scheduler.fits(&path, sample, out)?;
         let checkpoint = Checkpoint::open(&folder, "diffusion_pytorch_model", variant)?;
         checkpoint.check(kind.graph().weights(), |_| false)?;
-        Ok(Stage { kind, scheduler, weights: Arc::new(Weights::new(checkpoint)), denoiser: None })
+        Ok(Stage { kind, scheduler, loaded: Loaded::new(Arc::new(Weights::new(checkpoint))) })
     }
 
     /// The weights, for programs a caller makes by itself.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.loaded.weights
     }
 
     /// The sizes of a run: of pictures of `width` by `height`, or of embeddings, with `tokens` tokens of a caption (and,
@@ -143,14 +143,12 @@ impl Stage {
         options: &ProgramOptions,
         shape: Shape,
     ) -> Result<&mut Denoiser> {
-        let (kind, weights) = (&self.kind, &self.weights);
-        Denoiser::reuse(&mut self.denoiser, shape, kind.side().multiple, || {
-            Denoiser::new(device, weights, options, shape, kind.network())
-        })
+        let kind = &self.kind;
+        self.loaded.denoiser(device, options, (shape, kind.side().multiple), || kind.network())
     }
 
     pub(super) fn release_if_large(&mut self) {
-        Denoiser::release_if_large(&mut self.denoiser, &self.weights);
+        self.loaded.release_if_large();
     }
 
     /// What the prior has drawn `[N, E]` as CLIP has it. Errors: a device that fails.
@@ -160,7 +158,7 @@ impl Stage {
         let x = g.input("x", &[drawn.len() / columns, columns], Storage::Elem);
         let y = config.denormalised(&mut g, &x);
         g.output("y", &y);
-        let mut program = device.program(g, &self.weights, &OPTIONS)?;
+        let mut program = device.program(g, &self.loaded.weights, &OPTIONS)?;
         program.write("x", drawn);
         program.run(&mut |_| true)?;
         program.read("y")

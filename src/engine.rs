@@ -11,7 +11,7 @@ pub use crate::layout::Bundled;
 use crate::layout::Model;
 use crate::picture::{Picture, Rounding};
 use crate::request::check_request;
-pub use crate::request::{GenerateConfig, PriorKind};
+pub use crate::request::{GenerateConfig, MAX_COUNT, PriorKind};
 pub use crate::systems::Condition;
 use crate::systems::adm::Adm;
 use crate::systems::ddpm::Ddpm;

@@ -16,7 +16,7 @@ use std::ops::Range;
 /// Most pixels along a side: what the largest published cascades make, with room to spare.
 const MAX_SIDE: usize = 8_192;
 /// Most pictures at once.
-const MAX_COUNT: usize = 256;
+pub const MAX_COUNT: usize = 256;
 /// Largest guidance scale; 10 is a lot.
 pub(crate) const MAX_GUIDANCE: f64 = 1e4;
 /// Largest factor of an upsampler's first noise.
@@ -206,7 +206,7 @@ impl<'a> GenerateConfig<'a> {
     }
 
     /// unCLIP: what its decoder draws, in place of a prompt or a picture: one for all that are drawn, or one for each. The
-    /// decoder then runs by DDIM, on timesteps of its own (see [`latent`](crate::latent)); where a latent brings its noise,
+    /// decoder then runs by DDIM (see [`latent`](crate::latent)); where a latent brings its noise, on timesteps of its own,
     /// unguided and unclipped unless the caller says otherwise, as the noise was found.
     pub fn latents(mut self, latents: impl Into<Vec<Latent>>) -> Self {
         self.latents = latents.into();
@@ -307,7 +307,7 @@ pub(crate) fn stage_steps(
     }
     let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
     if count == 0 {
-        return Err(Error::Request("0 steps make no picture; give `--steps 1` or more".into()));
+        return Err(Error::Request("0 steps make no picture: give 1 or more".into()));
     }
     steps(&scheduler, &sampler, scheduler.timesteps(&sampler, count))
 }
@@ -327,7 +327,7 @@ pub(crate) fn latent_steps(
     let mut scheduler = scheduler.clone();
     let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
     scheduler.clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
-    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps);
+    let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
     let timesteps = match cfg.respacing.get(index) {
         Some(respacing) => Timesteps::Respaced(respacing.clone()),
         None if inverted => invertible_timesteps(&scheduler, count)?,

@@ -91,7 +91,7 @@ def main():
         rows = []
         for scene in VARIED:
             picture, few = figure.drawn(*scene), ",".join(map(str, COMPONENTS))
-            shown = [picture, *call(args.options, "reconstruct", picture, "--dimensions", few, "--layout", "keep", count=len(COMPONENTS))]
+            shown = [picture, *call(args.options, "reconstruct", picture, "--dimensions", few, count=len(COMPONENTS))]
             rows.append(([""], shown, plain(shown)))
         figure.grid(figure.DOCS / "components.png", ["picture", *map(str, COMPONENTS)], rows, left=8)
 

@@ -105,6 +105,7 @@ fn what_makes_no_sense_is_refused() {
     refused(&["blend", "a.png", "a.png"], &["the same"]);
     refused(&["blend", "a.png", "b.png", "--steps", "1"], &["2 or more"]);
     refused(&["blend", "a.png", "b.png", "--steps", "100000"], &["100000 pictures"]);
+    refused(&["morph", "a.png", "a fox", "a boat", "--steps", "99999999999"], &["99999999999 pictures"]);
     refused(&["morph", "a.png", "", "a boat"], &["empty"]);
     refused(&["morph", "a.png", "a boat", "a boat"], &["the same"]);
     refused(&["morph", "a.png", "a fox", "a boat", "--strength", "2"], &["strength of 2"]);
@@ -123,4 +124,7 @@ fn what_makes_no_sense_is_refused() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
     let output = command.current_dir(&place.0).args(all).output().unwrap();
     error_of(&output, &["nowhere/out.png", "does not exist"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
+    let output = command.current_dir(&place.0).args(["vary", "a.png", "--output", "a.png"]).output().unwrap();
+    error_of(&output, &["a.png would be written over"]);
 }

@@ -13,7 +13,7 @@ fn asked(args: &[&str], parts: &[&str]) -> String {
 
 #[test]
 fn numbers() {
-    asked(&["--steps", "0"], &["0 steps", "--steps"]);
+    asked(&["--steps", "0"], &["0 steps", "1 or more"]);
     asked(&["--steps", "1001"], &["1001", "1 to 1000"]);
     asked(&["--steps", "1000000000000000000000"], &["--steps", "number too large"]);
     asked(&["--steps", "many"], &["--steps", "invalid digit"]);

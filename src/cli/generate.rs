@@ -18,7 +18,7 @@ pub struct Generate {
     #[command(flatten)]
     drawing: Drawing,
     /// Go on from an earlier stage's picture, which the stages after it enlarge; one for each picture to draw. An upsampler
-    /// by itself takes one of any size
+    /// by itself takes any whose sides, enlarged, the network divides (the bundled one: even sides)
     #[arg(help_heading = "Pictures to begin with", long, value_name = "PNG")]
     from: Vec<PathBuf>,
     /// Image variation (Karlo's): a PNG or JPEG to draw others of; one for all, or one for each picture to draw

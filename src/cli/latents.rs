@@ -3,6 +3,7 @@
 use super::model::UnClip;
 use super::output::{Bars, check_outputs, note, save};
 use super::parse::parse_size;
+use ancestral::engine::MAX_COUNT;
 use ancestral::latent::Layout;
 use ancestral::{Engine, Error, GenerateConfig, Picture};
 use clap::{Args, ValueEnum};
@@ -83,7 +84,7 @@ pub struct Morph {
 #[derive(Args)]
 #[command(
     allow_negative_numbers = true,
-    after_help = "Example:\n  ancestral reconstruct photo.png --dimensions 1,4,16,64 --sheet"
+    after_help = "Example:\n  ancestral reconstruct photo.png --dimensions 1,4,16,40 --sheet"
 )]
 pub struct Reconstruct {
     /// The picture to draw again, a PNG or JPEG of any size
@@ -119,13 +120,13 @@ struct Common {
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
-    /// Whether things stay where they are [default: new for vary, keep for the others]
+    /// Whether things stay where they are [default: new for vary and reconstruct, keep for blend and morph]
     #[arg(long, value_enum)]
     layout: Option<LayoutName>,
     /// DDIM's randomness in the decoder: 0 none, 1 as much as DDPM [default: 0; vary --layout keep: 0.5]
     #[arg(help_heading = "Sampling", long, value_name = "X")]
     eta: Option<f64>,
-    /// Denoising steps, by stage if separated by commas: decoder, super-resolution
+    /// Denoising steps, by stage if separated by commas: decoder, super-resolution, upsampler
     #[arg(help_heading = "Sampling", long, value_name = "N", value_delimiter = ',')]
     denoising_steps: Vec<usize>,
     /// How strongly the embedding is followed; 1 is not at all beyond the model's own [default: the model's, 1 where the
@@ -139,7 +140,7 @@ struct Common {
     /// Width and height of the model's final picture, e.g. 256x256
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<(usize, usize)>,
-    /// Stop after this many stages: 1 is the decoder alone
+    /// Run this many stages: 1 is the decoder alone, 3 go on to the model's upsampler, if it has one
     #[arg(long, value_name = "N")]
     stages: Option<usize>,
     #[command(flatten)]
@@ -155,7 +156,19 @@ impl Common {
         draw: impl FnOnce(&mut Engine, &[Picture], Layout, GenerateConfig<'_>) -> Result<Vec<Picture>, Error>,
     ) -> Result<(), Error> {
         let started = Instant::now();
+        if !(1..=MAX_COUNT).contains(&count) {
+            return Err(Error::Request(format!("{count} pictures at once: give 1 to {MAX_COUNT}")));
+        }
         check_outputs(&self.output, if self.sheet { 1 } else { count })?;
+        let same = |path: &&&Path| {
+            path.canonicalize()
+                .ok()
+                .is_some_and(|path| self.output.canonicalize().is_ok_and(|output| output == path))
+        };
+        if let Some(path) = paths.iter().find(same) {
+            let path = path.display();
+            return Err(Error::Request(format!("{path} would be written over: give another `--output`")));
+        }
         let pictures = paths.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut engine = self.model.load(self.quiet)?;
         let layout = self.layout.map_or(usual, |layout| match layout {
@@ -215,7 +228,7 @@ pub fn morph(args: &Morph) -> Result<(), Error> {
 /// Draws a picture of its embedding's first principal components.
 pub fn reconstruct(args: &Reconstruct) -> Result<(), Error> {
     let count = args.dimensions.len();
-    args.common.run(&[&args.picture], (count, Layout::Kept), |engine, pictures, layout, cfg| {
+    args.common.run(&[&args.picture], (count, Layout::New), |engine, pictures, layout, cfg| {
         engine.reconstruct(&pictures[0], &args.dimensions, layout, cfg)
     })
 }

@@ -88,6 +88,11 @@ impl FixedPoint {
         if self.improves { &self.x } else { &self.nearest }
     }
 
+    /// The root mean square of g(x) − x where it was smallest.
+    pub fn error(&self) -> f64 {
+        self.error
+    }
+
     /// Nothing is to be gained by going on.
     pub fn settled(&self) -> bool {
         self.error <= SETTLED

@@ -33,6 +33,10 @@ impl Pca {
         if pca.mean.is_empty() || !pca.components.len().is_multiple_of(pca.mean.len()) {
             return Err(wrong("its rows are not as long as `pca_mean`: these weights are broken"));
         }
+        if !pca.mean.iter().all(|v| v.is_finite()) {
+            let what = "its values are not numbers: these weights are broken, export them again";
+            return Err(Error::tensor(checkpoint.path(), "pca_mean", what));
+        }
         if !pca.is_orthonormal() {
             return Err(wrong("its rows are not orthonormal: these weights are broken, export them again"));
         }

@@ -15,7 +15,7 @@ use ancestral::kernels::epilogue::Activation;
 use ancestral::models::adm::classifier::Config;
 use ancestral::models::adm::presets;
 use ancestral::models::clip::{self, ImageEncoder};
-use ancestral::picture::{Picture, Rounding};
+use ancestral::picture::{ByteRounding, Picture};
 use ancestral::systems::adm::log_probability;
 use ancestral::weights::Checkpoint;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
@@ -133,7 +133,7 @@ fn measure_clip(device: &Device, weights: Arc<Weights>, scalar: Box<Scalar>) {
     let mut normals = |len: usize| noise.normal(len);
     let x = normals(SHAPE.iter().product());
     let values = normals(x.len()).iter().map(|v| v.clamp(-1.0, 1.0)).collect();
-    let example = Picture { width: 64, height: 64, channels: 3, values, rounding: Rounding::Nearest };
+    let example = Picture { width: 64, height: 64, channels: 3, values, rounding: ByteRounding::Nearest };
     let text = normals(512);
     let of_text = clip.guidance(device).vectors(text, 1.0);
     let of_all =

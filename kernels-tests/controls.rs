@@ -7,7 +7,7 @@ use crate::device::on_gpu;
 use crate::harness::{F16, F32, Tolerance, compare, reference, run};
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::reference::apply;
-use ancestral::diffusion::{Clip, Variance};
+use ancestral::diffusion::{Thresholding, Variance};
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::kernels::elementwise::add;
@@ -98,7 +98,7 @@ fn steps_are_those_of_the_schedulers() {
     }
 }
 
-fn compare_step(clip: Clip, variance: Variance, guidance: Option<f64>) -> Result<(), String> {
+fn compare_step(clip: Thresholding, variance: Variance, guidance: Option<f64>) -> Result<(), String> {
     let (pictures, pixels, channels) = (3, 20, 3);
     let mut rng = Rng::named("step");
     let len = pictures * pixels * channels;
@@ -124,7 +124,8 @@ fn compare_step(clip: Clip, variance: Variance, guidance: Option<f64>) -> Result
     let z_in = g.input("noise", &shape, Storage::F32);
     let out_in = g.input("out", &[halves * pictures, 4, 5, 2 * channels], Storage::Elem);
     let numbers = g.input("numbers", &[16], Storage::F32);
-    let s = matches!(clip, Clip::Dynamic { .. }).then(|| quantile(&mut g, &x_in, &out_in, &numbers, None));
+    let s = matches!(clip, Thresholding::Dynamic { .. })
+        .then(|| quantile(&mut g, &x_in, &out_in, &numbers, None));
     let inputs = StepInputs {
         out: &out_in,
         noise: &z_in,

@@ -1,6 +1,6 @@
 //! Pictures a run begins at and keeps parts of, with every kind of model: RePaint, strength, guidance beside them.
 
-use ancestral::diffusion::Clip;
+use ancestral::diffusion::Thresholding;
 use ancestral::edit::Mask;
 use ancestral::guidance::{Direction, State};
 use ancestral::systems::repaint::Resampling;
@@ -126,12 +126,13 @@ fn guidance_and_keeping_go_together() {
 fn inpainting_networks_keep_the_picture() {
     let mut engine = engine("glide");
     let (known, mask) = (waves(16, 16), Mask::new(16, 16, |x, y| x < 8 && y > 2));
-    for clip in [Clip::Range(1.0), Clip::None, Clip::Dynamic { ratio: 0.9, max: 1.5 }] {
+    for clip in [Thresholding::Range(1.0), Thresholding::None, Thresholding::Dynamic { ratio: 0.9, max: 1.5 }]
+    {
         let cfg = GenerateConfig::new().stages(1).respacing(["4"]).thresholding(clip);
         let drawn = engine.generate("a fox", cfg.inpaint(vec![known.clone()], mask.clone()));
         let [kept, redrawn] = distances(&drawn.expect("a picture")[0], &known, &mask);
         // Thresholding scales what it clips, the picture too.
-        let off = if matches!(clip, Clip::Dynamic { .. }) { 0.3 } else { 1e-5 };
+        let off = if matches!(clip, Thresholding::Dynamic { .. }) { 0.3 } else { 1e-5 };
         assert!(kept < off && redrawn > 0.05, "{clip:?}: kept {kept}, redrawn {redrawn}");
     }
 }

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Source};
 use crate::kernels::Precision;
 pub use crate::layout::Bundled;
 use crate::layout::Model;
-use crate::picture::{Picture, Rounding};
+use crate::picture::{ByteRounding, Picture};
 use crate::request::check_request;
 pub use crate::request::{GenerateConfig, MAX_COUNT, PriorKind};
 pub use crate::systems::Condition;
@@ -251,7 +251,7 @@ impl Engine {
         cfg = cfg.steps(vec![self.system.fewest_steps(); self.stages()]);
         let grey = |(width, height): (usize, usize)| {
             let values = vec![0.0; 3 * width * height];
-            Picture { width, height, channels: 3, values, rounding: Rounding::Nearest }
+            Picture { width, height, channels: 3, values, rounding: ByteRounding::Nearest }
         };
         if self.condition() == Condition::Picture && cfg.image.is_empty() {
             cfg.image = vec![grey((1, 1))];

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// How values become bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rounding {
+pub enum ByteRounding {
     /// To the nearest, halves to even, as the diffusers pipelines do.
     #[default]
     Nearest,
@@ -17,12 +17,12 @@ pub enum Rounding {
     Down,
 }
 
-impl Rounding {
+impl ByteRounding {
     /// The byte of a value in [-1, 1].
     pub fn byte(self, x: f32) -> u8 {
         match self {
-            Rounding::Nearest => ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8,
-            Rounding::Down => ((x + 1.0) * 127.5).clamp(0.0, 255.0) as u8,
+            ByteRounding::Nearest => ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8,
+            ByteRounding::Down => ((x + 1.0) * 127.5).clamp(0.0, 255.0) as u8,
         }
     }
 }
@@ -39,15 +39,20 @@ pub struct Picture {
     /// `height · width · channels` values, row by row.
     pub values: Vec<f32>,
     /// How its values become bytes.
-    pub rounding: Rounding,
+    pub rounding: ByteRounding,
 }
 
 impl Picture {
     /// Cuts `[N, H, W, C]` values into pictures.
     pub(crate) fn split(values: &[f32], height: usize, width: usize, channels: usize) -> Vec<Picture> {
         let item = height * width * channels;
-        let picture =
-            |v: &[f32]| Picture { width, height, channels, values: v.to_vec(), rounding: Rounding::Nearest };
+        let picture = |v: &[f32]| Picture {
+            width,
+            height,
+            channels,
+            values: v.to_vec(),
+            rounding: ByteRounding::Nearest,
+        };
         values.chunks_exact(item).map(picture).collect()
     }
 
@@ -130,7 +135,7 @@ impl Picture {
         Ok(Picture { width: all, height: lines, channels, values, rounding })
     }
 
-    /// Its bytes, 0 for -1 and 255 for 1, by its [`Rounding`].
+    /// Its bytes, 0 for -1 and 255 for 1, by its [`ByteRounding`].
     pub fn to_bytes(&self) -> Vec<u8> {
         self.values.iter().map(|x| self.rounding.byte(*x)).collect()
     }

@@ -1,7 +1,7 @@
 //! A request: what the caller asks of a model, checked against it before anything is computed.
 
 use crate::diffusion::{
-    Clip, Precision, Sampler, SchedulerConfig, Step, Timesteps, invertible_timesteps, steps,
+    Arithmetic, Sampler, SchedulerConfig, Step, Thresholding, Timesteps, invertible_timesteps, steps,
 };
 use crate::edit::Mask;
 use crate::engine::{OnProgress, OnStage, Progress};
@@ -67,7 +67,7 @@ pub struct GenerateConfig<'a> {
     pub(crate) size: Option<Size>,
     pub(crate) stages: Option<usize>,
     pub(crate) sampler: Option<Sampler>,
-    pub(crate) clip: Option<Clip>,
+    pub(crate) clip: Option<Thresholding>,
     pub(crate) clean_caption: bool,
     pub(crate) upsample_temp: Option<f64>,
     pub(crate) prior: Option<PriorKind>,
@@ -159,7 +159,7 @@ impl<'a> GenerateConfig<'a> {
     }
 
     /// Clipping or dynamic thresholding of x̂₀ in every stage.
-    pub fn thresholding(mut self, clip: Clip) -> Self {
+    pub fn thresholding(mut self, clip: Thresholding) -> Self {
         self.clip = Some(clip);
         self
     }
@@ -294,12 +294,12 @@ pub(crate) fn stage_steps(
         scheduler.clip = *clip;
     }
     // What is kept enters a step by x̂₀, which ancestral steps leave out where nothing clips it.
-    if cfg.mask.is_some() && scheduler.clip == Clip::None {
-        scheduler.clip = Clip::Range(f32::MAX.into());
+    if cfg.mask.is_some() && scheduler.clip == Thresholding::None {
+        scheduler.clip = Thresholding::Range(f32::MAX.into());
     }
     let mut sampler = cfg.sampler.or(defaults.sampler).unwrap_or(scheduler.sampler);
     if let Sampler::Ddim { rederive_epsilon, .. } = &mut sampler {
-        *rederive_epsilon = scheduler.precision == Precision::Float64;
+        *rederive_epsilon = scheduler.arithmetic == Arithmetic::Float64;
     }
     let default = defaults.respacing.as_ref().filter(|_| cfg.steps.get(index).is_none());
     if let Some(respacing) = cfg.respacing.get(index).or(default) {
@@ -322,11 +322,11 @@ pub(crate) fn latent_steps(
 ) -> Result<Vec<Step>> {
     let sampler = Sampler::Ddim {
         eta: cfg.eta.unwrap_or(0.0),
-        rederive_epsilon: scheduler.precision == Precision::Float64,
+        rederive_epsilon: scheduler.arithmetic == Arithmetic::Float64,
     };
     let mut scheduler = scheduler.clone();
     let inverted = cfg.latents.iter().any(|latent| latent.noise.is_some());
-    scheduler.clip = cfg.clip.unwrap_or(if inverted { Clip::None } else { scheduler.clip });
+    scheduler.clip = cfg.clip.unwrap_or(if inverted { Thresholding::None } else { scheduler.clip });
     let count = cfg.steps.get(index).copied().unwrap_or(defaults.steps.min(scheduler.num_train_timesteps));
     let timesteps = match cfg.respacing.get(index) {
         Some(respacing) => Timesteps::Respaced(respacing.clone()),
@@ -574,10 +574,10 @@ pub(crate) fn check_request(cfg: &GenerateConfig<'_>) -> Result<()> {
     check_latents(cfg)?;
     check_init(cfg)?;
     match cfg.clip {
-        Some(Clip::Range(r)) if !(r > 0.0 && r.is_finite()) => {
+        Some(Thresholding::Range(r)) if !(r > 0.0 && r.is_finite()) => {
             refuse(format!("clipping to {r}: give a range above 0"))
         }
-        Some(Clip::Dynamic { ratio, max })
+        Some(Thresholding::Dynamic { ratio, max })
             if !((0.0..=1.0).contains(&ratio) && max >= 1.0 && max.is_finite()) =>
         {
             refuse(format!(

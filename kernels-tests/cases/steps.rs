@@ -1,7 +1,7 @@
 //! Cases of `quantile` and `step`: every kind of clipping, variance and guidance; ties and edges of the rank.
 
 use super::{Case, Maker, case};
-use ancestral::diffusion::{Clip, Coefficients, ScoreShifts, Step, Variance};
+use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance};
 use ancestral::graph::{Storage, Tensor};
 use ancestral::kernels::quantile::quantile;
 use ancestral::kernels::step::{StepInputs, coefficients, step};
@@ -13,11 +13,11 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Every kind of clipping.
-pub const CLIPS: [(&str, Clip); 4] = [
-    ("free", Clip::None),
-    ("range", Clip::Range(1.0)),
-    ("dynamic", Clip::Dynamic { ratio: 0.95, max: 1.5 }),
-    ("dynamic_to_1", Clip::Dynamic { ratio: 0.9, max: 1.0 }),
+pub const CLIPS: [(&str, Thresholding); 4] = [
+    ("free", Thresholding::None),
+    ("range", Thresholding::Range(1.0)),
+    ("dynamic", Thresholding::Dynamic { ratio: 0.95, max: 1.5 }),
+    ("dynamic_to_1", Thresholding::Dynamic { ratio: 0.9, max: 1.0 }),
 ];
 
 /// Every kind of variance.
@@ -29,7 +29,7 @@ pub const VARIANCES: [(&str, Variance); 4] = [
 ];
 
 /// The numbers of a step in the middle of a run, with every term of the mean.
-pub fn a_step(clip: Clip, variance: Variance) -> Step {
+pub fn a_step(clip: Thresholding, variance: Variance) -> Step {
     let coefficients = Coefficients {
         x0_x: 1.25,
         x0_out: -0.75,
@@ -91,7 +91,7 @@ fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
     let numbers = m.given(&[16], Storage::F32, coefficients(s, p.guidance.unwrap_or(1.0)).to_vec());
     // Below 1, between 1 and the largest, above it.
     let thresholds: Vec<f32> = (0..p.x[0]).map(|i| [0.4, 1.2, 2.5][i % 3]).collect();
-    let dynamic = matches!(c.clip, Clip::Dynamic { .. });
+    let dynamic = matches!(c.clip, Thresholding::Dynamic { .. });
     let quantile = dynamic.then(|| m.given(&[p.x[0]], Storage::F32, thresholds));
     let [n, h, w, ch] = p.x;
     let steer = p.steered.then(|| m.f32(&[3, n, h, w, ch]));
@@ -121,7 +121,7 @@ fn step_cases() -> Vec<Case> {
     for (name, variance) in VARIANCES {
         let p = Pictures { x: [2, 5, 3, 3], guidance: None, steered: true, kept: false };
         let name = format!("steered_{name}");
-        cases.push(case("step", name, |m| record_step(m, &p, &a_step(Clip::Range(1.0), variance))));
+        cases.push(case("step", name, |m| record_step(m, &p, &a_step(Thresholding::Range(1.0), variance))));
     }
     for (name, clip) in CLIPS {
         let p = Pictures { x: [3, 5, 3, 3], guidance: Some(3.0), steered: name == "range", kept: true };
@@ -129,12 +129,12 @@ fn step_cases() -> Vec<Case> {
             record_step(m, &p, &a_step(clip, Variance::LearnedRange { log_min: -5.0, log_max: -3.5 }))
         }));
     }
-    let last = Step { adds_noise: false, ..a_step(Clip::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
+    let last = Step { adds_noise: false, ..a_step(Thresholding::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
     let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0), steered: false, kept: false };
     cases.push(case("step", "no_noise", |m| record_step(m, &p, &last)));
     let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0), steered: false, kept: false };
     cases.push(case("step", "one_element", |m| {
-        record_step(m, &p, &a_step(Clip::None, Variance::Fixed { sigma: 1.0 }))
+        record_step(m, &p, &a_step(Thresholding::None, Variance::Fixed { sigma: 1.0 }))
     }));
     cases
 }
@@ -142,7 +142,7 @@ fn step_cases() -> Vec<Case> {
 fn quantile_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for ratio in [0.0, 0.5, 0.9, 0.95, 0.995, 1.0] {
-        let clip = Clip::Dynamic { ratio, max: 2.0 };
+        let clip = Thresholding::Dynamic { ratio, max: 2.0 };
         for guidance in [None, Some(4.0)] {
             let name = format!("{ratio}{}", if guidance.is_some() { "_guided" } else { "" });
             let p = Pictures { x: [3, 9, 11, 3], guidance, steered: false, kept: false };
@@ -164,17 +164,17 @@ fn quantile_cases() -> Vec<Case> {
     }
     let p = Pictures { x: [3, 7, 5, 3], guidance: Some(4.0), steered: false, kept: true };
     cases.push(case("quantile", "kept", |m| {
-        record_quantile(m, &p, Clip::Dynamic { ratio: 0.9, max: 1.5 }, None)
+        record_quantile(m, &p, Thresholding::Dynamic { ratio: 0.9, max: 1.5 }, None)
     }));
     let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0), steered: false, kept: false };
     cases.push(case("quantile", "64x64", |m| {
-        record_quantile(m, &p, Clip::Dynamic { ratio: 0.95, max: 1.5 }, None)
+        record_quantile(m, &p, Thresholding::Dynamic { ratio: 0.95, max: 1.5 }, None)
     }));
     cases
 }
 
 /// `x` gives the picture's elements, with an output of zeros; else both are random, with variance channels to skip.
-fn record_quantile(m: &mut Maker, p: &Pictures, clip: Clip, x: Option<fn(usize) -> f32>) -> Tensor {
+fn record_quantile(m: &mut Maker, p: &Pictures, clip: Thresholding, x: Option<fn(usize) -> f32>) -> Tensor {
     let len: usize = p.x.iter().product();
     let (x, out) = match x {
         Some(at) => {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use ancestral::diffusion::reference::{apply, quantile_abs};
 use ancestral::diffusion::{
-    BetaSchedule, Clip, Coefficients, Precision, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
-    Variance, add_noise, steps,
+    Arithmetic, BetaSchedule, Coefficients, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
+    Thresholding, Variance, add_noise, steps,
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -220,7 +220,7 @@ fn check_betas(t: &Tensors, name: &str, parameters: &Value, report: &mut Report)
         config.beta_schedule = BetaSchedule::Trained(schedule.betas);
         config.rescale_betas_zero_snr = false;
     }
-    config.precision = Precision::Float64;
+    config.arithmetic = Arithmetic::Float64;
     let schedule = config.schedule().map_err(|error| error.to_string())?;
     let expected = t.f32(&format!("{name}/alphas_cumprod_f64"))?;
     report.note("alpha_bars f64 (ulp)", name, ulps(&schedule.alpha_bars, &expected), 1.0);
@@ -280,7 +280,7 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         mean_x: 0.0,
         mean_x0: 1.0,
         mean_eps: 0.0,
-        clip: Clip::Dynamic { ratio, max },
+        clip: Thresholding::Dynamic { ratio, max },
         variance: Variance::Fixed { sigma: 0.0 },
     };
     let step = Step {

@@ -13,7 +13,7 @@ use ancestral::graph::{Graph, Storage};
 use ancestral::guidance::{State, Weighted};
 use ancestral::kernels::Precision;
 use ancestral::models::clip::{ImageEncoder, detect, text as text_encoder};
-use ancestral::picture::{Picture, Rounding};
+use ancestral::picture::{ByteRounding, Picture};
 use ancestral::systems::adm::Stage;
 use ancestral::systems::denoise::{Guided, Noise};
 use ancestral::weights::{Checkpoint, read_json};
@@ -124,7 +124,7 @@ fn check_glide(case: &Case, device: &Device, report: &mut Report) -> Checked {
         let alpha_bar = ancestral::diffusion::Schedule::new(
             &ancestral::diffusion::BetaSchedule::SquaredCosCapV2,
             1000,
-            ancestral::diffusion::Precision::Float64,
+            ancestral::diffusion::Arithmetic::Float64,
             false,
         );
         let alpha_bar = alpha_bar.map_err(text)?.alpha_bars[*time as usize];
@@ -244,7 +244,7 @@ pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
 fn picture(golden: &Tensors, name: &str) -> Checked<Picture> {
     let tensor = need(golden, name)?;
     let [_, channels, height, width] = tensor.picture()?;
-    let (values, rounding) = (tensor.channels_last(), Rounding::Nearest);
+    let (values, rounding) = (tensor.channels_last(), ByteRounding::Nearest);
     Ok(Picture { width, height, channels, values, rounding })
 }
 

@@ -15,7 +15,7 @@ use ancestral::graph::{Graph, Storage};
 use ancestral::guidance::Weighted;
 use ancestral::kernels::Precision;
 use ancestral::models::adm::flags::Origin;
-use ancestral::picture::{Picture, Rounding};
+use ancestral::picture::{ByteRounding, Picture};
 use ancestral::systems::denoise::{Denoiser, Guided, StepDone, channels_last};
 use ancestral::systems::glide::{Stage, through_bytes};
 use ancestral::systems::repaint::{Keeping, Kept};
@@ -361,7 +361,7 @@ impl Base<'_> {
             if let Some(kept) = self.kept()? {
                 let pixels = width * height;
                 let values = kept.picture[3 * pixels * i..][..3 * pixels].to_vec();
-                let picture = Picture { width, height, channels: 3, values, rounding: Rounding::Nearest };
+                let picture = Picture { width, height, channels: 3, values, rounding: ByteRounding::Nearest };
                 let keep = kept.keep[pixels * i..][..pixels].to_vec();
                 let mask = Mask::new(width, height, |x, y| keep[y * width + x] == 0.0);
                 cfg = cfg.inpaint(vec![picture], mask);
@@ -454,7 +454,7 @@ impl Upsampler<'_> {
         report.equal("through_bytes", &through_bytes(&base.channels_last()), &low.channels_last());
         for i in 0..pictures {
             let values = channels_last(&base.at(i).values, 3, low_height, low_width);
-            let (channels, rounding) = (3, Rounding::Nearest);
+            let (channels, rounding) = (3, ByteRounding::Nearest);
             let from = Picture { width: low_width, height: low_height, channels, values, rounding };
             let mut cfg = GenerateConfig::new()
                 .size(width, height)

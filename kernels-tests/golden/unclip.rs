@@ -11,7 +11,7 @@ use ancestral::diffusion::SchedulerConfig;
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::models::{prior, unet};
-use ancestral::picture::{Picture, Rounding};
+use ancestral::picture::{ByteRounding, Picture};
 use ancestral::systems::unclip::{
     Captions, Kind as Network, PictureEncoder, Projection, Stage, TextEncoder, padded_mask,
 };
@@ -81,7 +81,7 @@ fn picture(bytes: &Tensor) -> Checked<Picture> {
         return Err(format!("a picture of {:?}", bytes.shape));
     };
     let values = bytes.values.iter().map(|byte| byte / 127.5 - 1.0).collect();
-    Ok(Picture { width, height, channels, values, rounding: Rounding::Nearest })
+    Ok(Picture { width, height, channels, values, rounding: ByteRounding::Nearest })
 }
 
 /// Pixels as CLIP's encoder gets them: whole bytes, so not one may be off.

@@ -1,7 +1,7 @@
 //! The single layers: one kernel each.
 
 use super::{Checked, Layer};
-use ancestral::diffusion::{Clip, Coefficients, ScoreShifts, Step, Variance};
+use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance};
 use ancestral::graph::Storage;
 use ancestral::kernels::attention::{KeyValue, Options, attention};
 use ancestral::kernels::conv2d::{Window, conv2d};
@@ -186,7 +186,7 @@ fn gated(layer: &mut Layer<'_>) -> Checked {
 fn threshold(layer: &mut Layer<'_>) -> Checked {
     let x = layer.picture_in("x", Storage::F32)?;
     let number = |key: &str| layer.entry.number(key).ok_or_else(|| format!("no number `{key}`"));
-    let clip = Clip::Dynamic { ratio: number("ratio")?, max: number("sample_max_value")? };
+    let clip = Thresholding::Dynamic { ratio: number("ratio")?, max: number("sample_max_value")? };
     let kept = Coefficients {
         x0_x: 1.0,
         x0_out: 0.0,

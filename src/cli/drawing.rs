@@ -3,7 +3,7 @@
 use super::output::{self, Bars, check_outputs};
 use super::parse::{parse_clip, parse_size, parse_thresholding};
 use super::prior::Prior;
-use ancestral::diffusion::{Clip, Sampler};
+use ancestral::diffusion::{Sampler, Thresholding};
 use ancestral::{Error, GenerateConfig};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub struct Drawing {
     eta: f64,
     /// Clip the estimate's values to so much around 0, or none
     #[arg(help_heading = "Sampling", long, value_name = "X", value_parser = parse_clip, conflicts_with = "thresholding")]
-    clip: Option<Clip>,
+    clip: Option<Thresholding>,
     /// Dynamic thresholding: quantile of the estimate's values and largest threshold, e.g. 0.95,1.5
     #[arg(help_heading = "Sampling", long, value_name = "Q,MAX", value_parser = parse_thresholding)]
     thresholding: Option<(f64, f64)>,
@@ -113,7 +113,7 @@ impl Drawing {
             None => cfg,
         };
         cfg = self.upsample_temp.into_iter().fold(cfg, GenerateConfig::upsample_temp);
-        let thresholding = self.thresholding.map(|(ratio, max)| Clip::Dynamic { ratio, max });
+        let thresholding = self.thresholding.map(|(ratio, max)| Thresholding::Dynamic { ratio, max });
         thresholding.or(self.clip).into_iter().fold(cfg, GenerateConfig::thresholding)
     }
 

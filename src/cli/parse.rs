@@ -1,6 +1,6 @@
 //! Values of arguments.
 
-use ancestral::diffusion::Clip;
+use ancestral::diffusion::Thresholding;
 use ancestral::systems::repaint::Resampling;
 
 /// A number.
@@ -19,8 +19,12 @@ pub fn parse_size(text: &str) -> Result<(usize, usize), String> {
 }
 
 /// A range, or `none`.
-pub fn parse_clip(text: &str) -> Result<Clip, String> {
-    if text.eq_ignore_ascii_case("none") { Ok(Clip::None) } else { parse(text).map(Clip::Range) }
+pub fn parse_clip(text: &str) -> Result<Thresholding, String> {
+    if text.eq_ignore_ascii_case("none") {
+        Ok(Thresholding::None)
+    } else {
+        parse(text).map(Thresholding::Range)
+    }
 }
 
 /// A quantile and a largest threshold.

@@ -1,7 +1,7 @@
 //! Which files hold CLIP's encoders, told apart by their tensors and configs.
 
 use crate::device::Weights;
-use crate::diffusion::{BetaSchedule, Precision, Schedule};
+use crate::diffusion::{Arithmetic, BetaSchedule, Schedule};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Repack};
 use crate::models::adm::detect::shapes;
@@ -228,7 +228,7 @@ impl Glide {
 }
 
 fn schedule_of(betas: &BetaSchedule, steps: usize) -> Result<Vec<f64>> {
-    Ok(Schedule::new(betas, steps, Precision::Float64, false)?.alpha_bars)
+    Ok(Schedule::new(betas, steps, Arithmetic::Float64, false)?.alpha_bars)
 }
 
 /// Largest text file that is a configuration.

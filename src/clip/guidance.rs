@@ -1,7 +1,7 @@
 //! Texts and example pictures as one score.
 
 use super::{Clip, FLOOR, Image, colours};
-use crate::device::{Copy, Device, Monitor, Program};
+use crate::device::{Device, Monitor, Program, Transfer};
 use crate::diffusion::NoiseStream;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Storage, Tensor};
@@ -386,7 +386,7 @@ impl Terms {
                 (example.graph().find_output(&format!("{kind} {j}")), score.graph().find_input(&features));
             if let (Some(from), Some(to)) = (from, to) {
                 let len = score.graph().info(to).len();
-                score.copy_from(example, &[Copy { from, first: 0, to, at: 0, len }]);
+                score.copy_from(example, &[Transfer { from, first: 0, to, at: 0, len }]);
             }
             let sizes = example.read(&format!("{kind} {j} size"))?;
             let share = -(comparison.weight * self.logit_scale / count as f64) as f32;

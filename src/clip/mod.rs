@@ -226,14 +226,14 @@ fn colours(picture: &Picture) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::{BetaSchedule, Precision, Schedule};
+    use crate::diffusion::{Arithmetic, BetaSchedule, Schedule};
 
     #[test]
     fn timesteps_of_one_schedule_are_found_in_another() {
         let of = |betas, precision| Schedule::new(&betas, 1000, precision, false).unwrap().alpha_bars;
-        let cosine = of(BetaSchedule::SquaredCosCapV2, Precision::Float64);
-        let rounded = of(BetaSchedule::SquaredCosCapV2, Precision::Float32);
-        let linear = of(BetaSchedule::openai_linear(1000), Precision::Float64);
+        let cosine = of(BetaSchedule::SquaredCosCapV2, Arithmetic::Float64);
+        let rounded = of(BetaSchedule::SquaredCosCapV2, Arithmetic::Float32);
+        let linear = of(BetaSchedule::openai_linear(1000), Arithmetic::Float64);
         for t in 0..1000 {
             assert_eq!(nearest(&cosine, cosine[t]), t);
             assert_eq!(nearest(&cosine, rounded[t]), t);

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::models::check::require;
 use crate::models::clip::{DEVIATIONS, MEANS};
-use crate::picture::{Picture, Rounding};
+use crate::picture::{ByteRounding, Picture};
 use crate::weights::read_json;
 use serde::Deserialize;
 use std::ops::Range;
@@ -143,7 +143,7 @@ impl Preprocessor {
         let columns = taps(width, size.0, middle(size.0));
         let bytes = resize(&colours.to_bytes(), width, &columns, &taps(height, size.1, middle(size.1)));
         let values = bytes.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
-        let (width, height, rounding) = (self.crop, self.crop, Rounding::Nearest);
+        let (width, height, rounding) = (self.crop, self.crop, ByteRounding::Nearest);
         Ok(Picture { width, height, channels: 3, values, rounding })
     }
 }
@@ -235,7 +235,7 @@ mod tests {
             assert!(says(text).unwrap_err().contains(part), "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        let (channels, values, rounding) = (3, vec![0.0; 15_000], Rounding::Nearest);
+        let (channels, values, rounding) = (3, vec![0.0; 15_000], ByteRounding::Nearest);
         let line = Picture { width: 5_000, height: 1, channels, values, rounding };
         let large = Preprocessor::square(MAX_SIDE).apply(&line).unwrap();
         assert_eq!((large.width, large.height), (MAX_SIDE, MAX_SIDE));

@@ -1,6 +1,6 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
-use super::{Copy, Monitor, Weights, weight_tensors};
+use super::{Monitor, Transfer, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
@@ -89,7 +89,7 @@ impl CpuProgram {
         self.get(id).to_vec()
     }
 
-    pub(super) fn keep(&mut self, copies: &[Copy]) {
+    pub(super) fn keep(&mut self, copies: &[Transfer]) {
         for c in copies {
             // Out of the list while the rest of it is read.
             let mut target = std::mem::replace(&mut self.values[c.to.0], Values::Absent);
@@ -100,7 +100,7 @@ impl CpuProgram {
         }
     }
 
-    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Copy]) {
+    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Transfer]) {
         for c in copies {
             if let Values::Owned(to) = &mut self.values[c.to.0] {
                 to[c.at..][..c.len].copy_from_slice(&source.get(c.from)[c.first..][..c.len]);

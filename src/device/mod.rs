@@ -317,7 +317,7 @@ enum Backend {
 
 /// A piece of one program's output that becomes a piece of another's input; in elements.
 #[derive(Clone, Copy, Debug)]
-pub struct Copy {
+pub struct Transfer {
     /// Output of the source.
     pub from: TensorId,
     /// First element there.
@@ -424,7 +424,7 @@ impl Program {
     ///
     /// Pieces begin and end at even elements, unless they are whole tensors: copies are in whole words.
     #[track_caller]
-    pub fn copy_from(&mut self, source: &Program, copies: &[Copy]) {
+    pub fn copy_from(&mut self, source: &Program, copies: &[Transfer]) {
         for c in copies {
             let within = |p: &Program, id: TensorId, first: usize| first + c.len <= p.graph.info(id).len();
             assert!(within(source, c.from, c.first) && within(self, c.to, c.at), "{c:?} leaves its tensors");
@@ -441,13 +441,13 @@ impl Program {
     pub fn feed_back(&mut self, output: &str, input: &str) {
         let (from, to) = (self.output(output), self.input(input));
         let len = self.graph.info(to).len();
-        self.keep(&[Copy { from, first: 0, to, at: 0, len }]);
+        self.keep(&[Transfer { from, first: 0, to, at: 0, len }]);
     }
 
     /// Copies pieces of its own outputs to its own inputs, for the runs to come: a cache grows so. Pieces as
     /// [`Program::copy_from`] takes them.
     #[track_caller]
-    pub fn keep(&mut self, copies: &[Copy]) {
+    pub fn keep(&mut self, copies: &[Transfer]) {
         for c in copies {
             let within = |id: TensorId, first: usize| first + c.len <= self.graph.info(id).len();
             assert!(within(c.from, c.first) && within(c.to, c.at), "{c:?} leaves its tensors");

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
-use super::scheduler::{Clip, Sampler, Timesteps};
+use super::schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
+use super::scheduler::{Sampler, Thresholding, Timesteps};
 use crate::error::{Error, Result};
 use crate::weights::read_json;
 
@@ -52,13 +52,13 @@ pub struct SchedulerConfig {
     /// `rescale_betas_zero_snr`.
     pub rescale_betas_zero_snr: bool,
     /// float32 for diffusers, float64 for OpenAI's checkpoints.
-    pub precision: Precision,
+    pub arithmetic: Arithmetic,
     /// What the network predicts.
     pub prediction_type: PredictionType,
     /// The ancestral step's variance.
     pub variance_type: VarianceType,
     /// What happens to x̂0 before it is used.
-    pub clip: Clip,
+    pub clip: Thresholding,
     /// How a number of steps becomes timesteps.
     pub spacing: Spacing,
     /// Added to every timestep of the leading spacing.
@@ -105,7 +105,7 @@ impl SchedulerConfig {
             num_train_timesteps,
             beta_schedule: json.beta_schedule(unclip)?,
             rescale_betas_zero_snr: !unclip && json.boolean("rescale_betas_zero_snr", false)?,
-            precision: Precision::Float32,
+            arithmetic: Arithmetic::Float32,
             prediction_type: json.prediction_type(unclip)?,
             variance_type: json.variance_type(&sampler)?,
             clip: json.clip(unclip)?,
@@ -144,10 +144,10 @@ impl SchedulerConfig {
             num_train_timesteps,
             beta_schedule,
             rescale_betas_zero_snr: false,
-            precision: Precision::Float64,
+            arithmetic: Arithmetic::Float64,
             prediction_type: PredictionType::Epsilon,
             variance_type,
-            clip: Clip::Range(1.0),
+            clip: Thresholding::Range(1.0),
             spacing: Spacing::Fractional,
             steps_offset: 0,
             set_alpha_to_one: true,
@@ -159,7 +159,7 @@ impl SchedulerConfig {
     /// How so many steps are chosen: by [`SchedulerConfig::spacing`], or as OpenAI's loops do, which take a whole stride
     /// for DDIM where one gives exactly that many.
     pub fn timesteps(&self, sampler: &Sampler, count: usize) -> Timesteps {
-        if self.precision == Precision::Float32 {
+        if self.arithmetic == Arithmetic::Float32 {
             return Timesteps::Count(count);
         }
         let stride = format!("ddim{count}");
@@ -171,7 +171,7 @@ impl SchedulerConfig {
     /// β and ᾱ of the trained process. Errors: see [`Schedule::new`].
     pub fn schedule(&self) -> Result<Schedule> {
         let zero_snr = self.rescale_betas_zero_snr;
-        Schedule::new(&self.beta_schedule, self.num_train_timesteps, self.precision, zero_snr)
+        Schedule::new(&self.beta_schedule, self.num_train_timesteps, self.arithmetic, zero_snr)
     }
 }
 
@@ -281,19 +281,19 @@ impl Json<'_> {
         self.choice("variance_type", Some(default), if unclip { &choices[..2] } else { &choices })
     }
 
-    fn clip(&self, unclip: bool) -> Result<Clip> {
+    fn clip(&self, unclip: bool) -> Result<Thresholding> {
         if !unclip && self.boolean("thresholding", false)? {
             let ratio = self.number("dynamic_thresholding_ratio", 0.995)?;
             if !(0.0..=1.0).contains(&ratio) {
                 let what = format!("expected a quantile from 0 to 1, found {ratio}");
                 return Err(self.error("dynamic_thresholding_ratio", what));
             }
-            return Ok(Clip::Dynamic { ratio, max: self.positive("sample_max_value", 1.0)? });
+            return Ok(Thresholding::Dynamic { ratio, max: self.positive("sample_max_value", 1.0)? });
         }
         if self.boolean("clip_sample", true)? {
-            return Ok(Clip::Range(self.positive("clip_sample_range", 1.0)?));
+            return Ok(Thresholding::Range(self.positive("clip_sample_range", 1.0)?));
         }
-        Ok(Clip::None)
+        Ok(Thresholding::None)
     }
 
     fn spacing(&self) -> Result<Spacing> {

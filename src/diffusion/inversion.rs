@@ -7,7 +7,7 @@
 //! DDIM's steps: Pan et al. 2023, arXiv:2309.04907).
 
 use super::config::{PredictionType, SchedulerConfig};
-use super::scheduler::{Clip, Coefficients, Step, Timesteps, Variance};
+use super::scheduler::{Coefficients, Step, Thresholding, Timesteps, Variance};
 use crate::error::{Error, Result};
 
 /// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what
@@ -39,7 +39,7 @@ pub fn inverse(step: &Step) -> Result<Step> {
     let deterministic = c.variance == Variance::Fixed { sigma: 0.0 } || !step.adds_noise;
     let a = c.mean_x + c.mean_x0 * c.x0_x + c.mean_eps * c.eps_x;
     let b = c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out;
-    if c.clip != Clip::None || !deterministic || a.abs() < 1e-6 {
+    if c.clip != Thresholding::None || !deterministic || a.abs() < 1e-6 {
         let t = step.timestep;
         return Err(Error::Request(format!(
             "the step at timestep {t} cannot be inverted: only DDIM's can, with eta 0, without clipping"
@@ -223,7 +223,7 @@ mod tests {
         let random = Sampler::Ddim { eta: 0.5, rederive_epsilon: false };
         let noisy = steps(&config, &random, 10).expect("steps");
         assert!(inverse(&noisy[0]).is_err());
-        config.clip = Clip::Range(1.0);
+        config.clip = Thresholding::Range(1.0);
         assert!(inverse(&steps(&config, &DDIM, 10).expect("steps")[0]).is_err());
         let sample = scheduler("UnCLIPScheduler", "sample");
         // The last step's result is the network's, whatever x is.

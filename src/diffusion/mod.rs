@@ -20,5 +20,7 @@ mod tests;
 pub use config::{PredictionType, SchedulerConfig, VarianceType};
 pub use inversion::{inverse, invertible_timesteps};
 pub use noise::NoiseStream;
-pub use schedule::{BetaSchedule, Precision, Schedule, Spacing, space_timesteps};
-pub use scheduler::{Clip, Coefficients, Sampler, ScoreShifts, Step, Timesteps, Variance, add_noise, steps};
+pub use schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
+pub use scheduler::{
+    Coefficients, Sampler, ScoreShifts, Step, Thresholding, Timesteps, Variance, add_noise, steps,
+};

@@ -1,6 +1,6 @@
 //! What the fused step kernel computes, in f64, one value at a time.
 
-use super::scheduler::{Clip, Step, Variance};
+use super::scheduler::{Step, Thresholding, Variance};
 
 /// What one step gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,11 +55,11 @@ fn added_noise(kind: Variance, i: usize, variance: &[f32], noise: &[f32]) -> f64
 }
 
 /// Clips one picture's x̂0 in place.
-fn clip(image: &mut [f64], kind: Clip) {
+fn clip(image: &mut [f64], kind: Thresholding) {
     match kind {
-        Clip::None => {}
-        Clip::Range(range) => image.iter_mut().for_each(|value| *value = value.clamp(-range, range)),
-        Clip::Dynamic { ratio, max } => {
+        Thresholding::None => {}
+        Thresholding::Range(range) => image.iter_mut().for_each(|value| *value = value.clamp(-range, range)),
+        Thresholding::Dynamic { ratio, max } => {
             // NaN passes through, as in torch: max and min of the standard library would hide it
             let quantile = quantile_abs_f64(image, ratio);
             let s = if quantile.is_nan() { quantile } else { quantile.max(1.0).min(max) };

@@ -6,21 +6,21 @@ use crate::error::{Error, Result};
 ///
 /// It matters: cosine schedules of 1000 steps differ by 1.3e-5 (relative) at the last ᾱ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
+pub enum Arithmetic {
     /// Every scalar operation is rounded to float32, as diffusers does with its tensors.
     Float32,
     /// float64 throughout, as OpenAI's guided-diffusion and glide-text2im.
     Float64,
 }
 
-impl Precision {
+impl Arithmetic {
     /// The result of one operation as this arithmetic stores it.
     ///
     /// A float64 `+ − × ÷ √` of float32 values, rounded once more, is exactly the float32 operation.
     pub fn round(self, value: f64) -> f64 {
         match self {
-            Precision::Float32 => f64::from(value as f32),
-            Precision::Float64 => value,
+            Arithmetic::Float32 => f64::from(value as f32),
+            Arithmetic::Float64 => value,
         }
     }
 }
@@ -71,7 +71,7 @@ pub struct Schedule {
     /// ᾱ_t.
     pub alpha_bars: Vec<f64>,
     /// The arithmetic of both, and of what is derived from them.
-    pub precision: Precision,
+    pub arithmetic: Arithmetic,
 }
 
 impl Schedule {
@@ -83,17 +83,17 @@ impl Schedule {
     pub fn new(
         schedule: &BetaSchedule,
         num_train_timesteps: usize,
-        precision: Precision,
+        arithmetic: Arithmetic,
         zero_snr: bool,
     ) -> Result<Self> {
-        let mut betas = raw_betas(schedule, num_train_timesteps, precision);
+        let mut betas = raw_betas(schedule, num_train_timesteps, arithmetic);
         check_betas(&betas, num_train_timesteps)?;
         if zero_snr {
-            betas = rescale_zero_terminal_snr(&betas, precision);
+            betas = rescale_zero_terminal_snr(&betas, arithmetic);
         }
-        let alpha_bars = cumulative_alphas(&betas, precision);
+        let alpha_bars = cumulative_alphas(&betas, arithmetic);
         check_alpha_bars(&alpha_bars)?;
-        Ok(Schedule { betas, alpha_bars, precision })
+        Ok(Schedule { betas, alpha_bars, arithmetic })
     }
 }
 
@@ -129,12 +129,12 @@ fn check_alpha_bars(alpha_bars: &[f64]) -> Result<()> {
     }
 }
 
-fn raw_betas(schedule: &BetaSchedule, count: usize, precision: Precision) -> Vec<f64> {
-    let q = |value: f64| precision.round(value);
+fn raw_betas(schedule: &BetaSchedule, count: usize, arithmetic: Arithmetic) -> Vec<f64> {
+    let q = |value: f64| arithmetic.round(value);
     match schedule {
-        BetaSchedule::Linear { beta_start, beta_end } => linspace(*beta_start, *beta_end, count, precision),
+        BetaSchedule::Linear { beta_start, beta_end } => linspace(*beta_start, *beta_end, count, arithmetic),
         BetaSchedule::ScaledLinear { beta_start, beta_end } => {
-            let roots = linspace(beta_start.sqrt(), beta_end.sqrt(), count, precision);
+            let roots = linspace(beta_start.sqrt(), beta_end.sqrt(), count, arithmetic);
             roots.into_iter().map(|root| q(root * root)).collect()
         }
         BetaSchedule::SquaredCosCapV2 => {
@@ -145,7 +145,7 @@ fn raw_betas(schedule: &BetaSchedule, count: usize, precision: Precision) -> Vec
         BetaSchedule::Sigmoid { beta_start, beta_end } => {
             let (range, start) = (q(beta_end - beta_start), q(*beta_start));
             let sigmoid = |x: f64| q(1.0 / q(1.0 + q((-x).exp())));
-            let x = linspace(-6.0, 6.0, count, precision);
+            let x = linspace(-6.0, 6.0, count, arithmetic);
             x.into_iter().map(|x| q(q(sigmoid(x) * range) + start)).collect()
         }
         BetaSchedule::Trained(betas) => betas.iter().map(|&beta| q(beta)).collect(),
@@ -154,13 +154,13 @@ fn raw_betas(schedule: &BetaSchedule, count: usize, precision: Precision) -> Vec
 
 /// `torch.linspace` in float32 (from both ends towards the middle, each value one fused multiply-add),
 /// `numpy.linspace` in float64.
-fn linspace(start: f64, end: f64, count: usize, precision: Precision) -> Vec<f64> {
+fn linspace(start: f64, end: f64, count: usize, arithmetic: Arithmetic) -> Vec<f64> {
     if count == 1 {
-        return vec![precision.round(start)];
+        return vec![arithmetic.round(start)];
     }
     let last = count - 1;
-    match precision {
-        Precision::Float32 => {
+    match arithmetic {
+        Arithmetic::Float32 => {
             let (start, end) = (start as f32, end as f32);
             let step = (end - start) / last as f32;
             let value = |i: usize| match i < count / 2 {
@@ -169,7 +169,7 @@ fn linspace(start: f64, end: f64, count: usize, precision: Precision) -> Vec<f64
             };
             (0..count).map(|i| f64::from(value(i))).collect()
         }
-        Precision::Float64 => {
+        Arithmetic::Float64 => {
             let step = (end - start) / last as f64;
             (0..count).map(|i| if i == last { end } else { start + step * i as f64 }).collect()
         }
@@ -177,19 +177,19 @@ fn linspace(start: f64, end: f64, count: usize, precision: Precision) -> Vec<f64
 }
 
 /// `cumprod(1 − β)`. torch's CPU kernel keeps the running product in float64 and stores float32.
-fn cumulative_alphas(betas: &[f64], precision: Precision) -> Vec<f64> {
+fn cumulative_alphas(betas: &[f64], arithmetic: Arithmetic) -> Vec<f64> {
     let mut product = 1.0;
     let step = |&beta: &f64| {
-        product *= precision.round(1.0 - beta);
-        precision.round(product)
+        product *= arithmetic.round(1.0 - beta);
+        arithmetic.round(product)
     };
     betas.iter().map(step).collect()
 }
 
 /// torch's square roots come from MKL, up to 1 ulp from the correctly rounded ones here; ᾱ agree to 1e-6.
-fn rescale_zero_terminal_snr(betas: &[f64], precision: Precision) -> Vec<f64> {
-    let q = |value: f64| precision.round(value);
-    let roots: Vec<f64> = cumulative_alphas(betas, precision).iter().map(|bar| q(bar.sqrt())).collect();
+fn rescale_zero_terminal_snr(betas: &[f64], arithmetic: Arithmetic) -> Vec<f64> {
+    let q = |value: f64| arithmetic.round(value);
+    let roots: Vec<f64> = cumulative_alphas(betas, arithmetic).iter().map(|bar| q(bar.sqrt())).collect();
     let (first, last) = (roots[0], roots[roots.len() - 1]);
     let scale = q(first / q(first - last));
     let bars: Vec<f64> = roots.iter().map(|root| q(q(root - last) * scale)).map(|r| q(r * r)).collect();

@@ -1,15 +1,15 @@
 //! Every sampler as a list of [`Step`]s: the scalars one fused kernel needs to go from x_t to x_{t−1}.
 //!
-//! Written as linear maps so that DDPM, DDIM and UnCLIP, all prediction types and both precisions are one
+//! Written as linear maps so that DDPM, DDIM and UnCLIP, all prediction types and both arithmetics are one
 //! kernel: x̂0 and ε are combinations of x and the network's output, the mean one of x, x̂0 and ε.
 
 use super::config::{PredictionType, SchedulerConfig, VarianceType};
-use super::schedule::{Precision, Schedule, Spacing, space_timesteps};
+use super::schedule::{Arithmetic, Schedule, Spacing, space_timesteps};
 use crate::error::{Error, Result};
 
 /// What happens to x̂0 before the mean is formed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Clip {
+pub enum Thresholding {
     /// Nothing.
     None,
     /// Clamped to ±r.
@@ -61,7 +61,7 @@ pub struct Coefficients {
     /// See [`Coefficients::mean_x`].
     pub mean_eps: f64,
     /// What happens to x̂0.
-    pub clip: Clip,
+    pub clip: Thresholding,
     /// The noise added to the mean.
     pub variance: Variance,
 }
@@ -153,7 +153,7 @@ impl Timesteps {
 /// The steps of one sampling run, first (noisiest) to last.
 ///
 /// Scalars are those of diffusers (float32 rounding, the variance's floor of 1e-20, no noise at t = 0) or of
-/// OpenAI's float64 code, as `config.precision` says. Errors: [`Error::Request`] for impossible numbers of
+/// OpenAI's float64 code, as `config.arithmetic` says. Errors: [`Error::Request`] for impossible numbers of
 /// steps or η, and where ᾱ_t = 0 (zero terminal SNR) leaves x̂0 undetermined by a predicted ε.
 pub fn steps(
     config: &SchedulerConfig,
@@ -184,9 +184,9 @@ pub fn steps(
             (None, Sampler::UnClip) => list.get(i + 1).copied().or_else(|| t.checked_sub(1)),
             (None, _) => list.get(i + 1).copied(),
         };
-        let last = if config.precision == Precision::Float64 { i + 1 == list.len() } else { t == 0 };
+        let last = if config.arithmetic == Arithmetic::Float64 { i + 1 == list.len() } else { t == 0 };
         let mut point = Point::new(&schedule, config, sampler, t, previous);
-        if config.precision == Precision::Float64 && last && i > 0 {
+        if config.arithmetic == Arithmetic::Float64 && last && i > 0 {
             let before = Point::new(&schedule, config, sampler, list[i - 1], Some(t));
             point.variance_before = Some(before.posterior_variance());
         }
@@ -207,14 +207,14 @@ pub fn add_noise(config: &SchedulerConfig, timestep: usize) -> Result<(f64, f64)
             schedule.alpha_bars.len() - 1
         )));
     };
-    let q = |value: f64| config.precision.round(value);
+    let q = |value: f64| config.arithmetic.round(value);
     Ok((q(alpha_bar.sqrt()), q(q(1.0 - alpha_bar).sqrt())))
 }
 
 /// The chain at one step: t and the timestep before it.
 struct Point {
     t: usize,
-    precision: Precision,
+    arithmetic: Arithmetic,
     alpha_bar: f64,
     alpha_bar_prev: f64,
     /// 1 − ᾱ_t.
@@ -236,8 +236,8 @@ impl Point {
         t: usize,
         previous: Option<usize>,
     ) -> Self {
-        let precision = schedule.precision;
-        let q = |value: f64| precision.round(value);
+        let arithmetic = schedule.arithmetic;
+        let q = |value: f64| arithmetic.round(value);
         let ddim = matches!(sampler, Sampler::Ddim { .. });
         let last_alpha_bar = if ddim && !config.set_alpha_to_one { schedule.alpha_bars[0] } else { 1.0 };
         let alpha_bar = schedule.alpha_bars[t];
@@ -254,7 +254,7 @@ impl Point {
         let (noise, noise_prev) = (q(1.0 - alpha_bar), q(1.0 - alpha_bar_prev));
         Point {
             t,
-            precision,
+            arithmetic,
             alpha_bar,
             alpha_bar_prev,
             noise,
@@ -266,7 +266,7 @@ impl Point {
     }
 
     fn round(&self, value: f64) -> f64 {
-        self.precision.round(value)
+        self.arithmetic.round(value)
     }
 
     fn sqrt(&self, value: f64) -> f64 {
@@ -330,7 +330,7 @@ fn posterior_mean(config: &SchedulerConfig, point: &Point) -> [f64; 3] {
     let q = |value: f64| point.round(value);
     let mean_x0 = q(q(point.sqrt(point.alpha_bar_prev) * point.beta) / point.noise);
     let mean_x = q(q(point.sqrt(point.alpha) * point.noise_prev) / point.noise);
-    if config.clip != Clip::None || point.alpha_bar == 0.0 {
+    if config.clip != Thresholding::None || point.alpha_bar == 0.0 {
         return [mean_x, mean_x0, 0.0];
     }
     let (signal, noise) = (point.sqrt(point.alpha_bar), point.sqrt(point.noise));

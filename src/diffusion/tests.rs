@@ -19,7 +19,10 @@ fn config_error(json: &str) -> (String, String) {
 
 fn unclipped_f64() -> SchedulerConfig {
     let linear = BetaSchedule::openai_linear(1000);
-    SchedulerConfig { clip: Clip::None, ..SchedulerConfig::openai(linear, 1000, VarianceType::FixedSmall) }
+    SchedulerConfig {
+        clip: Thresholding::None,
+        ..SchedulerConfig::openai(linear, 1000, VarianceType::FixedSmall)
+    }
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -53,7 +56,7 @@ fn without_clipping_ddpm_is_the_papers_algorithm_2() {
 fn the_papers_form_equals_the_posterior_form() {
     let plain = unclipped_f64();
     // a range nothing reaches keeps the posterior form but clips nothing
-    let posterior = SchedulerConfig { clip: Clip::Range(1e30), ..plain.clone() };
+    let posterior = SchedulerConfig { clip: Thresholding::Range(1e30), ..plain.clone() };
     let (x, out, z) = (values(64, 1), values(64, 2), values(64, 3));
     let pairs = steps(&plain, &Sampler::Ddpm, 50).unwrap();
     for (a, b) in pairs.iter().zip(&steps(&posterior, &Sampler::Ddpm, 50).unwrap()) {
@@ -78,7 +81,7 @@ fn unclipped_ddim_with_eta_1_is_ddpm() {
 
 #[test]
 fn prediction_types_agree_on_the_same_sample() {
-    let base = SchedulerConfig { clip: Clip::Range(3.0), ..unclipped_f64() };
+    let base = SchedulerConfig { clip: Thresholding::Range(3.0), ..unclipped_f64() };
     let of = |prediction_type| {
         let config = SchedulerConfig { prediction_type, ..base.clone() };
         steps(&config, &Sampler::Ddim { eta: 0.3, rederive_epsilon: false }, 10).unwrap()
@@ -217,7 +220,7 @@ fn old_and_foreign_keys_are_understood() {
             "clip_sample": true, "num_train_timesteps": 1000, "timestep_values": null, "trained_betas": null,
             "variance_type": "fixed_large", "tensor_format": "pt"}"#,
     );
-    assert_eq!((old.variance_type, old.clip), (VarianceType::FixedLarge, Clip::Range(1.0)));
+    assert_eq!((old.variance_type, old.clip), (VarianceType::FixedLarge, Thresholding::Range(1.0)));
     let sample = config(r#"{"_class_name": "DDPMScheduler", "predict_epsilon": false}"#);
     assert_eq!(sample.prediction_type, PredictionType::Sample);
 }

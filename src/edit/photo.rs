@@ -2,7 +2,7 @@
 //! was.
 
 use crate::error::{Error, Result};
-use crate::picture::{Picture, Rounding, write_whole};
+use crate::picture::{ByteRounding, Picture, write_whole};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use std::path::Path;
 
@@ -101,6 +101,6 @@ impl Photo {
                 }
             };
         let (width, height) = (self.width(), self.height());
-        Picture { width, height, channels: 3, values, rounding: Rounding::Nearest }
+        Picture { width, height, channels: 3, values, rounding: ByteRounding::Nearest }
     }
 }

@@ -98,11 +98,11 @@ pub(super) fn join(before: &Picture, mut drawn: Picture, redraws: impl Fn(usize,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::Rounding;
+    use crate::picture::ByteRounding;
 
     fn picture(width: usize, height: usize, value: impl Fn(usize, usize) -> f32) -> Picture {
         let values = (0..width * height).flat_map(|i| [value(i % width, i / width); 3]).collect();
-        Picture { width, height, channels: 3, values, rounding: Rounding::Nearest }
+        Picture { width, height, channels: 3, values, rounding: ByteRounding::Nearest }
     }
 
     /// A step that is the same everywhere is taken over as it is.

@@ -3,17 +3,17 @@
 //! Recording is infallible and knows no GPU. A [`Node`] names a [`Kernel`], its parameters, inputs, output and
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
-//! [`split`] divides it into what is computed once and what each step needs, [`mod@gradient`] differentiates it,
+//! [`hoist`] divides it into what is computed once and what each step needs, [`mod@gradient`] differentiates it,
 //! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
 pub mod gradient;
-pub mod lower;
+pub mod hoist;
 pub mod plan;
 pub mod recompute;
-pub mod rows;
-pub mod split;
+pub mod rewrites;
+pub mod weight_parts;
 
 use crate::kernels::{Cost, Kernel, Shader};
 
@@ -256,7 +256,7 @@ impl Graph {
     fn stacked(&mut self, names: &[&str], shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
         let name = names.iter().map(|name| self.path(name)).collect::<Vec<_>>().join(STACKED);
         let all = shape.first().copied().unwrap_or(1);
-        let outputs = rows::parts(&name).map(|part| part.rows.map_or(all, |rows| rows.len())).sum();
+        let outputs = weight_parts::parts(&name).map(|part| part.rows.map_or(all, |rows| rows.len())).sum();
         let here = match (repack, shape) {
             (Repack::Transpose, &[_, i, ..]) => vec![i, outputs],
             (Repack::Conv(Pass::Forward), &[_, i, kh, kw]) => vec![kh, kw, i, outputs],
@@ -282,13 +282,13 @@ impl Graph {
         self.stacked(names, &[out, input], Storage::Weight, Repack::Transpose)
     }
 
-    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows] of
+    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows](weight_parts) of
     /// them, side by side: `[in, all rows]`.
     pub fn pointwise(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
         self.stacked(names, &[out, input, 1], Storage::Weight, Repack::Transpose)
     }
 
-    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows].
+    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows](weight_parts).
     pub fn vectors(&mut self, names: &[&str], len: usize) -> Tensor {
         self.stacked(names, &[len], Storage::F32, Repack::None)
     }
@@ -372,7 +372,7 @@ impl Graph {
             _ => None,
         });
         weights.flat_map(|(names, shape)| {
-            let mut names: Vec<&str> = rows::parts(names).map(|part| part.name).collect();
+            let mut names: Vec<&str> = weight_parts::parts(names).map(|part| part.name).collect();
             names.dedup();
             names.into_iter().map(move |name| (name, shape))
         })

@@ -70,7 +70,7 @@ pub struct Kernel {
     /// File and module name.
     pub name: &'static str,
     /// The WGSL files that compute it, all with the same bindings and uniform. The first runs everywhere; each of
-    /// the others is better where it fits (`device/gpu/choice.rs` chooses).
+    /// the others is better where it fits (`device/gpu/autotune.rs` chooses).
     pub shaders: &'static [Shader],
     /// Members of the uniform.
     pub fields: &'static [Field],

@@ -4,7 +4,7 @@
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
 use super::{Cost, INDEX, Kernel, Shader, PREDICT, fold_grid};
-use crate::diffusion::{Clip, Step, Variance};
+use crate::diffusion::{Thresholding, Step, Variance};
 use crate::graph::{Call, Graph, Storage, Tensor};
 use rayon::prelude::*;
 use std::ops::{Add, Div, Mul, Sub};
@@ -77,9 +77,9 @@ pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; coefficient::COUN
     out[MEAN_X0] = c.mean_x0;
     out[MEAN_EPS] = c.mean_eps;
     match c.clip {
-        Clip::None => {}
-        Clip::Range(range) => (out[CLIP], out[CLIP_RANGE]) = (1.0, range),
-        Clip::Dynamic { ratio, max } => (out[CLIP], out[CLIP_RANGE], out[QUANTILE]) = (2.0, max, ratio),
+        Thresholding::None => {}
+        Thresholding::Range(range) => (out[CLIP], out[CLIP_RANGE]) = (1.0, range),
+        Thresholding::Dynamic { ratio, max } => (out[CLIP], out[CLIP_RANGE], out[QUANTILE]) = (2.0, max, ratio),
     }
     match c.variance {
         Variance::Fixed { sigma } => out[SIGMA] = sigma,

@@ -1,7 +1,7 @@
 //! The first third of a 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2015,
 //! arXiv:1509.09308): windows of 6×6 into 36 planes, in each of which the convolution is a product of matrices, with a
 //! quarter of the multiplications. Half of the filters' side is [`filters`]; the last third is
-//! [`super::winograd_output`]; [`crate::graph::lower`] puts them together.
+//! [`super::winograd_output`]; [`crate::graph::rewrites`] puts them together.
 
 use super::{Cost, INDEX, Kernel, Shader, conv2d, defined_in_f32, fold_grid};
 use crate::graph::{Call, Graph, Storage, Tensor};

@@ -1,6 +1,6 @@
 //! Linear layers, convolutions, residual blocks: what every U-Net here is made of.
 
-use crate::graph::{Graph, Tensor, rows};
+use crate::graph::{Graph, Tensor, weight_parts};
 use crate::kernels::conv2d::{Window, conv2d};
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::epilogue::Activation;
@@ -49,7 +49,9 @@ fn some_rows(
 ) -> Tensor {
     let names = |ending: &str| match only {
         [] => vec![format!("{name}.{ending}")],
-        only => only.iter().map(|range| rows::of(&format!("{name}.{ending}"), range)).collect::<Vec<_>>(),
+        only => {
+            only.iter().map(|range| weight_parts::of(&format!("{name}.{ending}"), range)).collect::<Vec<_>>()
+        }
     };
     let (weights, biases) = (names("weight"), names("bias"));
     let w = weight(g, &weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());

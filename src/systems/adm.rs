@@ -17,7 +17,7 @@ use crate::kernels::softmax::log_softmax;
 use crate::layout::{AdmFiles, Defaults};
 use crate::models::adm::flags::{Flags, NoiseSchedule, Origin, Overrides, find};
 use crate::models::adm::{self, classifier, detect};
-use crate::picture::{Picture, Rounding};
+use crate::picture::{ByteRounding, Picture};
 use crate::request::{
     GenerateConfig, Size, StageSide, stage_count, stage_sizes, stage_steps, stages_and_sizes,
 };
@@ -289,7 +289,7 @@ impl Adm {
 
 /// Pictures as the next stage of the published chain gets them: by way of their bytes.
 fn through_bytes(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|v| f32::from(Rounding::Down.byte(*v)) / 127.5 - 1.0).collect()
+    values.iter().map(|v| f32::from(ByteRounding::Down.byte(*v)) / 127.5 - 1.0).collect()
 }
 
 impl System for Adm {
@@ -407,6 +407,6 @@ impl System for Adm {
 /// Pictures whose bytes are made as OpenAI's scripts make them.
 fn pictures(values: &[f32], (width, height): Size) -> Vec<Picture> {
     let mut pictures = Picture::split(values, height, width, 3);
-    pictures.iter_mut().for_each(|picture| picture.rounding = Rounding::Down);
+    pictures.iter_mut().for_each(|picture| picture.rounding = ByteRounding::Down);
     pictures
 }

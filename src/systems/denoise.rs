@@ -1,10 +1,10 @@
 //! The denoising loop all systems share: noise in, one graph a step, pictures out.
 
 use super::repaint::{Keeping, Kept, Move, alpha_bar_before, moves, noise_further};
-use crate::device::{Copy, Device, Program, ProgramOptions, Weights};
-use crate::diffusion::{Clip, NoiseStream, Step};
+use crate::device::{Device, Program, ProgramOptions, Transfer, Weights};
+use crate::diffusion::{NoiseStream, Step, Thresholding};
 use crate::error::{Error, Result};
-use crate::graph::split::split;
+use crate::graph::hoist::hoist;
 use crate::graph::{Graph, Storage, Tensor, TensorId};
 use crate::guidance::{State, Weighted, steer};
 use crate::kernels::quantile::quantile;
@@ -135,7 +135,7 @@ pub struct Shape {
 impl Shape {
     /// Whether the steps need the quantile of |x̂₀|.
     pub fn is_dynamic(steps: &[Step]) -> bool {
-        steps.iter().any(|s| matches!(s.coefficients.clip, Clip::Dynamic { .. }))
+        steps.iter().any(|s| matches!(s.coefficients.clip, Thresholding::Dynamic { .. }))
     }
 
     /// Items of the network's batch.
@@ -179,8 +179,8 @@ impl Parts {
     pub fn record(shape: Shape, steps: usize, network: &Network) -> Parts {
         const LARGEST_PASS: usize = 64 << 20;
         let parts_of = |shape: Shape| {
-            let (once, rest) = split(&record(shape, network), &PER_STEP);
-            let (times, step) = split(&rest, &PER_STEP[1..]);
+            let (once, rest) = hoist(&record(shape, network), &PER_STEP);
+            let (times, step) = hoist(&rest, &PER_STEP[1..]);
             (once, rest, times, step)
         };
         let (once, rest, mut times, step) = parts_of(shape);
@@ -248,7 +248,7 @@ pub struct Denoiser {
     shape: Shape,
     once: Program,
     /// `once`'s outputs that `step` reads.
-    once_to_step: Vec<Copy>,
+    once_to_step: Vec<Transfer>,
     /// Whether `once` has run since its inputs changed.
     fresh: bool,
     times: Times,
@@ -265,9 +265,9 @@ struct Times {
     steps_at_once: usize,
     /// Timesteps whose rows are in the outputs.
     ready: Vec<f64>,
-    from_once: Vec<Copy>,
+    from_once: Vec<Transfer>,
     /// The first step's rows.
-    to_step: Vec<Copy>,
+    to_step: Vec<Transfer>,
 }
 
 impl Times {
@@ -283,7 +283,7 @@ impl Times {
         let mut from_once = Vec::new();
         for c in crossings(once, program.graph()) {
             let all = program.graph().info(c.to).len();
-            from_once.extend((0..all / c.len).map(|i| Copy { at: i * c.len, ..c }));
+            from_once.extend((0..all / c.len).map(|i| Transfer { at: i * c.len, ..c }));
         }
         let to_step = crossings(program.graph(), &parts.step);
         Ok((Times { program, steps_at_once, ready: Vec::new(), from_once, to_step }, parts.step))
@@ -297,11 +297,11 @@ pub(super) fn first_half(mut next: Vec<f32>) -> Vec<f32> {
 }
 
 /// What `target` reads of `source`'s outputs: as many elements as the smaller of output and input has.
-fn crossings(source: &Graph, target: &Graph) -> Vec<Copy> {
+fn crossings(source: &Graph, target: &Graph) -> Vec<Transfer> {
     let crossing = |(name, from): &(String, TensorId)| {
         let to = target.find_input(name)?;
         let len = source.info(*from).len().min(target.info(to).len());
-        Some(Copy { from: *from, first: 0, to, at: 0, len })
+        Some(Transfer { from: *from, first: 0, to, at: 0, len })
     };
     source.outputs.iter().filter_map(crossing).collect()
 }
@@ -391,8 +391,8 @@ impl Denoiser {
         }
         if let Some(i) = self.times.ready.iter().position(|t| *t == timestep) {
             // Row i of what has rows for each step.
-            let slice = |c: &Copy| Copy { first: i * c.len, ..*c };
-            let copies: Vec<Copy> = self.times.to_step.iter().map(slice).collect();
+            let slice = |c: &Transfer| Transfer { first: i * c.len, ..*c };
+            let copies: Vec<Transfer> = self.times.to_step.iter().map(slice).collect();
             self.step.copy_from(&self.times.program, &copies);
         }
         Ok(())

@@ -16,7 +16,7 @@ use safetensors::Dtype;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::rows::{Part, parts};
+use crate::graph::weight_parts::{Part, parts};
 use crate::graph::{Pass, Repack};
 use crate::kernels::winograd_input::filters;
 

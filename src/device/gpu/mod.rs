@@ -1,10 +1,10 @@
 //! The GPU device: adapters, compute pipelines, buffers. Programs are in [`program`].
 
+mod autotune;
 mod cache;
-mod choice;
 mod program;
 
-pub use choice::Choices;
+pub use autotune::Choices;
 pub(super) use program::GpuProgram;
 
 use crate::error::{Error, Result};

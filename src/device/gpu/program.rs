@@ -1,7 +1,7 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::Gpu;
-use crate::device::{Copy, Monitor, Weights, weight_tensors};
+use crate::device::{Monitor, Transfer, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Node, Source, Storage, TensorId};
@@ -345,7 +345,7 @@ impl GpuProgram {
         encoder: &mut wgpu::CommandEncoder,
         graph: &Graph,
         (source, source_graph): (&GpuProgram, &Graph),
-        copies: &[Copy],
+        copies: &[Transfer],
     ) {
         for c in copies {
             let (Some(from), Some(to)) = (source.binding(source_graph, c.from), &self.buffers[c.to.0]) else {
@@ -363,14 +363,14 @@ impl GpuProgram {
         graph: &Graph,
         source: &GpuProgram,
         source_graph: &Graph,
-        copies: &[Copy],
+        copies: &[Transfer],
     ) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, graph, (source, source_graph), copies);
         self.gpu.queue().submit([encoder.finish()]);
     }
 
-    pub(in crate::device) fn keep(&mut self, graph: &Graph, copies: &[Copy]) {
+    pub(in crate::device) fn keep(&mut self, graph: &Graph, copies: &[Transfer]) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, graph, (self, graph), copies);
         self.gpu.queue().submit([encoder.finish()]);

@@ -6,7 +6,7 @@
 //! back, and the CPU draws from them in f64.
 
 use super::Captions;
-use crate::device::{Copy, Device, Program, ProgramOptions, Weights};
+use crate::device::{Device, Program, ProgramOptions, Transfer, Weights};
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::models::ar_prior::{Alphabet, Config, cache_name};
@@ -114,9 +114,9 @@ pub struct TokenDecoder {
     prefix: Program,
     step: Program,
     /// The prefix's keys and values to every picture's rows of the cache.
-    fill: Vec<Copy>,
+    fill: Vec<Transfer>,
     /// A token's keys and values to the cache's first place.
-    append: Vec<Copy>,
+    append: Vec<Transfer>,
     /// The caption's masks `[1 or 2, L]`.
     mask: Vec<f32>,
     /// Tokens that the cache holds.
@@ -148,8 +148,8 @@ impl TokenDecoder {
             };
             for row in 0..rows {
                 let (at, len) = (row * config.tokens() * columns, seen * columns);
-                fill.push(Copy { from: first, first: row / pictures * len, to, at, len });
-                append.push(Copy { from: own, first: row * columns, to, at, len: columns });
+                fill.push(Transfer { from: first, first: row / pictures * len, to, at, len });
+                append.push(Transfer { from: own, first: row * columns, to, at, len: columns });
             }
         }
         let (config, mask) = (config.clone(), Vec::new());
@@ -199,7 +199,8 @@ impl TokenDecoder {
         self.step.write("mask", &mask);
         self.step.run(monitor)?;
         let columns = 2 * self.config.width();
-        let here: Vec<Copy> = self.append.iter().map(|c| Copy { at: c.at + place * columns, ..*c }).collect();
+        let here: Vec<Transfer> =
+            self.append.iter().map(|c| Transfer { at: c.at + place * columns, ..*c }).collect();
         self.step.keep(&here);
         self.cached += 1;
         read_logits(&mut self.step)

@@ -193,7 +193,7 @@ fn rows_of_tensors() {
         let (checkpoint, row) = (ramp(&folder, shape), shape[1..].iter().product::<usize>());
         let ranges = [4..7, 0..2, 2..2, 1..5];
         let order: Vec<usize> = ranges.iter().cloned().flatten().collect();
-        let name = ranges.each_ref().map(|range| crate::graph::rows::of("w", range)).join(" + ");
+        let name = ranges.each_ref().map(|range| crate::graph::weight_parts::of("w", range)).join(" + ");
         let repacks: &[Repack] = match shape.len() {
             1 => &[Repack::None],
             2 | 3 => &[Repack::None, Repack::Transpose],

@@ -1,4 +1,4 @@
-//! Splitting: what of a graph need not be computed again while some of its inputs stay as they are. A pure function
+//! Hoisting: what of a graph need not be computed again while some of its inputs stay as they are. A pure function
 //! from a graph to two, so that no model has to know which of its parts are worth computing once.
 
 use super::{Graph, Node, Source, TensorId, TensorInfo};
@@ -9,8 +9,8 @@ use std::collections::HashMap;
 /// The first part's tensors that the second reads (crossing tensors) are outputs of the first and inputs of the
 /// second, named as the node that makes them, with a number behind where several nodes are named alike. Names follow
 /// from the order of recording alone: a network recorded twice, with another batch, crosses under the same names.
-/// Outputs and taps go where their tensor is made. Split before fusing: a fused node may belong to both parts.
-pub fn split(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
+/// Outputs and taps go where their tensor is made. Hoist before fusing: a fused node may belong to both parts.
+pub fn hoist(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
     let mut varies: Vec<bool> = graph
         .tensors
         .iter()
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn parts_compute_what_the_whole_does() {
         let whole = record();
-        let (once, each) = split(&whole, &["b"]);
+        let (once, each) = hoist(&whole, &["b"]);
         assert_eq!((once.nodes.len(), each.nodes.len()), (2, 2));
         assert_eq!(names(&once), ["a"]);
         assert_eq!(once.taps.len(), 1);
@@ -158,16 +158,16 @@ mod tests {
         let made = scale(&mut g, &a, 2.0);
         let y = add(&mut g, &b, &made);
         g.output("y", &y);
-        let (once, each) = split(&g, &["b"]);
+        let (once, each) = hoist(&g, &["b"]);
         assert_eq!((names(&once), names(&each)), (vec!["scale"], vec!["scale#2", "b"]));
     }
 
     #[test]
     fn nothing_varies_or_everything_does() {
         let whole = record();
-        let (once, each) = split(&whole, &[]);
+        let (once, each) = hoist(&whole, &[]);
         assert_eq!((once.nodes.len(), each.nodes.len()), (4, 0));
-        let (once, each) = split(&whole, &["a", "b"]);
+        let (once, each) = hoist(&whole, &["a", "b"]);
         assert_eq!((once.nodes.len(), each.nodes.len()), (0, 4));
         assert!(once.tensors.is_empty(), "{:?}", once.tensors);
     }
@@ -181,7 +181,7 @@ mod tests {
         let y = add(&mut g, &b, &made[0]);
         let y = add(&mut g, &y, &made[1]);
         g.output("y", &y);
-        let (once, each) = split(&g, &["b"]);
+        let (once, each) = hoist(&g, &["b"]);
         assert_eq!(once.outputs.len(), 2);
         assert_ne!(once.outputs[0].0, once.outputs[1].0);
         for (name, _) in &once.outputs {

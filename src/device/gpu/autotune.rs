@@ -6,7 +6,7 @@ use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{ProgramOptions, Variants, Weights};
 use crate::error::{Error, Result};
-use crate::graph::lower::{slices, slices_fit, winograd, winograd_bytes, winograd_fits, winograd_largest};
+use crate::graph::rewrites::{slices, slices_fit, winograd, winograd_bytes, winograd_fits, winograd_largest};
 use crate::graph::{Graph, Node, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::{Needs, Precision, Shader, conv2d, product_slices};

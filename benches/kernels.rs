@@ -194,8 +194,8 @@ fn layer_norm_inputs(g: &mut Graph, x: &Tensor) -> Tensor {
     // The layer's own weights would need a checkpoint; the same node with inputs in their place.
     let y = layer_norm(g, "norm", x, 1e-5);
     for t in &mut g.tensors {
-        if let ancestral::graph::Source::Weight { name, .. } = &t.source {
-            t.source = ancestral::graph::Source::Input(name.clone());
+        if let ancestral::graph::Source::Weight { parts, .. } = &t.source {
+            t.source = ancestral::graph::Source::Input(parts[0].name.clone());
         }
     }
     y

@@ -4,6 +4,7 @@ use crate::cases::{Case, OUTPUT, all};
 use crate::device::{has_f16, on_gpu, say};
 use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions, Variants, Weights};
+use ancestral::graph::rewrites::Rewrite;
 use ancestral::graph::{Graph, Source, Storage, TensorId};
 use ancestral::kernels::{ALL, Precision, Shader};
 use half::f16;
@@ -160,28 +161,30 @@ fn tolerance(graph: &Graph, precision: Precision) -> Tolerance {
     if output == Some(Storage::Elem) && precision.elem_f16 { F16 } else { F32 }
 }
 
-/// What stands in a node's place, by the variant's name.
-const LOWERED: &[(&str, &[&str])] = &[
-    ("winograd", &["winograd_input", "matmul", "winograd_output"]),
-    ("product_slices", &["product_slices", "sum_slices"]),
-    ("product_slices_cooperative", &["product_slices", "sum_slices"]),
-];
+/// The rewrite of a case's kernel that a variant is.
+fn rewrite(case: &Case, variant: &str) -> Option<&'static Rewrite> {
+    let by = |r: &&Rewrite| match r.work {
+        None => r.name == variant,
+        Some(kernel) => kernel.shaders.iter().any(|s| s.name == variant),
+    };
+    case.kernel().rewrites.others.iter().find(by)
+}
 
 /// The variants of a case's kernel that run on a device.
 fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static str> {
-    let kernel = ALL.iter().find(|k| k.name == case.kernel).expect("a case is of a kernel");
+    let kernel = case.kernel();
     let able = |s: &&Shader| match device {
         Device::Cpu => s.name == kernel.name,
         Device::Gpu(gpu) => gpu.meets(s.needs, precision),
     };
     let mut names: Vec<&str> = kernel.shaders.iter().filter(able).map(|s| s.name).collect();
     let Device::Gpu(_) = device else { return names };
-    if case.kernel == "conv2d" && precision == Precision::F32 {
-        names.push("winograd");
-    }
-    if ["conv2d", "matmul"].contains(&case.kernel) {
-        let slices = ALL.iter().find(|k| k.name == "product_slices").expect("a kernel");
-        names.extend(slices.shaders.iter().filter(able).map(|s| s.name));
+    for rewrite in kernel.rewrites.others {
+        match rewrite.work {
+            Some(work) => names.extend(work.shaders.iter().filter(able).map(|s| s.name)),
+            None if precision == Precision::F32 => names.push(rewrite.name),
+            None => {}
+        }
     }
     names
 }
@@ -208,17 +211,16 @@ fn check(
 ) -> Result<Option<Difference>, String> {
     check_storage(&case.graph)?;
     let options = ProgramOptions { precision, variants: Variants::Only(variant), ..Default::default() };
-    let winograd = variant == "winograd";
-    let (y, ran) = if winograd {
+    let rewrite = rewrite(case, variant);
+    let (y, ran) = if rewrite.is_some_and(|rewrite| rewrite.known.is_some()) {
         let (graph, inputs) = know_weights(case);
         run(device, &graph, &inputs, options)?
     } else {
         run(device, &case.graph, &case.inputs, options)?
     };
     let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
-    let lowered = LOWERED.iter().find(|(name, _)| *name == variant).filter(|(name, _)| *name != case.kernel);
-    match lowered {
-        Some((_, parts)) if kernels == *parts => {}
+    match rewrite {
+        Some(rewrite) if kernels == rewrite.parts => {}
         _ if kernels != [case.kernel] => {
             return Err(format!("ran as {kernels:?}, not as one {}", case.kernel));
         }

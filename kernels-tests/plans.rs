@@ -101,7 +101,7 @@ fn a_step_of_the_autoregressive_prior_is_one_token() {
         .tensors
         .iter()
         .filter_map(|t| match &t.source {
-            Source::Weight { name, .. } => Some((name.clone(), t.len())),
+            Source::Weight { parts, .. } => Some((parts.clone(), t.len())),
             _ => None,
         })
         .collect::<BTreeMap<_, _>>()

@@ -331,7 +331,7 @@ pub fn check_storage(graph: &Graph) -> Checked {
             // `Graph::empty` stands in for what is not read.
             let empty = matches!(info.source, Source::Constant(_)) && info.len() == 1;
             // The device converts the sample where activations are f16.
-            let sample = node.kernel.name == "conv2d" && i < 2 && info.storage == Storage::F32;
+            let sample = i < node.kernel.rewrites.elem_inputs && info.storage == Storage::F32;
             if info.storage != *storage && !empty && !sample {
                 let (name, kernel) = (&node.label, node.kernel.name);
                 return Err(format!(

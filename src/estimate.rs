@@ -14,7 +14,7 @@ use crate::device::{Device, DeviceLimits};
 use crate::error::{Error, Result};
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
-use crate::graph::{Graph, Source, Storage, TensorId};
+use crate::graph::{Graph, Source, Storage, TensorId, WeightPart};
 use crate::kernels::Precision;
 use crate::models::{ar_prior, prior, t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
@@ -187,15 +187,15 @@ impl NetworkCost {
             refused: Vec::new(),
             released: false,
         };
-        let mut weights: HashMap<String, u64> = HashMap::new();
+        let mut weights: HashMap<Vec<WeightPart>, u64> = HashMap::new();
         for (part, runs, mut graph) in graphs {
             if graph.nodes.is_empty() {
                 continue;
             }
             fuse(&mut graph);
             for (i, tensor) in graph.tensors.iter().enumerate() {
-                if let Source::Weight { name, .. } = &tensor.source {
-                    weights.insert(name.clone(), bytes(&graph, TensorId(i), on.precision));
+                if let Source::Weight { parts, .. } = &tensor.source {
+                    weights.insert(parts.clone(), bytes(&graph, TensorId(i), on.precision));
                 }
             }
             cost.check_tensors(&graph, on);
@@ -217,7 +217,8 @@ impl NetworkCost {
         for (i, tensor) in graph.tensors.iter().enumerate() {
             let (id, size) = (TensorId(i), bytes(graph, TensorId(i), on.precision));
             let name = || match &tensor.source {
-                Source::Weight { name, .. } | Source::Input(name) => name.clone(),
+                Source::Weight { parts, .. } => WeightPart::list(parts),
+                Source::Input(name) => name.clone(),
                 Source::Constant(_) => "a constant".into(),
                 Source::Node => makers.get(&id).copied().unwrap_or_default().to_string(),
             };

@@ -11,7 +11,8 @@ mod products;
 mod rows;
 pub mod steps;
 
-use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId};
+use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
+use ancestral::kernels::{ALL, Kernel};
 
 /// One kernel at one size.
 pub struct Case {
@@ -23,6 +24,13 @@ pub struct Case {
     pub graph: Graph,
     /// Values of every input.
     pub inputs: Vec<(String, Vec<f32>)>,
+}
+
+impl Case {
+    /// The kernel it is of.
+    pub fn kernel(&self) -> &'static Kernel {
+        ALL.iter().find(|kernel| kernel.name == self.kernel).expect("a case is of a kernel")
+    }
 }
 
 /// Name of a case's output.
@@ -135,8 +143,8 @@ fn case(kernel: &'static str, name: impl AsRef<str>, record: impl FnOnce(&mut Ma
 pub struct Weight {
     /// The input.
     pub id: TensorId,
-    /// Name in the checkpoint, or several names.
-    pub name: String,
+    /// The tensors of the checkpoint that it is made of.
+    pub parts: Vec<WeightPart>,
     /// Shape in the checkpoint, of each.
     pub shape: Vec<usize>,
     /// Layout change from there to the input.
@@ -148,11 +156,11 @@ pub struct Weight {
 pub fn weights_to_inputs(g: &mut Graph) -> Vec<Weight> {
     let mut weights = Vec::new();
     for i in 0..g.tensors.len() {
-        let Source::Weight { name, shape, repack } = g.tensors[i].source.clone() else { continue };
-        let unique = format!("{name} #{i}");
+        let Source::Weight { parts, shape, repack } = g.tensors[i].source.clone() else { continue };
+        let unique = format!("{} #{i}", WeightPart::list(&parts));
         g.tensors[i].source = Source::Input(unique.clone());
         let id = g.find_input(&unique).expect("just made");
-        weights.push(Weight { id, name, shape, repack });
+        weights.push(Weight { id, parts, shape, repack });
     }
     weights
 }

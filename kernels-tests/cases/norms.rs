@@ -184,7 +184,7 @@ fn batch_cases() -> Vec<Case> {
             let y = batch_norm(&mut m.g, "bn", &x, 1e-5);
             // The variance is positive: the weights, drawn later, are not.
             for t in &mut m.g.tensors {
-                if matches!(&t.source, Source::Weight { name, .. } if name == "bn.running_var") {
+                if matches!(&t.source, Source::Weight { parts, .. } if parts[0].name == "bn.running_var") {
                     t.source = Source::Constant((0..t.len()).map(|c| 0.1 + 0.3 * (c % 7) as f32).collect());
                 }
             }

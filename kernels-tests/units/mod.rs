@@ -8,7 +8,7 @@ use crate::cases::{input_name, weights_to_inputs};
 use crate::device::{has_f16, on_gpu};
 use crate::shaders::check_storage;
 use ancestral::device::{Device, ProgramOptions, Weights};
-use ancestral::graph::{Graph, Pass, Repack, STACKED, Storage, Tensor};
+use ancestral::graph::{Graph, Pass, Repack, Storage, Tensor};
 use ancestral::kernels::Precision;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -165,7 +165,8 @@ impl Layer<'_> {
         for weight in weights_to_inputs(&mut self.g) {
             // Several tensors are one, stacked along their first dimension.
             let mut golden = (vec![0], Vec::new());
-            for name in weight.name.split(STACKED) {
+            for part in &weight.parts {
+                let name = &part.name;
                 let (shape, values) = self.entry.get(name)?;
                 if shape != weight.shape {
                     return Err(format!("weight `{name}` is {shape:?}, {:?} is read", weight.shape));

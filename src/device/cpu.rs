@@ -56,8 +56,8 @@ impl CpuProgram {
                 _ => Values::Absent,
             })
             .collect();
-        for (id, name, repack, _) in weight_tensors(graph) {
-            values[id.0] = Values::Shared(weights.cpu(name, repack)?);
+        for (id, parts, repack, _) in weight_tensors(graph) {
+            values[id.0] = Values::Shared(weights.cpu(parts, repack)?);
         }
         let lines = plan.bytes() as usize / size_of::<Line>();
         Ok(CpuProgram {

@@ -7,7 +7,7 @@ pub use gpu::{Choices, Gpu};
 
 use crate::error::{Error, Result};
 use crate::graph::plan::Limits;
-use crate::graph::{Graph, Node, Repack, Source, Storage, TensorId, fuse::fuse};
+use crate::graph::{Graph, Node, Repack, Source, Storage, TensorId, WeightPart, fuse::fuse};
 use crate::kernels::{Cost, Precision};
 use crate::weights::Checkpoint;
 use std::collections::HashMap;
@@ -233,8 +233,8 @@ pub struct Weights {
     on_gpu: Mutex<HashMap<WeightKey, wgpu::Buffer>>,
 }
 
-/// Tensor name, layout, and whether it is stored in f16.
-type WeightKey = (String, Repack, bool);
+/// Parts, layout, and whether it is stored in f16.
+type WeightKey = (Vec<WeightPart>, Repack, bool);
 
 impl Weights {
     /// Nothing is read before a program needs it.
@@ -247,10 +247,12 @@ impl Weights {
         Weights { checkpoint: None, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
     }
 
-    /// The file or files. Errors: there are [none](Self::none), and the graph reads `name`.
-    fn checkpoint(&self, name: &str) -> Result<&Checkpoint> {
-        let missing =
-            || Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"));
+    /// The file or files. Errors: there are [none](Self::none), and the graph reads the weight.
+    fn checkpoint(&self, parts: &[WeightPart]) -> Result<&Checkpoint> {
+        let missing = || {
+            let name = WeightPart::list(parts);
+            Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"))
+        };
         self.checkpoint.as_ref().ok_or_else(missing)
     }
 
@@ -258,7 +260,7 @@ impl Weights {
     fn bytes_to_read(&self, graph: &Graph) -> u64 {
         let cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
         weight_tensors(graph)
-            .filter(|(_, name, repack, _)| !cache.contains_key(&(name.to_string(), *repack, false)))
+            .filter(|(_, parts, repack, _)| !cache.contains_key(&(parts.to_vec(), *repack, false)))
             .map(|(id, ..)| graph.info(id).len() as u64 * 4)
             .sum()
     }
@@ -281,25 +283,25 @@ impl Weights {
         }
     }
 
-    fn cpu(&self, name: &str, repack: Repack) -> Result<Arc<Vec<f32>>> {
-        let key = (name.to_string(), repack, false);
+    fn cpu(&self, parts: &[WeightPart], repack: Repack) -> Result<Arc<Vec<f32>>> {
+        let key = (parts.to_vec(), repack, false);
         let mut cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(values) = cache.get(&key) {
             return Ok(values.clone());
         }
-        let values = Arc::new(self.checkpoint(name)?.read(name, repack)?);
+        let values = Arc::new(self.checkpoint(parts)?.read_parts(parts, repack)?);
         cache.insert(key, values.clone());
         Ok(values)
     }
 
     fn gpu(
         &self,
-        name: &str,
+        parts: &[WeightPart],
         repack: Repack,
         f16: bool,
         upload: impl FnOnce() -> Result<wgpu::Buffer>,
     ) -> Result<wgpu::Buffer> {
-        let key = (name.to_string(), repack, f16);
+        let key = (parts.to_vec(), repack, f16);
         let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(buffer) = cached {
             return Ok(buffer);
@@ -472,10 +474,10 @@ pub struct NodeTime {
     pub cost: Cost,
 }
 
-/// The weight tensors a graph reads: id, name, layout, storage.
-fn weight_tensors(graph: &Graph) -> impl Iterator<Item = (TensorId, &str, Repack, Storage)> {
+/// The weight tensors a graph reads: id, parts, layout, storage.
+fn weight_tensors(graph: &Graph) -> impl Iterator<Item = (TensorId, &[WeightPart], Repack, Storage)> {
     graph.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
-        Source::Weight { name, repack, .. } => Some((TensorId(i), name.as_str(), *repack, t.storage)),
+        Source::Weight { parts, repack, .. } => Some((TensorId(i), parts.as_slice(), *repack, t.storage)),
         _ => None,
     })
 }

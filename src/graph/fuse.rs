@@ -49,7 +49,7 @@ pub fn fuse(graph: &mut Graph) {
 
 /// Of an element-wise node: through which input a producer may absorb it, and the operand that remains.
 fn operands(consumer: &Node) -> [Option<(TensorId, Option<TensorId>)>; 2] {
-    if consumer.kernel.name != elementwise::KERNEL.name {
+    if *consumer.kernel != elementwise::KERNEL {
         return [None, None];
     }
     let epilogue = Epilogue::read(&consumer.params);

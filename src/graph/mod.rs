@@ -15,7 +15,10 @@ pub mod recompute;
 pub mod rewrites;
 pub mod weight_parts;
 
+pub use weight_parts::WeightPart;
+
 use crate::kernels::{Cost, Kernel, Shader};
+use std::ops::Range;
 
 /// Names one tensor of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,19 +111,15 @@ impl Pass {
     }
 }
 
-/// Between the names of several checkpoint tensors that are one weight here.
-pub const STACKED: &str = " + ";
-
 /// Where a tensor's values come from.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// Written by the caller before a run, by name.
     Input(String),
-    /// A checkpoint's tensor: its name and shape there, and how it is laid out here.
+    /// A checkpoint's tensor, or several: their names and shape there, and how they are laid out here.
     Weight {
-        /// Name in the checkpoint; or the names of several, with [`STACKED`] between them, which are stacked along
-        /// their first dimension. Behind a name `[a:b]` takes rows a to b of it ([`rows`]).
-        name: String,
+        /// What is stacked along the first dimension; mostly one whole tensor.
+        parts: Vec<WeightPart>,
         /// Shape in the checkpoint, of each.
         shape: Vec<usize>,
         /// Layout change at load.
@@ -250,20 +249,21 @@ impl Graph {
     }
 
     fn weight(&mut self, name: &str, shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
-        self.stacked(&[name], shape, storage, repack)
+        self.stacked(&[WeightPart::whole(name)], shape, storage, repack)
     }
 
-    fn stacked(&mut self, names: &[&str], shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
-        let name = names.iter().map(|name| self.path(name)).collect::<Vec<_>>().join(STACKED);
+    fn stacked(&mut self, parts: &[WeightPart], shape: &[usize], storage: Storage, repack: Repack) -> Tensor {
+        let parts: Vec<_> =
+            parts.iter().map(|p| WeightPart { name: self.path(&p.name), ..p.clone() }).collect();
         let all = shape.first().copied().unwrap_or(1);
-        let outputs = weight_parts::parts(&name).map(|part| part.rows.map_or(all, |rows| rows.len())).sum();
+        let outputs = parts.iter().map(|part| part.rows.as_ref().map_or(all, Range::len)).sum();
         let here = match (repack, shape) {
             (Repack::Transpose, &[_, i, ..]) => vec![i, outputs],
             (Repack::Conv(Pass::Forward), &[_, i, kh, kw]) => vec![kh, kw, i, outputs],
             (_, [_, rest @ ..]) => [&[outputs], rest].concat(),
             (_, []) => Vec::new(),
         };
-        let source = Source::Weight { name, shape: shape.to_vec(), repack };
+        let source = Source::Weight { parts, shape: shape.to_vec(), repack };
         self.add(&here, storage, source)
     }
 
@@ -277,20 +277,19 @@ impl Graph {
         self.weight(name, &[out, input], Storage::Weight, Repack::Transpose)
     }
 
-    /// Several linear layers' `[out, in]` weights of one input, side by side: `[in, names · out]`.
-    pub fn matrices(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
-        self.stacked(names, &[out, input], Storage::Weight, Repack::Transpose)
+    /// Several linear layers' `[out, in]` weights of one input, or rows of them, side by side: `[in, all rows]`.
+    pub fn matrices(&mut self, parts: &[WeightPart], out: usize, input: usize) -> Tensor {
+        self.stacked(parts, &[out, input], Storage::Weight, Repack::Transpose)
     }
 
-    /// Linear layers of one input that lie in the file as convolutions of one tap, `[out, in, 1]`, or [rows](weight_parts) of
-    /// them, side by side: `[in, all rows]`.
-    pub fn pointwise(&mut self, names: &[&str], out: usize, input: usize) -> Tensor {
-        self.stacked(names, &[out, input, 1], Storage::Weight, Repack::Transpose)
+    /// [`Graph::matrices`] that lie in the file as convolutions of one tap, `[out, in, 1]`.
+    pub fn pointwise(&mut self, parts: &[WeightPart], out: usize, input: usize) -> Tensor {
+        self.stacked(parts, &[out, input, 1], Storage::Weight, Repack::Transpose)
     }
 
-    /// Several vectors one after another: `[names · len]`; fewer where a name says which [rows](weight_parts).
-    pub fn vectors(&mut self, names: &[&str], len: usize) -> Tensor {
-        self.stacked(names, &[len], Storage::F32, Repack::None)
+    /// Several vectors, or entries of them, one after another: `[all entries]`.
+    pub fn vectors(&mut self, parts: &[WeightPart], len: usize) -> Tensor {
+        self.stacked(parts, &[len], Storage::F32, Repack::None)
     }
 
     /// A convolution's `[out, in, k, k]` weight, laid out `[k, k, in, out]`.
@@ -368,11 +367,11 @@ impl Graph {
     /// several times.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &[usize])> {
         let weights = self.tensors.iter().filter_map(|t| match &t.source {
-            Source::Weight { name, shape, .. } => Some((name.as_str(), shape.as_slice())),
+            Source::Weight { parts, shape, .. } => Some((parts, shape.as_slice())),
             _ => None,
         });
-        weights.flat_map(|(names, shape)| {
-            let mut names: Vec<&str> = weight_parts::parts(names).map(|part| part.name).collect();
+        weights.flat_map(|(parts, shape)| {
+            let mut names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
             names.dedup();
             names.into_iter().map(move |name| (name, shape))
         })

@@ -1,23 +1,120 @@
 //! Other ways to compute a node: several nodes in its place, chosen where they measure faster.
 
 use super::{Graph, Node, Repack, Source, Storage, Tensor};
+use crate::kernels::concat::concat;
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
 use crate::kernels::sum_slices::sum_slices;
 use crate::kernels::winograd_input::{PLANES, filters, tiles, winograd_input};
 use crate::kernels::winograd_output::winograd_output;
-use crate::kernels::{Precision, conv2d};
+use crate::kernels::{Kernel, Precision, conv2d};
+
+/// What may stand in the place of a kernel's nodes on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrites {
+    /// So many of its first inputs are read as [`Storage::Elem`]: one that stays f32 is converted where activations are
+    /// f16.
+    pub elem_inputs: usize,
+    /// Several nodes in a node's place.
+    pub others: &'static [Rewrite],
+}
+
+impl Rewrites {
+    /// Its nodes are computed as they are recorded.
+    pub const NONE: Rewrites = Rewrites { elem_inputs: 0, others: &[] };
+
+    /// The node with its inputs converted, by nodes appended to the graph, where activations are f16.
+    pub(crate) fn convert_inputs(&self, graph: &mut Graph, mut node: Node) -> Node {
+        for input in &mut node.inputs[..self.elem_inputs] {
+            let info = graph.info(*input);
+            if info.storage == Storage::F32 && !matches!(info.source, Source::Constant(_)) {
+                let x = Tensor { id: *input, shape: info.shape.clone() };
+                *input = concat(graph, &format!("{} (to f16)", node.label), &x, None, x.dim(0)).id;
+            }
+        }
+        node
+    }
+}
+
+/// Several nodes that compute what one does.
+#[derive(Clone, Copy)]
+pub struct Rewrite {
+    /// What it is called in measurements.
+    pub name: &'static str,
+    /// The kernels that stand in the node's place, in their order.
+    pub parts: &'static [&'static str],
+    /// The kernel whose shaders do the work: each is a variant of its own, called as the shader. None where the parts
+    /// are chosen one by one.
+    pub work: Option<&'static Kernel>,
+    /// Whether the rounding errors are about those of the node itself.
+    pub accurate: bool,
+    /// Which input's values must be known before the run.
+    pub known: Option<usize>,
+    /// Whether it computes a node in a graph.
+    pub fits: fn(&Graph, &Node, Precision) -> bool,
+    /// Bytes of the weights it makes of the node's.
+    pub weights: fn(&Node) -> usize,
+    /// Bytes of the largest tensor between its parts.
+    pub largest: fn(&Node) -> u64,
+    /// Appends its parts; the work is done by the shader of this index.
+    pub apply: fn(&mut Graph, &Node, usize),
+}
+
+impl PartialEq for Rewrite {
+    fn eq(&self, other: &Rewrite) -> bool {
+        self.name == other.name
+    }
+}
+
+impl std::fmt::Debug for Rewrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A 3×3 convolution as input transform, 36 products and output transform (Winograd's F(4×4, 3×3)).
+pub const WINOGRAD: Rewrite = Rewrite {
+    name: "winograd",
+    parts: &["winograd_input", "matmul", "winograd_output"],
+    work: None,
+    accurate: false,
+    known: Some(2),
+    fits: winograd_fits,
+    weights: winograd_bytes,
+    largest: winograd_largest,
+    apply: |graph, node, _| winograd(graph, node),
+};
+
+/// A product as the sums of slices of its inner dimension, and their sum.
+pub const MATMUL_SLICES: Rewrite = Rewrite {
+    name: "slices",
+    parts: &["product_slices", "sum_slices"],
+    work: Some(&product_slices::KERNEL),
+    accurate: true,
+    known: None,
+    fits: |_, node, _| product_slices::Params::of_matmul(&matmul::Params::read(&node.params)).is_some(),
+    weights: |_| 0,
+    largest: |_| 0,
+    apply: matmul_slices,
+};
+
+/// [`MATMUL_SLICES`] of a convolution.
+pub const CONV2D_SLICES: Rewrite = Rewrite {
+    fits: |_, node, _| product_slices::Params::of_conv2d(&conv2d::Params::read(&node.params)).is_some(),
+    apply: conv2d_slices,
+    ..MATMUL_SLICES
+};
 
 /// Largest transformed filter: beyond it, reading four times the weights costs more than the arithmetic saved.
 const MAX_FILTERS: usize = 128 << 20;
 /// Fewest tiles: below it, most of a product's rows would be empty.
 const MIN_TILES: u32 = 12;
 
-/// Whether [`winograd`] computes a node: a 3×3 convolution of stride 1 and padding 1 whose filters are known before
+/// Whether [`winograd`] computes a convolution: 3×3, of stride 1 and padding 1 whose filters are known before
 /// the run, in f32 (in f16 the transformed numbers lose too much), and large enough for it to pay.
-pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
-    if node.kernel.name != conv2d::KERNEL.name || precision != Precision::F32 {
+fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
+    if precision != Precision::F32 {
         return false;
     }
     let p = conv2d::Params::read(&node.params);
@@ -39,13 +136,13 @@ pub fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
 }
 
 /// Bytes of a convolution's transformed filters.
-pub fn winograd_bytes(node: &Node) -> usize {
+fn winograd_bytes(node: &Node) -> usize {
     let p = conv2d::Params::read(&node.params);
     PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize
 }
 
 /// Bytes of the larger of the tensors between a convolution's transforms, windows and products.
-pub fn winograd_largest(node: &Node) -> u64 {
+fn winograd_largest(node: &Node) -> u64 {
     let p = conv2d::Params::read(&node.params);
     let [.., tiles] = tiles(&p);
     PLANES as u64 * 4 * u64::from(tiles) * u64::from((p.in_a + p.in_b).max(p.cols))
@@ -53,13 +150,13 @@ pub fn winograd_largest(node: &Node) -> u64 {
 
 /// Appends a convolution as input transform, 36 products and output transform with the epilogue. The node must
 /// [fit](winograd_fits).
-pub fn winograd(graph: &mut Graph, node: &Node) {
+fn winograd(graph: &mut Graph, node: &Node) {
     let p = conv2d::Params::read(&node.params);
     let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
     let shape = [PLANES, (p.in_a + p.in_b) as usize, p.cols as usize];
     let source = match &graph.info(w.id).source {
-        Source::Weight { name, shape, repack: Repack::Conv(pass) } => {
-            Source::Weight { name: name.clone(), shape: shape.clone(), repack: Repack::Winograd(*pass) }
+        Source::Weight { parts, shape, repack: Repack::Conv(pass) } => {
+            Source::Weight { parts: parts.clone(), shape: shape.clone(), repack: Repack::Winograd(*pass) }
         }
         Source::Constant(values) => Source::Constant(filters(values)),
         other => panic!("{}: filters from {other:?}", node.label),
@@ -73,39 +170,37 @@ pub fn winograd(graph: &mut Graph, node: &Node) {
     }
 }
 
-/// The first pass of a product or convolution in slices of its inner dimension, where they help it: its output is small
-/// and its inner dimension deep.
-pub fn slices_fit(node: &Node) -> Option<product_slices::Params> {
-    if node.kernel.name == conv2d::KERNEL.name {
-        product_slices::Params::of_conv2d(&conv2d::Params::read(&node.params))
-    } else if node.kernel.name == matmul::KERNEL.name {
-        product_slices::Params::of_matmul(&matmul::Params::read(&node.params))
-    } else {
-        None
-    }
+fn matmul_slices(graph: &mut Graph, node: &Node, shader: usize) {
+    let p = matmul::Params::read(&node.params);
+    let [x, w, bias, operand] = [0, 1, 2, 3].map(|i| graph.tensor(node.inputs[i]));
+    let empty = graph.empty();
+    let bias = (p.has_bias != 0).then_some(&bias);
+    slices(graph, node, shader, ([&x, &empty, &w], product_slices::Params::of_matmul(&p)), (bias, &operand));
 }
 
-/// Appends a product or convolution as the sums of slices, by this shader of `product_slices`, and their sum with the
-/// epilogue. `p` is what [`slices_fit`] gave.
-pub fn slices(graph: &mut Graph, node: &Node, p: &product_slices::Params, shader: usize) {
-    let mut inputs: Vec<Tensor> = node.inputs.iter().map(|id| graph.tensor(*id)).collect();
-    if node.kernel.name == matmul::KERNEL.name {
-        inputs.insert(1, graph.empty());
-    }
-    let [a, b, w, bias, operand] = &inputs[..] else {
-        panic!("{}: {} inputs of a product", node.label, inputs.len());
-    };
-    let x = product_slices(graph, &format!("{} (slices)", node.label), [a, b, w], p);
+fn conv2d_slices(graph: &mut Graph, node: &Node, shader: usize) {
+    let p = conv2d::Params::read(&node.params);
+    let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
+    let bias = (p.has_bias != 0).then_some(&bias);
+    slices(graph, node, shader, ([&a, &b, &w], product_slices::Params::of_conv2d(&p)), (bias, &operand));
+}
+
+/// Appends the sums of slices, where they help: the output is small and the inner dimension deep. Then their sum with
+/// the epilogue.
+fn slices(
+    graph: &mut Graph,
+    node: &Node,
+    shader: usize,
+    (factors, p): ([&Tensor; 3], Option<product_slices::Params>),
+    epilogue: (Option<&Tensor>, &Tensor),
+) {
+    let Some(p) = p else { return graph.nodes.push(node.clone()) };
+    let x = product_slices(graph, &format!("{} (slices)", node.label), factors, &p);
     if let Some(first) = graph.nodes.last_mut() {
         first.shader = shader;
     }
-    let has_bias = match node.kernel.name {
-        name if name == matmul::KERNEL.name => matmul::Params::read(&node.params).has_bias,
-        _ => conv2d::Params::read(&node.params).has_bias,
-    };
     let shape = graph.info(node.output).shape.clone();
-    let bias = (has_bias != 0).then_some(bias);
-    sum_slices(graph, &node.label, &x, (bias, operand), &Epilogue::read(&node.params), &shape);
+    sum_slices(graph, &node.label, &x, epilogue, &Epilogue::read(&node.params), &shape);
     if let Some(last) = graph.nodes.last_mut() {
         last.output = node.output;
     }

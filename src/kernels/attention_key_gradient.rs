@@ -34,6 +34,7 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: None,
+    rewrites: super::Rewrites::NONE,
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 / 2.0 * f64::from(Params::read(params).queries);
         Cost::streaming(8.0 * pairs, inputs, output)

@@ -11,6 +11,7 @@ use super::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
+use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
 use crate::graph::{Call, Graph, Repack, Source, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -118,6 +119,7 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: Some(gradient),
+    rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width) * f64::from(p.in_a + p.in_b);
@@ -262,13 +264,13 @@ fn backward_filters(g: &mut Graph, w: &Tensor, p: &Params) -> Result<Tensor, &'s
     let taps = (p.kernel_height * p.kernel_width) as usize;
     let (input, output) = ((p.in_a + p.in_b) as usize, p.cols as usize);
     let source = match &g.info(w.id).source {
-        Source::Weight { name, shape, repack } => {
+        Source::Weight { parts, shape, repack } => {
             let repack = match repack {
                 Repack::Conv(pass) => Repack::Conv(pass.reversed()),
                 Repack::Transpose if taps == 1 => Repack::None,
                 _ => return Err("its input through such a filter"),
             };
-            Source::Weight { name: name.clone(), shape: shape.clone(), repack }
+            Source::Weight { parts: parts.clone(), shape: shape.clone(), repack }
         }
         Source::Constant(values) => {
             let mut flipped = Vec::with_capacity(values.len());

@@ -64,6 +64,7 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: None,
+    rewrites: super::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width);

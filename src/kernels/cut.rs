@@ -24,6 +24,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: compute,
     cpu: compute,
     gradient: Some(gradient),
+    rewrites: super::Rewrites::NONE,
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]).min(count(output)), writes: count(output) }

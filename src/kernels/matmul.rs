@@ -5,6 +5,7 @@ use super::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE,
     TILE64, subgroup_grid, tile_grid, wide_grid,
 };
+use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
 use crate::graph::{Call, Graph, Pass, Repack, Source, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -117,6 +118,7 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: Some(gradient),
+    rewrites: Rewrites { others: &[MATMUL_SLICES], ..Rewrites::NONE },
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
@@ -208,14 +210,14 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
 fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
     let [batches, inner, cols] = [p.batches, p.inner, p.cols].map(|n| n as usize);
     let source = match &g.info(w.id).source {
-        Source::Weight { name, shape, repack } if batches == 1 => {
+        Source::Weight { parts, shape, repack } if batches == 1 => {
             let repack = match repack {
                 Repack::None => Repack::Transpose,
                 Repack::Transpose | Repack::Conv(Pass::Forward) => Repack::None,
                 Repack::Conv(Pass::Backward) => Repack::Conv(Pass::Forward),
                 Repack::Winograd(_) => return None,
             };
-            Source::Weight { name: name.clone(), shape: shape.clone(), repack }
+            Source::Weight { parts: parts.clone(), shape: shape.clone(), repack }
         }
         Source::Constant(values) => {
             let matrices = values.chunks_exact(inner * cols);

@@ -5,6 +5,7 @@
 //! `cpu` version the CPU device runs, and the cost. Adding a kernel is `shaders/x.wgsl`, `src/kernels/x.rs`, one
 //! word in `kernels!` below, and its cases in `kernels-tests/`.
 
+pub use crate::graph::rewrites::Rewrites;
 use crate::graph::{Graph, Node, Tensor};
 use std::iter::Sum;
 use std::ops::Add;
@@ -82,6 +83,8 @@ pub struct Kernel {
     pub cpu: Compute,
     /// Records the gradient; none where the kernel has none.
     pub gradient: Option<Gradient>,
+    /// What may stand in a node's place on a GPU.
+    pub rewrites: Rewrites,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
     pub cost: CostOf,
 }
@@ -141,6 +144,13 @@ fn defined_in_f32(cpu: Compute, params: &[u8], inputs: &[&[f64]], y: &mut [f64])
     let mut out = vec![0.0; y.len()];
     cpu(params, &inputs, &mut out);
     y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
+}
+
+/// Whether they are one kernel: a table of its own.
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Kernel) -> bool {
+        std::ptr::eq(self, other)
+    }
 }
 
 impl std::fmt::Debug for Kernel {

@@ -31,6 +31,7 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: Some(gradient),
+    rewrites: super::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);

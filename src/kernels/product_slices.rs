@@ -84,6 +84,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
     gradient: None,
+    rewrites: super::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         Cost::streaming(2.0 * f64::from(p.rows) * p.inner() as f64 * f64::from(p.cols), inputs, output)

@@ -18,6 +18,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |params, inputs, dx| transposed(&Params::read(params)).define(inputs[0], dx),
     cpu: |params, inputs, dx| transposed(&Params::read(params)).rounded().compute(inputs[0], dx),
     gradient: None,
+    rewrites: super::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(8.0 * inputs[0].iter().product::<usize>() as f64, inputs, output),
 };
 

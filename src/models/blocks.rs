@@ -1,6 +1,6 @@
 //! Linear layers, convolutions, residual blocks: what every U-Net here is made of.
 
-use crate::graph::{Graph, Tensor, weight_parts};
+use crate::graph::{Graph, Tensor, WeightPart};
 use crate::kernels::conv2d::{Window, conv2d};
 use crate::kernels::elementwise::{add, scale};
 use crate::kernels::epilogue::Activation;
@@ -17,10 +17,9 @@ pub fn linear(g: &mut Graph, name: &str, x: &Tensor, out: usize) -> Tensor {
 
 /// Several linear layers of one input as one product: x `[.., I]` → `[.., names · out]`, in the names' order.
 pub fn linears(g: &mut Graph, label: &str, names: &[&str], x: &Tensor, out: usize) -> Tensor {
-    let paths = |ending: &str| names.iter().map(|name| format!("{name}.{ending}")).collect::<Vec<_>>();
-    let (weights, biases) = (paths("weight"), paths("bias"));
-    let w = g.matrices(&weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());
-    let b = g.vectors(&biases.iter().map(String::as_str).collect::<Vec<_>>(), out);
+    let parts = |ending: &str| WeightPart::all(names.iter().map(|name| format!("{name}.{ending}")));
+    let w = g.matrices(&parts("weight"), out, x.channels());
+    let b = g.vectors(&parts("bias"), out);
     matmul(g, label, x, &w, Some(&b))
 }
 
@@ -45,17 +44,14 @@ fn some_rows(
     name: &str,
     x: &Tensor,
     (out, only): (usize, &[Range<usize>]),
-    weight: fn(&mut Graph, &[&str], usize, usize) -> Tensor,
+    weight: fn(&mut Graph, &[WeightPart], usize, usize) -> Tensor,
 ) -> Tensor {
-    let names = |ending: &str| match only {
-        [] => vec![format!("{name}.{ending}")],
-        only => {
-            only.iter().map(|range| weight_parts::of(&format!("{name}.{ending}"), range)).collect::<Vec<_>>()
-        }
+    let parts = |ending: &str| match only {
+        [] => vec![WeightPart::whole(format!("{name}.{ending}"))],
+        only => only.iter().map(|rows| WeightPart::rows(format!("{name}.{ending}"), rows.clone())).collect(),
     };
-    let (weights, biases) = (names("weight"), names("bias"));
-    let w = weight(g, &weights.iter().map(String::as_str).collect::<Vec<_>>(), out, x.channels());
-    let b = g.vectors(&biases.iter().map(String::as_str).collect::<Vec<_>>(), out);
+    let w = weight(g, &parts("weight"), out, x.channels());
+    let b = g.vectors(&parts("bias"), out);
     matmul(g, name, x, &w, Some(&b))
 }
 

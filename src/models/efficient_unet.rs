@@ -94,7 +94,7 @@ mod tests {
         };
         let count = |f: &dyn Fn(&str) -> bool| -> usize {
             let sized = g.tensors.iter().filter_map(|t| match &t.source {
-                Source::Weight { name, shape, .. } if shape.len() == 4 && f(name) => Some(t.len()),
+                Source::Weight { parts, shape, .. } if shape.len() == 4 && f(&parts[0].name) => Some(t.len()),
                 _ => None,
             });
             sized.sum()

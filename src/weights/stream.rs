@@ -16,8 +16,7 @@ use safetensors::Dtype;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::weight_parts::{Part, parts};
-use crate::graph::{Pass, Repack};
+use crate::graph::{Pass, Repack, WeightPart};
 use crate::kernels::winograd_input::filters;
 
 /// Largest piece, in elements.
@@ -297,36 +296,34 @@ impl View<'_> {
 type Sink<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + 'a;
 
 impl Checkpoint {
-    /// The tensor widened to f32 in the kernels' layout, in pieces: `sink` gets the index of a piece's first
+    /// A weight's parts, widened to f32 in the kernels' layout, in pieces: `sink` gets the index of a piece's first
     /// element in the result, and the piece's values.
     ///
     /// Each element comes exactly once. A piece has at most 2^20 elements and begins at a multiple of 4; so
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
     /// order**: the sink must heed the index. At most 8 pieces' worth of values are held at a time.
-    /// Of a name that lists several tensors, or rows of them, these come as one, stacked along their first dimension
-    /// ([`parts`]). [`Repack::Transpose`] needs a tensor of two dimensions (more, if they are 1), [`Repack::Conv`] of
-    /// four, and
-    /// [`Repack::Winograd`], which comes in one piece, 3×3 filters. Files may mix F32,
-    /// F16, BF16 and F64 (the last is rounded).
+    /// The parts come as one tensor, stacked along their first dimension. [`Repack::Transpose`] needs tensors of two
+    /// dimensions (more, if they are 1), [`Repack::Conv`] of four, and [`Repack::Winograd`], which comes in one
+    /// piece, 3×3 filters. Files may mix F32, F16, BF16 and F64 (the last is rounded).
     ///
     /// # Errors
     /// When there is no such tensor, its type or number of dimensions is another, or `sink` fails.
     pub fn stream(
         &self,
-        name: &str,
+        parts: &[WeightPart],
         repack: Repack,
         sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         if matches!(repack, Repack::Winograd(_)) {
             // One layer's filters at a time; they are transformed as a whole.
-            return sink(0, &self.read(name, repack)?);
+            return sink(0, &self.read_parts(parts, repack)?);
         }
-        let view = self.view(name, repack)?;
+        let view = self.view(parts, repack)?;
         if view.len() == 0 {
             return Ok(());
         }
-        for part in parts(name) {
-            let entry = self.entry(part.name)?;
+        for part in parts {
+            let entry = self.entry(&part.name)?;
             self.shards[entry.shard].will_need(&entry.bytes);
         }
         let cut = if repack == Repack::None { Cut::Straight } else { view.cut() };
@@ -352,25 +349,33 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::stream`].
     pub fn read(&self, name: &str, repack: Repack) -> Result<Vec<f32>> {
+        self.read_parts(&[WeightPart::whole(name)], repack)
+    }
+
+    /// A whole weight of several parts, widened to f32 in the kernels' layout.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::stream`].
+    pub fn read_parts(&self, parts: &[WeightPart], repack: Repack) -> Result<Vec<f32>> {
         if let Repack::Winograd(pass) = repack {
-            return Ok(filters(&self.read(name, Repack::Conv(pass))?));
+            return Ok(filters(&self.read_parts(parts, Repack::Conv(pass))?));
         }
-        let mut values = vec![0.0; self.view(name, repack)?.len()];
-        self.stream(name, repack, &mut |first, piece| {
+        let mut values = vec![0.0; self.view(parts, repack)?.len()];
+        self.stream(parts, repack, &mut |first, piece| {
             values[first..first + piece.len()].copy_from_slice(piece);
             Ok(())
         })?;
         Ok(values)
     }
 
-    fn view(&self, names: &str, repack: Repack) -> Result<View<'_>> {
+    fn view(&self, parts: &[WeightPart], repack: Repack) -> Result<View<'_>> {
         let pass = if let Repack::Conv(pass) = repack { pass } else { Pass::Forward };
         let mut view = View { segments: Vec::new(), outputs: 0, inputs: 0, taps: 0, pass };
-        for part in parts(names) {
-            let (segment, [outputs, inputs, taps]) = self.segment(&part, repack, view.len())?;
+        for part in parts {
+            let (segment, [outputs, inputs, taps]) = self.segment(part, repack, view.len())?;
             if !view.segments.is_empty() && [inputs, taps] != [view.inputs, view.taps] {
                 let what = "has another shape than the tensors it is stacked with: these weights are of another model";
-                return Err(Error::tensor(&self.path, part.name, what));
+                return Err(Error::tensor(&self.path, &part.name, what));
             }
             view.segments.push(segment);
             view = View { outputs: view.outputs + outputs, inputs, taps, ..view };
@@ -379,8 +384,8 @@ impl Checkpoint {
     }
 
     /// One tensor, or rows of it, that begins at element `first`, and its outputs, inputs and taps.
-    fn segment(&self, part: &Part<'_>, repack: Repack, first: usize) -> Result<(Segment<'_>, [usize; 3])> {
-        let name = part.name;
+    fn segment(&self, part: &WeightPart, repack: Repack, first: usize) -> Result<(Segment<'_>, [usize; 3])> {
+        let name = &part.name;
         let entry = self.entry(name)?;
         let path = self.shards[entry.shard].path();
         let kind = Float::of(entry.dtype).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Which of a kernel's shaders, or which lowering, computes a node: by rule where the node is small, else by a short
+//! Which of a kernel's shaders, or which rewrite, computes a node: by rule where the node is small, else by a short
 //! measurement that is kept on disk ([`super::cache`]). A variant is admitted only after its result on the very sizes
 //! matched the CPU device's.
 
@@ -6,19 +6,18 @@ use super::Gpu;
 use crate::bisect::nmse;
 use crate::device::{ProgramOptions, Variants, Weights};
 use crate::error::{Error, Result};
-use crate::graph::rewrites::{slices, slices_fit, winograd, winograd_bytes, winograd_fits, winograd_largest};
-use crate::graph::{Graph, Node, Source, Storage, Tensor};
-use crate::kernels::concat::concat;
-use crate::kernels::{Needs, Precision, Shader, conv2d, product_slices};
+use crate::graph::rewrites::Rewrite;
+use crate::graph::{Graph, Node, Source};
+use crate::kernels::{Needs, Precision, Shader};
 use std::time::{Duration, Instant};
 
 /// Below this many operations a node is not worth a measurement.
 const WORTH_MEASURING: f64 = 3e7;
-/// Filters transformed for Winograd, of one graph, take at most this many bytes: they are four times the plain ones.
+/// Weights that rewrites transform, of one graph, take at most this many bytes: Winograd's are four times the plain ones.
 const MAX_TRANSFORMED: usize = 1 << 30;
-/// Windows and products of a convolution by Winograd take at most this many bytes each: they are 2.25 times its pictures,
+/// A tensor between a rewrite's parts takes at most this many bytes: Winograd's are 2.25 times a convolution's pictures,
 /// and no plan made before a choice knows of them.
-const MAX_WINDOWS: u64 = 1 << 29;
+const MAX_BETWEEN: u64 = 1 << 29;
 /// Runs of a variant are timed until this much time is spent.
 const SPENT: Duration = Duration::from_millis(60);
 
@@ -27,26 +26,28 @@ const SPENT: Duration = Duration::from_millis(60);
 enum Variant {
     /// The kernel's shader of this index.
     Shader(usize),
-    /// Transforms around 36 products.
-    Winograd,
-    /// Sums of slices of the inner dimension, by the shader of this index, and their sum.
-    Slices(usize),
+    /// Nodes in its place, the work among them by the shader of this index.
+    Rewritten(&'static Rewrite, usize),
 }
-
-const WINOGRAD: &str = "winograd";
 
 impl Variant {
     /// The shader that does the work, where it is one.
     fn shader(self, node: &Node) -> Option<&'static Shader> {
         match self {
             Variant::Shader(i) => Some(&node.kernel.shaders[i]),
-            Variant::Winograd => None,
-            Variant::Slices(i) => Some(&product_slices::KERNEL.shaders[i]),
+            Variant::Rewritten(rewrite, i) => rewrite.work.map(|kernel| &kernel.shaders[i]),
         }
     }
 
+    fn rewrite(self) -> Option<&'static Rewrite> {
+        if let Variant::Rewritten(rewrite, _) = self { Some(rewrite) } else { None }
+    }
+
     fn name(self, node: &Node) -> &'static str {
-        self.shader(node).map_or(WINOGRAD, |shader| shader.name)
+        match self {
+            Variant::Rewritten(rewrite @ Rewrite { work: None, .. }, _) => rewrite.name,
+            _ => self.shader(node).map_or("", |shader| shader.name),
+        }
     }
 
     /// What it needs of the adapter is experimental there: not used before its result matched.
@@ -72,7 +73,7 @@ impl Choices {
 }
 
 impl Gpu {
-    /// Gives every node its shader and puts lowerings in place. Measures what is not known yet.
+    /// Gives every node its shader and puts rewrites in place. Measures what is not known yet.
     pub(in crate::device) fn choose(&self, graph: &mut Graph, options: &ProgramOptions) -> Result<()> {
         let mut chooser = Chooser::new(self, options);
         for node in std::mem::take(&mut graph.nodes) {
@@ -97,7 +98,7 @@ struct Chooser<'a> {
     gpu: &'a Gpu,
     options: &'a ProgramOptions,
     choices: Choices,
-    /// Bytes of filters transformed for Winograd.
+    /// Bytes of weights that rewrites transformed.
     transformed: usize,
 }
 
@@ -108,7 +109,10 @@ impl<'a> Chooser<'a> {
 
     /// Appends a node as its variant computes it.
     fn place(&mut self, graph: &mut Graph, node: Node) -> Result<()> {
-        let node = if self.options.precision.elem_f16 { half_inputs(graph, node) } else { node };
+        let node = match self.options.precision.elem_f16 {
+            true => node.kernel.rewrites.convert_inputs(graph, node),
+            false => node,
+        };
         let variant = self.variant(graph, &node)?;
         self.append(graph, node, variant)
     }
@@ -116,18 +120,17 @@ impl<'a> Chooser<'a> {
     fn append(&mut self, graph: &mut Graph, node: Node, variant: Variant) -> Result<()> {
         match variant {
             Variant::Shader(shader) => graph.nodes.push(Node { shader, ..node }),
-            Variant::Winograd => {
-                self.transformed += winograd_bytes(&node);
+            Variant::Rewritten(rewrite, shader) => {
+                self.transformed += (rewrite.weights)(&node);
+                if rewrite.work.is_some() {
+                    (rewrite.apply)(graph, &node, shader);
+                    return Ok(());
+                }
                 let rest = std::mem::take(&mut graph.nodes);
-                winograd(graph, &node);
+                (rewrite.apply)(graph, &node, shader);
                 let parts = std::mem::replace(&mut graph.nodes, rest);
                 for part in parts {
                     self.place(graph, part)?;
-                }
-            }
-            Variant::Slices(shader) => {
-                if let Some(p) = slices_fit(&node) {
-                    slices(graph, &node, &p, shader);
                 }
             }
         }
@@ -141,15 +144,20 @@ impl<'a> Chooser<'a> {
         let able = |s: &Shader| self.gpu.meets(s.needs, precision) && (s.fits)(&node.params);
         let mut all: Vec<Variant> =
             shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
-        let most = self.gpu.limits().max_storage_buffer_binding_size.min(MAX_WINDOWS);
-        if !self.options.accurate && winograd_fits(graph, node, precision) && winograd_largest(node) <= most {
-            all.push(Variant::Winograd);
-        }
-        if slices_fit(node).is_some() {
-            let shaders = product_slices::KERNEL.shaders.iter().enumerate();
-            all.extend(
-                shaders.filter(|(_, s)| self.gpu.meets(s.needs, precision)).map(|(i, _)| Variant::Slices(i)),
-            );
+        let most = self.gpu.limits().max_storage_buffer_binding_size.min(MAX_BETWEEN);
+        for rewrite in node.kernel.rewrites.others {
+            let wanted = rewrite.accurate || !self.options.accurate;
+            if !wanted || !(rewrite.fits)(graph, node, precision) || (rewrite.largest)(node) > most {
+                continue;
+            }
+            match rewrite.work {
+                None => all.push(Variant::Rewritten(rewrite, 0)),
+                Some(kernel) => all.extend(
+                    (0..kernel.shaders.len())
+                        .filter(|&i| self.gpu.meets(kernel.shaders[i].needs, precision))
+                        .map(|i| Variant::Rewritten(rewrite, i)),
+                ),
+            }
         }
         all
     }
@@ -158,12 +166,13 @@ impl<'a> Chooser<'a> {
         let mut candidates = self.candidates(graph, node);
         let small = graph.node_cost(node).flops < WORTH_MEASURING;
         let named = matches!(self.options.variants, Variants::Only(_));
-        // Where there is little to save, what its transforms lose of the last digits is not worth it.
-        if candidates.contains(&Variant::Winograd)
-            && (small && !named || self.transformed + winograd_bytes(node) > MAX_TRANSFORMED)
-        {
-            candidates.retain(|v| *v != Variant::Winograd);
-        }
+        // Where there is little to save, what transforms lose of the last digits is not worth it.
+        candidates.retain(|v| {
+            v.rewrite().is_none_or(|rewrite| {
+                let room = self.transformed + (rewrite.weights)(node) <= MAX_TRANSFORMED;
+                room && (rewrite.accurate || named || !small)
+            })
+        });
         if let Variants::Only(name) = self.options.variants {
             return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
         }
@@ -276,22 +285,6 @@ impl<'a> Chooser<'a> {
     }
 }
 
-/// A convolution of the sample, which stays f32 between the steps, reads it as it is; where activations are f16, a node
-/// converts it first.
-fn half_inputs(graph: &mut Graph, mut node: Node) -> Node {
-    if node.kernel.name != conv2d::KERNEL.name {
-        return node;
-    }
-    for input in &mut node.inputs[..2] {
-        let info = graph.info(*input);
-        if info.storage == Storage::F32 && !matches!(info.source, Source::Constant(_)) {
-            let x = Tensor { id: *input, shape: info.shape.clone() };
-            *input = concat(graph, &format!("{} (to f16)", node.label), &x, None, x.dim(0)).id;
-        }
-    }
-    node
-}
-
 struct Timed {
     seconds: f64,
     nmse: f64,
@@ -321,13 +314,14 @@ impl<'a> Trial<'a> {
         Trial { graph, node, inputs, expected }
     }
 
-    /// The node with tensors of its own: inputs named by number, and filters known before the run for Winograd.
+    /// The node with tensors of its own: inputs named by number, and those known before the run that a rewrite
+    /// needs so.
     fn graph(&self, variant: Variant) -> (Graph, Node) {
         let mut g = Graph::new();
         let mut node = self.node.clone();
         for (i, id) in self.node.inputs.iter().enumerate() {
             let info = self.graph.info(*id);
-            let constant = variant == Variant::Winograd && i == 2;
+            let constant = variant.rewrite().is_some_and(|rewrite| rewrite.known == Some(i));
             let source = if constant {
                 Source::Constant(self.inputs[i].clone())
             } else {

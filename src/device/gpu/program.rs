@@ -4,7 +4,7 @@ use super::Gpu;
 use crate::device::{Monitor, Transfer, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
-use crate::graph::{Graph, Node, Source, Storage, TensorId};
+use crate::graph::{Graph, Node, Source, Storage, TensorId, WeightPart};
 use crate::kernels::{Precision, Shader};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -112,11 +112,12 @@ impl Gpu {
         precision: Precision,
         buffers: &mut [Option<wgpu::Buffer>],
     ) -> Result<()> {
-        for (id, name, repack, _) in weight_tensors(graph) {
+        for (id, parts, repack, _) in weight_tensors(graph) {
             let half = is_half(graph, id, precision);
-            buffers[id.0] = Some(weights.gpu(name, repack, half, || {
-                let buffer = self.buffer(name, tensor_bytes(graph, id, precision), STORAGE);
-                weights.checkpoint(name)?.stream(name, repack, &mut |first, values| {
+            buffers[id.0] = Some(weights.gpu(parts, repack, half, || {
+                let buffer =
+                    self.buffer(&WeightPart::list(parts), tensor_bytes(graph, id, precision), STORAGE);
+                weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
                     self.write_values(&buffer, first, values, half);
                     Ok(())
                 })?;

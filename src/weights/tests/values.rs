@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::Error;
-use crate::graph::{Pass, Repack};
+use crate::graph::{Pass, Repack, WeightPart};
 
 /// Opens a file of one f16 tensor `w` whose element `e` is `e mod 2039`: exact in f16, and of a period
 /// that no dimension here divides.
@@ -33,7 +33,7 @@ fn compare(repack: Repack, shape: &[usize]) {
     let mut values = vec![f32::NAN; count];
     let mut pieces = 0;
     checkpoint
-        .stream("w", repack, &mut |first, piece| {
+        .stream(&[WeightPart::whole("w")], repack, &mut |first, piece| {
             assert!(first % 4 == 0 && (1..=1 << 20).contains(&piece.len()), "{first} {}", piece.len());
             assert!(piece.len() % 4 == 0 || first + piece.len() == count, "{first} {}", piece.len());
             let to = &mut values[first..first + piece.len()];
@@ -169,12 +169,17 @@ fn stacked() {
         let checkpoint = Checkpoint::open_file(&path).unwrap();
         let shape = [outs.iter().sum(), inputs];
         for repack in [Repack::None, Repack::Transpose] {
-            for (e, value) in checkpoint.read("a + b + c", repack).unwrap().into_iter().enumerate() {
+            for (e, value) in checkpoint
+                .read_parts(&WeightPart::all(["a", "b", "c"]), repack)
+                .unwrap()
+                .into_iter()
+                .enumerate()
+            {
                 assert_eq!(value, (source(repack, &shape, e) % 2039) as f32, "{repack:?} {inputs} {e}");
             }
         }
         refused(
-            checkpoint.read("a + nothing", Repack::None),
+            checkpoint.read_parts(&WeightPart::all(["a", "nothing"]), Repack::None),
             &path,
             &["`nothing`", "not in this checkpoint"],
         );
@@ -182,7 +187,11 @@ fn stacked() {
     let path = folder
         .write("y", file(&[("a", Dtype::F32, &[1, 2], &[0.0; 2]), ("b", Dtype::F32, &[2, 1], &[0.0; 2])]));
     let checkpoint = Checkpoint::open_file(&path).unwrap();
-    refused(checkpoint.read("a + b", Repack::Transpose), &path, &["`b`", "another shape"]);
+    refused(
+        checkpoint.read_parts(&WeightPart::all(["a", "b"]), Repack::Transpose),
+        &path,
+        &["`b`", "another shape"],
+    );
 }
 
 /// Rows of tensors in another order, several times or not at all, against the definition.
@@ -193,7 +202,7 @@ fn rows_of_tensors() {
         let (checkpoint, row) = (ramp(&folder, shape), shape[1..].iter().product::<usize>());
         let ranges = [4..7, 0..2, 2..2, 1..5];
         let order: Vec<usize> = ranges.iter().cloned().flatten().collect();
-        let name = ranges.each_ref().map(|range| crate::graph::weight_parts::of("w", range)).join(" + ");
+        let parts = ranges.each_ref().map(|range| WeightPart::rows("w", range.clone()));
         let repacks: &[Repack] = match shape.len() {
             1 => &[Repack::None],
             2 | 3 => &[Repack::None, Repack::Transpose],
@@ -205,7 +214,7 @@ fn rows_of_tensors() {
             cut[0] = order.len();
             let two = [cut[0], row];
             let cut = if repack == Repack::Transpose { &two[..] } else { &cut };
-            let values = checkpoint.read(&name, repack).unwrap();
+            let values = checkpoint.read_parts(&parts, repack).unwrap();
             assert_eq!(values.len(), order.len() * row);
             for (e, value) in values.into_iter().enumerate() {
                 let at = source(repack, cut, e);
@@ -216,14 +225,10 @@ fn rows_of_tensors() {
     }
     let path = folder.write("x", file(&[("w", Dtype::F32, &[3, 3, 3, 3], &[0.5; 81])]));
     let checkpoint = Checkpoint::open_file(&path).unwrap();
-    assert_eq!(checkpoint.read("w[1:3]", Repack::Winograd(Pass::Forward)).unwrap().len(), 36 * 3 * 2);
-    refused(
-        checkpoint.read("w[2:4]", Repack::Conv(Pass::Forward)),
-        &path,
-        &["`w`", "expected rows 2 to 4, found 3"],
-    );
-    let far = format!("w[1:{}]", usize::MAX);
-    refused(checkpoint.read(&far, Repack::None), &path, &["`w`", "found 3"]);
+    let read = |rows, repack| checkpoint.read_parts(&[WeightPart::rows("w", rows)], repack);
+    assert_eq!(read(1..3, Repack::Winograd(Pass::Forward)).unwrap().len(), 36 * 3 * 2);
+    refused(read(2..4, Repack::Conv(Pass::Forward)), &path, &["`w`", "expected rows 2 to 4, found 3"]);
+    refused(read(1..usize::MAX, Repack::None), &path, &["`w`", "found 3"]);
 }
 
 #[test]
@@ -244,6 +249,6 @@ fn refusals() {
         &path,
         &["`v`", "expected a shape [out, in, kh, kw], found [2]"],
     );
-    let stop = checkpoint.stream("v", Repack::None, &mut |_, _| Err(Error::Cancelled));
+    let stop = checkpoint.stream(&[WeightPart::whole("v")], Repack::None, &mut |_, _| Err(Error::Cancelled));
     assert!(matches!(stop, Err(Error::Cancelled)));
 }

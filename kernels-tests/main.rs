@@ -16,6 +16,7 @@
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`cooperative`]: shaders of cooperative matrices, those emulated.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
+//! - [`house`]: what the source files must be like.
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
@@ -35,6 +36,7 @@ mod golden;
 mod gradients;
 mod guidance;
 mod harness;
+mod house;
 mod latents;
 mod networks;
 mod plans;

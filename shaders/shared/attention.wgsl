@@ -1,5 +1,13 @@
 // attention: a key's element, and what is added to a score. Needs the bindings of shaders/attention.wgsl and
 // BOTH: false where only the second keys are given, which spares the question at every element.
+struct Params {
+    heads: u32, head_dim: u32, queries: u32, keys1: u32, keys2: u32,
+    q_stride: u32, k1_stride: u32, k1_offset: u32, v1_stride: u32, v1_offset: u32,
+    k2_stride: u32, k2_offset: u32, v2_stride: u32, v2_offset: u32, q_offset: u32,
+    has_bias: u32, has_mask: u32, causal: u32, scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
 
 const LOWEST: f32 = -3.0e38; // a masked score: no infinity, which WGSL lets an implementation assume away
 const HIDDEN: f32 = -3.4e38; // the score of a key that the query does not see or that does not exist: no weight

@@ -1,5 +1,11 @@
 // resample: which input coordinates an output coordinate of a resized picture reads, and their weights. Needs the
 // uniform's members mode, align_corners, antialias and cubic_a.
+struct Params {
+    height: u32, width: u32, out_height: u32, out_width: u32,
+    channels: u32, len: u32, mode: u32, align_corners: u32, antialias: u32, cubic_a: f32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
 
 const NEAREST: u32 = 0u;
 const LINEAR: u32 = 1u;

@@ -1,0 +1,567 @@
+//! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
+//! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
+
+use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::kernels::attention_key_gradient::attention_key_gradient;
+use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
+use crate::kernels::attention_statistics::attention_statistics;
+use crate::kernels::cut::{columns, place};
+use crate::kernels::elementwise::add;
+use crate::kernels::matmul::gemm_strided;
+use crate::kernels::{Backward, Cost, Kernel, Needs, Shader};
+use rayon::prelude::*;
+use std::ops::Add;
+
+params! {
+    /// Heads.
+    heads: u32,
+    /// Columns of a head.
+    head_dim: u32,
+    /// Query rows of a picture.
+    queries: u32,
+    /// Rows of the first keys.
+    keys1: u32,
+    /// Rows of the second keys.
+    keys2: u32,
+    /// Columns of q.
+    q_stride: u32,
+    /// Columns of k1.
+    k1_stride: u32,
+    /// First column of k1.
+    k1_offset: u32,
+    /// Columns of v1.
+    v1_stride: u32,
+    /// First column of v1.
+    v1_offset: u32,
+    /// Columns of k2.
+    k2_stride: u32,
+    /// First column of k2.
+    k2_offset: u32,
+    /// Columns of v2.
+    v2_stride: u32,
+    /// First column of v2.
+    v2_offset: u32,
+    /// First column of q.
+    q_offset: u32,
+    /// 1 if a bias is bound.
+    has_bias: u32,
+    /// 1 if a mask is bound.
+    has_mask: u32,
+    /// 1: a query sees the keys up to its own place.
+    causal: u32,
+    /// Factor of the products.
+    scale: f32,
+}
+
+/// A masked score: no infinity, which WGSL lets an implementation assume away.
+pub(crate) const LOWEST: f32 = -3e38;
+
+/// Widest head the kernel holds in registers.
+pub const MAX_HEAD_DIM: usize = 512;
+
+/// `shaders/shared/attention.wgsl`: keys and scores.
+pub(crate) const KEYS: &str = wgsl!("shared/attention");
+/// `shaders/software/shared/spread.wgsl`: products of numbers handed round a subgroup.
+pub(crate) const SPREAD: &str = wgsl!("software/shared/spread");
+const VALUES: &str = wgsl!("shared/attention_value");
+const TILE: &str = wgsl!("shared/attention_tile");
+const LANES: &str = wgsl!("software/shared/attention_lanes");
+const DIM64: &str = wgsl!("software/shared/dim64");
+const DIM64_SELF: &str = wgsl!("software/shared/dim64_self");
+const DIM512: &str = wgsl!("software/shared/dim512");
+/// Sizes of the tiles for every head.
+pub(crate) const ROWS16: &str = wgsl!("shared/rows16_others64");
+/// Sizes of the tiles for heads of up to 128 columns.
+pub(crate) const ROWS32: &str = wgsl!("shared/rows32_others32");
+/// Sizes of the tiles for heads of up to 64 columns.
+pub(crate) const ROWS64: &str = wgsl!("shared/rows64_others32");
+
+/// The grid of workgroups that compute `queries` of one head and picture each.
+pub(crate) fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
+    let p = Params::read(params);
+    [p.queries.div_ceil(queries), p.heads, output[0] as u32]
+}
+
+const WGSL: &str = wgsl!("attention/attention");
+
+/// A shader in which the lanes of subgroups of 8 are queries.
+const fn by_lanes(name: &'static str, shared: &'static [&'static str], fits: fn(&[u8]) -> bool) -> Shader {
+    Shader {
+        name,
+        wgsl: wgsl!("software/attention_lanes"),
+        shared,
+        constants: &[],
+        needs: Needs::SUBGROUP8,
+        fits,
+        grid: |p, y| grid(p, y, 64),
+    }
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "attention",
+    shaders: &[
+        Shader::plain("attention", WGSL, &[KEYS, VALUES, ROWS16, TILE], |p, y| grid(p, y, 16)),
+        by_lanes("attention_lanes512", &[KEYS, VALUES, SPREAD, DIM512, LANES], |_| true),
+        by_lanes("attention_lanes", &[KEYS, VALUES, SPREAD, DIM64, LANES], |p| {
+            Params::read(p).head_dim <= 64
+        }),
+        by_lanes("attention_lanes_self", &[KEYS, VALUES, SPREAD, DIM64_SELF, LANES], |p| {
+            Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0
+        }),
+        Shader {
+            name: "attention_tile128",
+            wgsl: WGSL,
+            shared: &[KEYS, VALUES, ROWS32, TILE],
+            constants: &[],
+            needs: Needs::HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 128,
+            grid: |p, y| grid(p, y, 32),
+        },
+        Shader {
+            name: "attention_tile64",
+            wgsl: WGSL,
+            shared: &[KEYS, VALUES, ROWS64, TILE],
+            constants: &[],
+            needs: Needs::HARDWARE,
+            fits: |p| Params::read(p).head_dim <= 64,
+            grid: |p, y| grid(p, y, 64),
+        },
+    ],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference,
+    cpu,
+    gradient: Some(gradient),
+    rewrites: crate::kernels::Rewrites::NONE,
+    cost: |params, inputs, output| {
+        let p = Params::read(params);
+        let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
+        Cost::streaming(4.0 * pairs, inputs, output)
+    },
+};
+
+/// Rows of `[N, L, stride]` in which heads lie side by side from column `offset` on.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Column of head 0.
+    pub offset: usize,
+}
+
+impl From<&Tensor> for Rows {
+    fn from(tensor: &Tensor) -> Self {
+        Rows { tensor: tensor.clone(), offset: 0 }
+    }
+}
+
+/// Keys and values of one source.
+#[derive(Clone, Debug)]
+pub struct KeyValue {
+    /// Keys `[N, L, ..]`.
+    pub key: Rows,
+    /// Values `[N, L, ..]`.
+    pub value: Rows,
+}
+
+/// What attention does besides the softmax of the products.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Number of heads.
+    pub heads: usize,
+    /// Columns of one head.
+    pub head_dim: usize,
+    /// Factor of the products, usually 1/√head_dim.
+    pub scale: f32,
+    /// `[LQ, L1 + L2, heads]` added to all scores.
+    pub bias: Option<&'a Tensor>,
+    /// `[N, L1]` added to the scores of the first keys.
+    pub mask: Option<&'a Tensor>,
+    /// A query sees the keys up to its own place only.
+    pub causal: bool,
+}
+
+/// Attention of q `[N, LQ, ..]` to `first` and then `second` keys → `[N, LQ, heads · head_dim]`.
+#[track_caller]
+pub fn attention(
+    g: &mut Graph,
+    label: &str,
+    q: &Rows,
+    first: Option<&KeyValue>,
+    second: Option<&KeyValue>,
+    options: &Options<'_>,
+) -> Tensor {
+    let (n, queries, width) = (q.tensor.dim(0), q.tensor.dim(1), options.heads * options.head_dim);
+    assert!(
+        options.head_dim <= MAX_HEAD_DIM,
+        "{label}: head size {} is above {MAX_HEAD_DIM}",
+        options.head_dim
+    );
+    let keys = |kv: Option<&KeyValue>| kv.map_or(0, |kv| kv.key.tensor.dim(1));
+    assert!(keys(first) + keys(second) > 0, "{label}: no keys");
+    for rows in [Some(q)]
+        .into_iter()
+        .chain([first, second].into_iter().flat_map(|kv| [kv.map(|kv| &kv.key), kv.map(|kv| &kv.value)]))
+    {
+        let Some(rows) = rows else { continue };
+        assert_eq!(rows.tensor.dim(0), n, "{label}: batch sizes differ");
+        assert!(
+            rows.offset + width <= rows.tensor.channels(),
+            "{label}: heads exceed {:?}",
+            rows.tensor.shape
+        );
+    }
+    for kv in [first, second].into_iter().flatten() {
+        let (k, v) = (&kv.key.tensor, &kv.value.tensor);
+        assert_eq!(k.dim(1), v.dim(1), "{label}: keys {:?}, values {:?}", k.shape, v.shape);
+    }
+    if let Some(bias) = options.bias {
+        assert_eq!(bias.len(), queries * (keys(first) + keys(second)) * options.heads, "{label}: bias");
+    }
+    if let Some(mask) = options.mask {
+        assert_eq!(mask.len(), n * keys(first), "{label}: mask {:?}", mask.shape);
+    }
+    let empty = Rows { tensor: g.empty(), offset: 0 };
+    let part = |kv: Option<&KeyValue>| {
+        kv.map_or((empty.clone(), empty.clone()), |kv| (kv.key.clone(), kv.value.clone()))
+    };
+    let ((k1, v1), (k2, v2)) = (part(first), part(second));
+    let p = Params {
+        heads: options.heads as u32,
+        head_dim: options.head_dim as u32,
+        queries: queries as u32,
+        keys1: keys(first) as u32,
+        keys2: keys(second) as u32,
+        q_stride: q.tensor.channels() as u32,
+        k1_stride: k1.tensor.channels() as u32,
+        k1_offset: k1.offset as u32,
+        v1_stride: v1.tensor.channels() as u32,
+        v1_offset: v1.offset as u32,
+        k2_stride: k2.tensor.channels() as u32,
+        k2_offset: k2.offset as u32,
+        v2_stride: v2.tensor.channels() as u32,
+        v2_offset: v2.offset as u32,
+        q_offset: q.offset as u32,
+        has_bias: options.bias.is_some().into(),
+        has_mask: options.mask.is_some().into(),
+        causal: options.causal.into(),
+        scale: options.scale,
+    };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[
+            &q.tensor,
+            &k1.tensor,
+            &v1.tensor,
+            &k2.tensor,
+            &v2.tensor,
+            options.bias.unwrap_or(&empty.tensor),
+            options.mask.unwrap_or(&empty.tensor),
+        ],
+        shape: &[n, queries, width],
+        storage: Storage::Elem,
+        label,
+    })
+}
+
+/// Columns of an input that one node gives the gradient of.
+struct Part {
+    /// Which input.
+    input: usize,
+    /// Its first column.
+    offset: usize,
+    gradient: Tensor,
+}
+
+/// Of each set of keys, its part of the queries' gradient and the gradients of its keys and values. Of a tensor that is
+/// several inputs, the first one gets all.
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    for (wanted, what) in of.wants[5..].iter().zip(["the bias", "the mask"]) {
+        if *wanted {
+            return Err(what);
+        }
+    }
+    let p = Params::read(&of.node.params);
+    let (label, width) = (of.label(), (p.heads * p.head_dim) as usize);
+    let [q, k1, v1, k2, v2, bias, mask] = [0, 1, 2, 3, 4, 5, 6].map(|i| of.input(g, i));
+    let y = of.output(g);
+    let statistics = attention_statistics(g, &label, [&q, &k1, &k2, &bias, &mask, &y, of.dy], &p);
+    let mut parts = Vec::new();
+    let mut dq: Option<Tensor> = None;
+    for (second, k, v) in [(false, &k1, &v1), (true, &k2, &v2)] {
+        let set = attention_query_gradient::Params::of(&p, second);
+        if set.keys == 0 {
+            continue;
+        }
+        let inputs = [&q, k, v, &bias, &mask, of.dy, &statistics];
+        if of.wants[0] {
+            let part = attention_query_gradient(g, &label, inputs, &set);
+            dq = Some(match dq {
+                Some(sum) => add(g, &sum, &part),
+                None => part,
+            });
+        }
+        let key = if second { 3 } else { 1 };
+        if !of.wants[key] && !of.wants[key + 1] {
+            continue;
+        }
+        let dkv = attention_key_gradient(g, &label, inputs, &set);
+        let (k_offset, v_offset) = (set.k_offset as usize, set.v_offset as usize);
+        if k.id == v.id && v_offset == k_offset + width {
+            parts.push(Part { input: key, offset: k_offset, gradient: dkv });
+            continue;
+        }
+        for (i, offset) in [k_offset, v_offset].into_iter().enumerate().filter(|(i, _)| of.wants[key + i]) {
+            let gradient = columns(g, &label, &dkv, i * width, width);
+            parts.push(Part { input: key + i, offset, gradient });
+        }
+    }
+    parts.extend(dq.map(|gradient| Part { input: 0, offset: p.q_offset as usize, gradient }));
+    let mut gradients: Vec<Option<Tensor>> = vec![None; of.node.inputs.len()];
+    for Part { input, offset, gradient } in parts {
+        let id = of.node.inputs[input];
+        let first = of.node.inputs.iter().position(|other| *other == id).unwrap_or(input);
+        let all = g.tensor(id).channels();
+        let whole = offset == 0 && gradient.channels() == all;
+        let part = if whole { gradient } else { place(g, &label, &gradient, 2, offset, all) };
+        gradients[first] = Some(match gradients[first].take() {
+            Some(sum) => add(g, &sum, &part),
+            None => part,
+        });
+    }
+    Ok(gradients)
+}
+
+/// One source's rows of one picture and head: the slice from its first element on, and the row stride.
+pub(crate) fn head_rows<T>(
+    x: &[T],
+    n: usize,
+    rows: usize,
+    stride: u32,
+    offset: u32,
+    head: usize,
+    dim: usize,
+) -> (&[T], usize) {
+    if rows == 0 {
+        return (&[], 1);
+    }
+    (&x[n * rows * stride as usize + offset as usize + head * dim..], stride as usize)
+}
+
+impl Params {
+    /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
+    pub(crate) fn added<T>(
+        &self,
+        [bias, mask]: [&[T]; 2],
+        n: usize,
+        head: usize,
+        query: usize,
+        key: usize,
+    ) -> Option<T>
+    where
+        T: Copy + Default + Add<Output = T>,
+    {
+        let (keys1, keys) = (self.keys1 as usize, (self.keys1 + self.keys2) as usize);
+        if self.causal != 0 && key > query {
+            return None;
+        }
+        let mut sum = T::default();
+        if self.has_bias != 0 {
+            sum = sum + bias[(query * keys + key) * self.heads as usize + head];
+        }
+        if self.has_mask != 0 && key < keys1 {
+            sum = sum + mask[n * keys1 + key];
+        }
+        Some(sum)
+    }
+}
+
+impl Params {
+    /// Scores of a picture's head, of as many queries from `first` on as `scores` holds: of q, first keys, second keys,
+    /// bias and mask. A hidden key's is -∞.
+    pub(crate) fn scores(
+        &self,
+        scores: &mut [f32],
+        inputs: [&[f32]; 5],
+        (n, head): (usize, usize),
+        first: usize,
+    ) {
+        let [q, k1, k2, bias, mask] = inputs;
+        let (dim, keys1, keys2) = (self.head_dim as usize, self.keys1 as usize, self.keys2 as usize);
+        let (keys, queries) = (keys1 + keys2, self.queries as usize);
+        let rows = scores.len() / keys;
+        let (q, q_stride) = head_rows(q, n, queries, self.q_stride, self.q_offset, head, dim);
+        let (k1, k1s) = head_rows(k1, n, keys1, self.k1_stride, self.k1_offset, head, dim);
+        let (k2, k2s) = head_rows(k2, n, keys2, self.k2_stride, self.k2_offset, head, dim);
+        let q = &q[first * q_stride..];
+        gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
+        gemm_strided(
+            &mut scores[keys1..],
+            keys,
+            false,
+            q,
+            q_stride,
+            (k2, 1, k2s),
+            [rows, dim, keys2],
+            self.scale,
+        );
+        if self.has_bias == 0 && self.has_mask == 0 && self.causal == 0 {
+            return;
+        }
+        for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+            for (key, s) in row.iter_mut().enumerate() {
+                let added = self.added([bias, mask], n, head, first + r, key);
+                *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
+            }
+        }
+    }
+}
+
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let p = Params::read(params);
+    let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
+    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
+    for (i, y) in y.chunks_exact_mut(dim).enumerate() {
+        let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
+        let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
+        let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
+        let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
+        let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
+        let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
+        let row = |key: usize| {
+            if key < keys1 {
+                (&k1[key * k1s..][..dim], &v1[key * v1s..][..dim])
+            } else {
+                (&k2[(key - keys1) * k2s..][..dim], &v2[(key - keys1) * v2s..][..dim])
+            }
+        };
+        let q = &q[query * q_stride..][..dim];
+        let scores: Vec<f64> = (0..keys1 + keys2)
+            .map(|key| {
+                let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| a * b).sum();
+                let added = p.added([inputs[5], inputs[6]], n, head, query, key);
+                added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + added)
+            })
+            .collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        for (d, y) in y.iter_mut().enumerate() {
+            let sum: f64 = scores.iter().enumerate().map(|(k, s)| (s - top).exp() * row(k).1[d]).sum();
+            *y = sum / total;
+        }
+    }
+}
+
+/// Blocks of queries of one head, each: scores by a product, softmax, values by a product.
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
+    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
+    let (keys, width) = (keys1 + keys2, heads * dim);
+    // Large enough that packing the keys is small beside the product, small enough for every thread to have some.
+    let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
+    for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
+        y.par_chunks_mut(block * width).enumerate().for_each_init(
+            Vec::new,
+            |scratch: &mut Vec<f32>, (i, y)| {
+                let (first, rows) = (i * block, y.len() / width);
+                scratch.resize(rows * (keys + 2), 0.0);
+                let (scores, totals) = scratch.split_at_mut(rows * keys);
+                let totals = totals.as_chunks_mut::<2>().0;
+                for head in 0..heads {
+                    let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
+                    let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
+                    p.scores(
+                        scores,
+                        [inputs[0], inputs[1], inputs[3], inputs[5], inputs[6]],
+                        (n, head),
+                        first,
+                    );
+                    exponentials(scores, totals);
+                    let out = &mut y[head * dim..];
+                    gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
+                    let more = keys1 > 0;
+                    if keys2 > 0 {
+                        gemm_strided(
+                            out,
+                            width,
+                            more,
+                            &scores[keys1..],
+                            keys,
+                            (v2, v2s, 1),
+                            [rows, keys2, dim],
+                            1.0,
+                        );
+                    }
+                    for (out, [_, total]) in out.chunks_mut(width).zip(&*totals) {
+                        out[..dim].iter_mut().for_each(|y| *y /= total);
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum; the maximum and
+/// their sum.
+pub(crate) fn exponentials(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature the function is compiled for was just detected.
+        return unsafe { exponentials_avx2(scores, totals) };
+    }
+    exponentials_of_rows(scores, totals);
+}
+
+/// The same code compiled for vectors of 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn exponentials_avx2(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    exponentials_of_rows(scores, totals);
+}
+
+#[inline(always)]
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    const LANES: usize = 32;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (row, [maximum, total]) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for chunk in &*chunks {
+            tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
+        }
+        let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
+        *maximum = top;
+        let mut sums = [0.0; LANES];
+        for chunk in chunks {
+            for (sum, s) in sums.iter_mut().zip(chunk) {
+                *s = exp(*s - top);
+                *sum += *s;
+            }
+        }
+        *total = sums.iter().sum();
+        for s in rest {
+            *s = exp(*s - top);
+            *total += *s;
+        }
+    }
+}
+
+/// eˣ for x <= 0 to 2 units in the last place, 0 below -87 (Cephes `expf`), in steps that vectors have.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Added and subtracted it rounds to an integer, which meanwhile stands in its lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut y = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = y * r + c;
+    }
+    let y = (y * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.0 { 0.0 } else { y }
+}

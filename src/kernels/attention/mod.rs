@@ -1,0 +1,6 @@
+//! Attention and its gradients.
+
+pub mod attention;
+pub mod attention_key_gradient;
+pub mod attention_query_gradient;
+pub mod attention_statistics;

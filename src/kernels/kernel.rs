@@ -1,0 +1,137 @@
+//! What there is to know of a kernel.
+
+use super::params::Field;
+use super::shader::Shader;
+use crate::graph::rewrites::Rewrites;
+use crate::graph::{Graph, Node, Tensor};
+use std::iter::Sum;
+use std::ops::Add;
+
+/// Arithmetic and least memory traffic of a dispatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: f64,
+    /// Elements read at least once.
+    pub reads: f64,
+    /// Elements written.
+    pub writes: f64,
+}
+
+impl Add for Cost {
+    type Output = Cost;
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            flops: self.flops + other.flops,
+            reads: self.reads + other.reads,
+            writes: self.writes + other.writes,
+        }
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), Add::add)
+    }
+}
+
+impl Cost {
+    /// The cost of a kernel that reads all inputs once, writes its output once and does `flops`.
+    pub(crate) fn streaming(flops: f64, inputs: &[&[usize]], output: &[usize]) -> Cost {
+        let count = |s: &[usize]| s.iter().product::<usize>() as f64;
+        Cost { flops, reads: inputs.iter().map(|s| count(s)).sum(), writes: count(output) }
+    }
+}
+
+/// Everything there is to know of a kernel.
+pub struct Kernel {
+    /// File and module name.
+    pub name: &'static str,
+    /// The WGSL files that compute it, all with the same bindings and uniform. The first runs everywhere; each of
+    /// the others is better where it fits (`device/gpu/autotune.rs` chooses).
+    pub shaders: &'static [Shader],
+    /// Members of the uniform.
+    pub fields: &'static [Field],
+    /// Whether `Params` ends with the [`epilogue`](crate::kernels::epilogue) block and the last input is its operand.
+    pub epilogue: bool,
+    /// The definition: f64 sums, plain loops. What the tests compare every device with.
+    pub reference: Definition,
+    /// What the CPU device runs: the same numbers within rounding, fast.
+    pub cpu: Compute,
+    /// Records the gradient; none where the kernel has none.
+    pub gradient: Option<Gradient>,
+    /// What may stand in a node's place on a GPU.
+    pub rewrites: Rewrites,
+    /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
+    pub cost: CostOf,
+}
+
+/// Records what computes the gradients of a node's inputs, in the inputs' order, none for those nobody
+/// [asks](Backward::wants) for. Errors say which input has no gradient ("the filter", "the bias").
+pub type Gradient = fn(&mut Graph, &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str>;
+
+/// A node on the way back: what its kernel's gradient is recorded from.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a> {
+    /// The node, as it was recorded: nothing is fused into it.
+    pub node: &'a Node,
+    /// The gradient of its output, of the output's shape.
+    pub dy: &'a Tensor,
+    /// For each input: its gradient is asked for.
+    pub wants: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// An input as the forward computed it.
+    pub(crate) fn input(&self, g: &Graph, i: usize) -> Tensor {
+        g.tensor(self.node.inputs[i])
+    }
+
+    /// The output as the forward computed it.
+    pub(crate) fn output(&self, g: &Graph) -> Tensor {
+        g.tensor(self.node.output)
+    }
+
+    /// An error if one of these inputs is asked for: its index and what it is.
+    pub(crate) fn refuse(&self, inputs: &[(usize, &'static str)]) -> Result<(), &'static str> {
+        let asked = inputs.iter().find(|(i, _)| self.wants[*i]);
+        asked.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// A label for a node of the gradient.
+    pub(crate) fn label(&self) -> String {
+        format!("{} (gradient)", self.node.label)
+    }
+}
+
+/// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
+pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
+
+/// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
+pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
+
+/// Defines a kernel, in f64 throughout: uniform, inputs, output.
+pub type Definition = fn(&[u8], &[&[f64]], &mut [f64]);
+
+/// The definition of a kernel that is what its `cpu` function computes: values rounded to f32 are part of it, or it only
+/// serves another kernel, whose definition holds.
+pub(crate) fn defined_in_f32(cpu: Compute, params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| x.iter().map(|v| *v as f32).collect()).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; y.len()];
+    cpu(params, &inputs, &mut out);
+    y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
+}
+
+/// Whether they are one kernel: a table of its own.
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Kernel) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}

@@ -1,0 +1,332 @@
+//! The gradient of [`crate::kernels::group_norm`] with respect to its input.
+
+use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::group_norm::{self, Affine, Blocks, GroupNorm, LANES};
+use crate::kernels::simd::{load, store, wide};
+use crate::kernels::{
+    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT,
+    Shader,
+};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+params! {
+    /// H·W.
+    pixels: u32,
+    /// Channels of the first input.
+    in_a: u32,
+    /// Channels of the second input, 0 if there is none.
+    in_b: u32,
+    /// Number of groups.
+    groups: u32,
+    /// 1 if scale and shift are bound.
+    has_emb: u32,
+    /// Number of the activation after the norm.
+    activation: u32,
+    /// Added to the variance.
+    eps: f32,
+    /// Activation number of the epilogue.
+    act: u32,
+    /// Operand operation number.
+    operand_op: u32,
+    /// Rows of y that share a row of the operand.
+    operand_rows: u32,
+    /// Factor at the end.
+    scale: f32,
+}
+
+impl Params {
+    /// The norm's.
+    fn norm(&self) -> group_norm::Params {
+        group_norm::Params {
+            pixels: self.pixels,
+            in_a: self.in_a,
+            in_b: self.in_b,
+            groups: self.groups,
+            has_emb: self.has_emb,
+            act: self.activation,
+            eps: self.eps,
+        }
+    }
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "group_norm_gradient",
+    shaders: &[
+        Shader::plain(
+            "group_norm_gradient",
+            wgsl!("norms/group_norm_gradient"),
+            &[ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, GROUP_WALK, STORE_AT, REDUCE],
+            grid,
+        ),
+        Shader::narrow(
+            "group_norm_gradient_subgroup",
+            wgsl!("norms/group_norm_gradient"),
+            &[ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, GROUP_WALK, STORE_AT, REDUCE_SUBGROUP],
+            grid,
+        ),
+    ],
+    fields: Params::FIELDS,
+    epilogue: true,
+    reference,
+    cpu,
+    gradient: None,
+    rewrites: crate::kernels::Rewrites::NONE,
+    cost: |_, inputs, output| Cost::streaming(24.0 * output.iter().product::<usize>() as f64, inputs, output),
+};
+
+/// A workgroup for every group of every picture.
+fn grid(params: &[u8], output: &[usize]) -> [u32; 3] {
+    [Params::read(params).groups, output[0] as u32, 1]
+}
+
+/// The gradient of [`group_norm`](crate::kernels::group_norm::group_norm) at its input `[N, .., A]`, or at its two inputs side
+/// by side, given that of its result, dy `[N, .., C]` → `[N, .., C]`.
+#[track_caller]
+pub fn group_norm_gradient(
+    g: &mut Graph,
+    label: &str,
+    (a, b): (&Tensor, Option<&Tensor>),
+    norm: &GroupNorm,
+    emb: Option<&Tensor>,
+    act: Activation,
+    dy: &Tensor,
+) -> Tensor {
+    let (n, in_a, in_b) = (a.dim(0), a.channels(), b.map_or(0, Tensor::channels));
+    assert_eq!(
+        dy.len(),
+        a.rows() * (in_a + in_b),
+        "{label}: {:?} with a gradient of {:?}",
+        a.shape,
+        dy.shape
+    );
+    let epilogue = Epilogue::default();
+    let p = Params {
+        pixels: (a.rows() / n) as u32,
+        in_a: in_a as u32,
+        in_b: in_b as u32,
+        groups: norm.groups as u32,
+        has_emb: emb.is_some().into(),
+        activation: act as u32,
+        eps: norm.eps,
+        act: epilogue.act,
+        operand_op: epilogue.operand_op,
+        operand_rows: epilogue.operand_rows,
+        scale: epilogue.scale,
+    };
+    let empty = g.empty();
+    let mut shape = a.shape.clone();
+    shape.pop();
+    shape.push(in_a + in_b);
+    let (b, emb) = (b.unwrap_or(&empty), emb.unwrap_or(&empty));
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[a, b, &norm.weight, &norm.bias, emb, dy, &empty],
+        shape: &shape,
+        storage: Storage::Elem,
+        label,
+    })
+}
+
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let p = Params::read(params);
+    let epilogue = Epilogue::read(params);
+    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
+    let channels = in_a + in_b;
+    let width = channels / p.groups as usize;
+    let x = |pixel: usize, c: usize| {
+        if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] }
+    };
+    let act = Activation::from_number(p.activation);
+    for (group, n) in
+        (0..y.len() / (channels * pixels)).flat_map(|n| (0..p.groups as usize).map(move |g| (g, n)))
+    {
+        let members = || (0..pixels * width).map(|i| (n * pixels + i / width, group * width + i % width));
+        let len = (pixels * width) as f64;
+        let mean = members().map(|(i, c)| x(i, c)).sum::<f64>() / len;
+        let variance = members().map(|(i, c)| (x(i, c) - mean).powi(2)).sum::<f64>() / len;
+        let rstd = 1.0 / (variance + f64::from(p.eps)).sqrt();
+        let normal = |i, c| (x(i, c) - mean) * rstd;
+        let gradient = |i, c| {
+            let (mut v, mut factor) = (normal(i, c) * inputs[2][c] + inputs[3][c], inputs[2][c]);
+            if p.has_emb != 0 {
+                let emb = &inputs[4][n * 2 * channels..][..2 * channels];
+                v = v * (1.0 + emb[c]) + emb[channels + c];
+                factor *= 1.0 + emb[c];
+            }
+            inputs[5][i * channels + c] * act.derivative_reference(v) * factor
+        };
+        let level = members().map(|(i, c)| gradient(i, c)).sum::<f64>() / len;
+        let slope = members().map(|(i, c)| gradient(i, c) * normal(i, c)).sum::<f64>() / len;
+        for (i, c) in members() {
+            let dx = rstd * (gradient(i, c) - level - normal(i, c) * slope);
+            y[i * channels + c] = epilogue.reference(dx, inputs[6], i, c, channels);
+        }
+    }
+}
+
+/// In blocks, as the norm itself: its map; then what the activation passes of dy, into y, with sums by channel; and
+/// when the groups' means are known, the gradient from y and x.
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let epilogue = Epilogue::read(params);
+    let channels = (p.in_a + p.in_b) as usize;
+    let act = Activation::from_number(p.activation);
+    let blocks = Blocks::new(p.norm(), inputs, y.len());
+    let affine = blocks.affine();
+    let mut parts = blocks.of(y);
+    // Where each block starts in y.
+    let starts: Vec<usize> = parts
+        .iter()
+        .scan(0, |next, part| {
+            let start = *next;
+            *next += part.len();
+            Some(start)
+        })
+        .collect();
+    let sums: Vec<Vec<[f64; 2]>> = parts
+        .par_iter_mut()
+        .enumerate()
+        .map(|(i, y)| {
+            let dy = &inputs[5][starts[i]..][..y.len()];
+            if act == Activation::Identity {
+                y.copy_from_slice(dy);
+            } else {
+                blocks.normalise(&affine, i, y);
+                wide(
+                    #[inline(always)]
+                    || act.differentiate_all(y, dy),
+                );
+            }
+            let (a, b) = blocks.cut(i);
+            let mean = &affine[i / blocks.blocks].mean;
+            let mut sums = Arch::new().dispatch(Sums { mean, x: a, channels: p.in_a as usize, first: 0, y });
+            sums.extend(Arch::new().dispatch(Sums {
+                mean,
+                x: b,
+                channels: p.in_b as usize,
+                first: p.in_a as usize,
+                y,
+            }));
+            sums
+        })
+        .collect();
+    let of_pictures = sums.chunks_exact(blocks.blocks).zip(&affine);
+    let lines: Vec<Lines> = of_pictures.map(|(sums, affine)| Lines::new(&p, sums, affine)).collect();
+    parts.into_par_iter().enumerate().for_each(|(i, y)| {
+        let (a, b) = blocks.cut(i);
+        let (affine, lines) = (&affine[i / blocks.blocks], &lines[i / blocks.blocks]);
+        let in_a = p.in_a as usize;
+        Arch::new().dispatch(Finish { affine, lines, x: a, channels: in_a, first: 0, y });
+        Arch::new().dispatch(Finish { affine, lines, x: b, channels: p.in_b as usize, first: in_a, y });
+        epilogue.apply(y, starts[i] / channels, channels, None, inputs[6]);
+    });
+}
+
+/// What the gradient loses by channel: (x - mean) · slope + level, the same for all channels of a group.
+struct Lines {
+    slope: Vec<f32>,
+    level: Vec<f32>,
+}
+
+impl Lines {
+    /// From the sums of a picture's blocks.
+    fn new(p: &Params, sums: &[Vec<[f64; 2]>], affine: &Affine) -> Self {
+        let channels = (p.in_a + p.in_b) as usize;
+        let width = channels / p.groups as usize;
+        let count = width as f64 * f64::from(p.pixels);
+        let mut lines = Lines { slope: Vec::with_capacity(channels), level: Vec::with_capacity(channels) };
+        for first in (0..channels).step_by(width) {
+            let mut total = [0.0; 2];
+            for c in first..first + width {
+                let gain = f64::from(affine.gain[c]);
+                for block in sums {
+                    total[0] += gain * block[c][0];
+                    total[1] += gain * block[c][1];
+                }
+            }
+            let slope = total[1] / count * affine.inverse_variance[first];
+            lines.level.extend(std::iter::repeat_n((total[0] / count) as f32, width));
+            lines.slope.extend(std::iter::repeat_n(slope as f32, width));
+        }
+        lines
+    }
+}
+
+/// Sums over the pixels of the channels of y from `first` on, plain and times their x's distance from the mean.
+struct Sums<'a> {
+    mean: &'a [f32],
+    x: &'a [f32],
+    channels: usize,
+    first: usize,
+    y: &'a [f32],
+}
+
+impl WithSimd for Sums<'_> {
+    type Output = Vec<[f64; 2]>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<[f64; 2]> {
+        let width = self.mean.len();
+        let mut found = Vec::with_capacity(width);
+        // A vector of channels at a time, with the sums in registers.
+        for start in (0..self.channels).step_by(S::F32_LANES) {
+            let cut = start..self.channels.min(start + S::F32_LANES);
+            let to = self.first + cut.start..self.first + cut.end;
+            let mean = load(simd, &self.mean[to.clone()]);
+            let (mut plain, mut by_distance) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+            for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact(width)) {
+                let distance = simd.sub_f32s(load(simd, &x[cut.clone()]), mean);
+                let y = load(simd, &y[to.clone()]);
+                plain = simd.add_f32s(plain, y);
+                by_distance = simd.mul_add_e_f32s(y, distance, by_distance);
+            }
+            let mut values = [[0.0; LANES]; 2];
+            store(simd, &mut values[0][..cut.len()], plain);
+            store(simd, &mut values[1][..cut.len()], by_distance);
+            let [plain, by_distance] = &values;
+            let pairs = plain.iter().zip(by_distance).take(cut.len());
+            found.extend(pairs.map(|(plain, by_distance)| [f64::from(*plain), f64::from(*by_distance)]));
+        }
+        found
+    }
+}
+
+/// The channels of y from `first` on become gradients.
+struct Finish<'a> {
+    affine: &'a Affine,
+    lines: &'a Lines,
+    x: &'a [f32],
+    channels: usize,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.channels == 0 {
+            return;
+        }
+        let (width, lanes) = (self.affine.mean.len(), S::F32_LANES);
+        let to = self.first..self.first + self.channels;
+        let (mean, gain) = (&self.affine.mean[to.clone()], &self.affine.gain[to.clone()]);
+        let (slope, level) = (&self.lines.slope[to.clone()], &self.lines.level[to.clone()]);
+        for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact_mut(width)) {
+            let factors =
+                mean.chunks(lanes).zip(gain.chunks(lanes)).zip(slope.chunks(lanes).zip(level.chunks(lanes)));
+            let values = x.chunks(lanes).zip(y[to.clone()].chunks_mut(lanes));
+            for ((x, y), ((mean, gain), (slope, level))) in values.zip(factors) {
+                let distance = simd.sub_f32s(load(simd, x), load(simd, mean));
+                let line = simd.mul_add_e_f32s(distance, load(simd, slope), load(simd, level));
+                let g = load(simd, y);
+                store(simd, y, simd.sub_f32s(simd.mul_f32s(g, load(simd, gain)), line));
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Norms and softmax.
+
+pub mod batch_norm;
+pub mod group_norm;
+pub mod group_norm_gradient;
+pub mod layer_norm;
+pub mod layer_norm_gradient;
+pub mod softmax;
+pub mod softmax_gradient;

@@ -1,0 +1,95 @@
+//! The gradient through an activation function: dy · activate'(x).
+
+use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::simd::wide;
+use crate::kernels::{
+    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, INDEX, Kernel, STORE_AT, Shader, element_grid,
+};
+use rayon::prelude::*;
+
+params! {
+    /// Elements of x and y.
+    len: u32,
+    /// Innermost dimension.
+    cols: u32,
+    /// Number of the activation whose gradient it is.
+    activation: u32,
+    /// Activation number of the epilogue.
+    act: u32,
+    /// Operand operation number.
+    operand_op: u32,
+    /// Rows of y that share a row of the operand.
+    operand_rows: u32,
+    /// Factor at the end.
+    scale: f32,
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "activation_gradient",
+    shaders: &[Shader::plain(
+        "activation_gradient",
+        wgsl!("pointwise/activation_gradient"),
+        &[INDEX, ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, STORE_AT],
+        element_grid,
+    )],
+    fields: Params::FIELDS,
+    epilogue: true,
+    reference,
+    cpu,
+    gradient: None,
+    rewrites: crate::kernels::Rewrites::NONE,
+    cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
+};
+
+/// The gradient of `act` at x, given that of its result: dy · activate'(x), of x's shape.
+#[track_caller]
+pub fn activation_gradient(g: &mut Graph, label: &str, x: &Tensor, dy: &Tensor, act: Activation) -> Tensor {
+    assert_eq!(x.len(), dy.len(), "{label}: {:?} with a gradient of {:?}", x.shape, dy.shape);
+    let epilogue = Epilogue::default();
+    let p = Params {
+        len: x.len() as u32,
+        cols: x.channels() as u32,
+        activation: act as u32,
+        act: epilogue.act,
+        operand_op: epilogue.operand_op,
+        operand_rows: epilogue.operand_rows,
+        scale: epilogue.scale,
+    };
+    let empty = g.empty();
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[x, dy, &empty],
+        shape: &x.shape,
+        storage: Storage::Elem,
+        label,
+    })
+}
+
+fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let p = Params::read(params);
+    let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
+    let act = Activation::from_number(p.activation);
+    for (i, y) in y.iter_mut().enumerate() {
+        let dx = inputs[1][i] * act.derivative_reference(inputs[0][i]);
+        *y = epilogue.reference(dx, inputs[2], i / cols, i % cols, cols);
+    }
+}
+
+fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+    let p = Params::read(params);
+    let (epilogue, cols) = (Epilogue::read(params), p.cols as usize);
+    let act = Activation::from_number(p.activation);
+    let rows = (16_384 / cols).max(1);
+    let given = inputs[0].par_chunks(rows * cols).zip(inputs[1].par_chunks(rows * cols));
+    y.par_chunks_mut(rows * cols).zip(given).enumerate().for_each(|(i, (y, (x, dy)))| {
+        y.copy_from_slice(x);
+        wide(
+            #[inline(always)]
+            || act.differentiate_all(y, dy),
+        );
+        epilogue.apply(y, i * rows, cols, None, inputs[2]);
+    });
+}

@@ -1,0 +1,54 @@
+//! Rows of a table by their numbers: token embeddings, relative position biases.
+
+use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::kernels::{Cost, INDEX, Kernel, Shader, element_grid};
+
+params! {
+    /// Elements of y.
+    len: u32,
+    /// Columns of the table.
+    channels: u32,
+    /// Rows of the table.
+    entries: u32,
+}
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "embedding",
+    shaders: &[Shader::plain("embedding", wgsl!("pointwise/embedding"), &[INDEX], element_grid)],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference: compute,
+    cpu: compute,
+    gradient: None,
+    rewrites: crate::kernels::Rewrites::NONE,
+    cost: |_, inputs, output| {
+        let count = |s: &[usize]| s.iter().product::<usize>() as f64;
+        Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }
+    },
+};
+
+/// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers) → `[.., C]`.
+pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Tensor {
+    let mut shape = ids.shape.clone();
+    shape.push(table.channels());
+    let len: usize = shape.iter().product();
+    let p = Params { len: len as u32, channels: table.channels() as u32, entries: table.dim(0) as u32 };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[ids, table],
+        shape: &shape,
+        storage: Storage::Elem,
+        label,
+    })
+}
+
+fn compute<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
+    let p = Params::read(params);
+    let channels = p.channels as usize;
+    for (y, id) in y.chunks_exact_mut(channels).zip(inputs[0]) {
+        let entry = ((*id).into() as usize).min(p.entries as usize - 1);
+        y.copy_from_slice(&inputs[1][entry * channels..][..channels]);
+    }
+}

@@ -1,0 +1,13 @@
+//! What moves, resizes, sums or changes elements one by one.
+
+pub mod activation_gradient;
+pub mod concat;
+pub mod cut;
+pub mod elementwise;
+pub mod embedding;
+pub mod pick;
+pub mod resample;
+pub mod resample_gradient;
+pub mod sum_axis;
+pub mod timestep_embedding;
+pub mod transpose;

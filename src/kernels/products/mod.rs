@@ -1,0 +1,10 @@
+//! Matrix products and convolutions, and what stands in their place.
+
+pub mod conv2d;
+pub mod conv2d_gradient;
+pub mod matmul;
+pub mod product;
+pub mod product_slices;
+pub mod sum_slices;
+pub mod winograd_input;
+pub mod winograd_output;

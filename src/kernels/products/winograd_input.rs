@@ -1,0 +1,155 @@
+//! The first third of a 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2015,
+//! arXiv:1509.09308): windows of 6×6 into 36 planes, in each of which the convolution is a product of matrices, with a
+//! quarter of the multiplications. Half of the filters' side is [`filters`]; the last third is
+//! [`crate::kernels::winograd_output`]; [`crate::graph::rewrites`] puts them together.
+
+use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::kernels::{Cost, INDEX, Kernel, Shader, conv2d, defined_in_f32, fold_grid};
+use rayon::prelude::*;
+
+params! {
+    /// Input height.
+    height: u32,
+    /// Input width.
+    width: u32,
+    /// Channels of the first input.
+    in_a: u32,
+    /// Channels of the second input, 0 if there is none.
+    in_b: u32,
+    /// The input is read as if enlarged this many times by nearest neighbour.
+    up: u32,
+    /// Pictures of the input; picture n of the output reads picture n % pictures.
+    pictures: u32,
+    /// Tiles along the output's height.
+    tiles_down: u32,
+    /// Tiles along the output's width.
+    tiles_across: u32,
+    /// Tiles of all pictures.
+    tiles: u32,
+}
+
+/// Side of a tile of the output.
+pub const TILE: usize = 4;
+/// Side of the window a tile reads.
+pub const WINDOW: usize = 6;
+/// Elements of a window: planes of the transformed input, filters and sums.
+pub const PLANES: usize = WINDOW * WINDOW;
+
+/// Bᵀ
+const B: [[f64; WINDOW]; WINDOW] = [
+    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
+    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
+    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
+    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
+    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
+    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
+];
+
+/// G
+const G: [[f64; 3]; WINDOW] = [
+    [0.25, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+
+/// The kernel.
+pub static KERNEL: Kernel = Kernel {
+    name: "winograd_input",
+    shaders: &[Shader::plain(
+        "winograd_input",
+        wgsl!("products/winograd_input"),
+        &[INDEX],
+        |params, output| {
+            let planes = Params::read(params).tiles as usize * output[2];
+            fold_grid(planes.div_ceil(64))
+        },
+    )],
+    fields: Params::FIELDS,
+    epilogue: false,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
+    cpu: compute,
+    gradient: None,
+    rewrites: crate::kernels::Rewrites::NONE,
+    cost: |_, inputs, output| Cost::streaming(4.0 * output.iter().product::<usize>() as f64, inputs, output),
+};
+
+/// Tiles down, across, and of all pictures of a convolution's output.
+pub fn tiles(of: &conv2d::Params) -> [u32; 3] {
+    let [down, across] = [of.out_height, of.out_width].map(|side| side.div_ceil(TILE as u32));
+    [down, across, of.rows / (of.out_height * of.out_width) * down * across]
+}
+
+/// The windows of what convolution `of` (3×3, stride 1, padding 1) reads from `a` and `b` → `[36, tiles, channels]`.
+pub fn winograd_input(g: &mut Graph, label: &str, (a, b): (&Tensor, &Tensor), of: &conv2d::Params) -> Tensor {
+    let [tiles_down, tiles_across, tiles] = tiles(of);
+    let p = Params {
+        height: of.height,
+        width: of.width,
+        in_a: of.in_a,
+        in_b: of.in_b,
+        up: of.up,
+        pictures: of.pictures,
+        tiles_down,
+        tiles_across,
+        tiles,
+    };
+    g.push(Call {
+        kernel: &KERNEL,
+        params: p.bytes(),
+        inputs: &[a, b],
+        shape: &[PLANES, p.tiles as usize, (of.in_a + of.in_b) as usize],
+        storage: Storage::Elem,
+        label,
+    })
+}
+
+fn compute(params: &[u8], inputs: &[&[f32]], v: &mut [f32]) {
+    let p = Params::read(params);
+    let (in_a, in_b, up) = (p.in_a as usize, p.in_b as usize, p.up as usize);
+    let (channels, tiles) = (in_a + in_b, p.tiles as usize);
+    let (height, width) = (p.height as usize, p.width as usize);
+    let (down, across) = (p.tiles_down as usize, p.tiles_across as usize);
+    v.par_chunks_mut(tiles * channels).enumerate().for_each(|(plane, v)| {
+        let (py, px) = (plane / WINDOW, plane % WINDOW);
+        for (i, v) in v.iter_mut().enumerate() {
+            let (tile, c) = (i / channels, i % channels);
+            let image = tile / across / down % p.pictures as usize;
+            let mut sum = 0.0;
+            for (y, by) in B[py].iter().enumerate() {
+                for (x, bx) in B[px].iter().enumerate() {
+                    let iy = (tile / across % down * TILE + y).checked_sub(1);
+                    let ix = (tile % across * TILE + x).checked_sub(1);
+                    let (Some(iy), Some(ix)) = (iy, ix) else { continue };
+                    if iy >= height * up || ix >= width * up {
+                        continue;
+                    }
+                    let pixel = (image * height + iy / up) * width + ix / up;
+                    let d = if c < in_a {
+                        inputs[0][pixel * in_a + c]
+                    } else {
+                        inputs[1][pixel * in_b + c - in_a]
+                    };
+                    sum += by * bx * f64::from(d);
+                }
+            }
+            *v = sum as f32;
+        }
+    });
+}
+
+/// G g Gᵀ of 3×3 filters `[3, 3, inputs, outputs]` → `[36, inputs, outputs]`.
+pub fn filters(w: &[f32]) -> Vec<f32> {
+    let plane = w.len() / 9;
+    let mut u = vec![0.0; PLANES * plane];
+    u.par_chunks_mut(plane.max(1)).enumerate().for_each(|(i, u)| {
+        let (row, col) = (G[i / WINDOW], G[i % WINDOW]);
+        for (at, u) in u.iter_mut().enumerate() {
+            let tap = |k: usize| row[k / 3] * col[k % 3] * f64::from(w[k * plane + at]);
+            *u = (0..9).map(tap).sum::<f64>() as f32;
+        }
+    });
+    u
+}

@@ -1,0 +1,4 @@
+//! What a sampler computes of the network's output.
+
+pub mod quantile;
+pub mod step;

@@ -7,13 +7,13 @@ use crate::device::on_gpu;
 use crate::harness::{F16, F32, Tolerance, compare, reference, run};
 use ancestral::device::{Device, ProgramOptions};
 use ancestral::diffusion::reference::apply;
-use ancestral::diffusion::{Thresholding, Variance};
+use ancestral::diffusion::{Thresholding, Variance, coefficients};
 use ancestral::graph::{Graph, Storage};
 use ancestral::kernels::Precision;
 use ancestral::kernels::elementwise::add;
 use ancestral::kernels::matmul::matmul;
 use ancestral::kernels::quantile::quantile;
-use ancestral::kernels::step::{StepInputs, coefficients, step};
+use ancestral::kernels::step::{StepInputs, step};
 
 fn find(name: &str) -> Case {
     all().into_iter().find(|c| c.name == name).unwrap_or_else(|| panic!("no case {name}"))

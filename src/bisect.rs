@@ -1,5 +1,7 @@
 //! Where two devices part: the same graph on both, compared node by node.
 
+pub use crate::device::nmse;
+
 use crate::device::{Device, Keep, Program, ProgramOptions, Weights};
 use crate::error::Result;
 use crate::graph::{Graph, fuse::fuse};
@@ -46,12 +48,4 @@ pub fn bisect(
         }
     }
     Ok(None)
-}
-
-/// Σ(a-b)² / Σa²; NaN where either holds one.
-pub fn nmse(a: &[f32], b: &[f32]) -> f64 {
-    let square = |v: f64| v * v;
-    let error: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
-    let size: f64 = a.iter().map(|a| square(f64::from(*a))).sum();
-    if error == 0.0 { 0.0 } else { error / size }
 }

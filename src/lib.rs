@@ -42,6 +42,7 @@ pub mod edit;
 pub mod engine;
 pub mod error;
 pub mod estimate;
+pub(crate) mod files;
 pub mod graph;
 pub mod guidance;
 pub mod kernels;

@@ -1,7 +1,7 @@
 //! The single layers: one kernel each.
 
 use super::{Checked, Layer};
-use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance};
+use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients};
 use ancestral::graph::Storage;
 use ancestral::kernels::attention::{KeyValue, Options, attention};
 use ancestral::kernels::conv2d::{Window, conv2d};
@@ -12,7 +12,7 @@ use ancestral::kernels::layer_norm::{layer_norm, rms_norm};
 use ancestral::kernels::matmul::matmul;
 use ancestral::kernels::quantile::quantile;
 use ancestral::kernels::resample::{Resample, resample};
-use ancestral::kernels::step::{StepInputs, coefficients, step};
+use ancestral::kernels::step::{StepInputs, step};
 use ancestral::kernels::timestep_embedding::timestep_embedding;
 
 /// Records the layer if the family is one of these.

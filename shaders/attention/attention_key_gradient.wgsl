@@ -8,7 +8,8 @@
 //   stats  [N, LQ, heads, 3]      f32    attention_statistics.wgsl
 //   dkv    [N, L, 2 heads D]      Elem   the keys' gradient, beside it the values'
 // One workgroup computes ROWS keys of one head of one picture: k and v are read once for OTHERS queries, q and dy once
-// for ROWS keys (shared/attention_gradient_tile.wgsl), or 64 keys (software/shared/attention_gradient_lanes.wgsl). Scores are
+// for ROWS keys (shared/attention_gradient_tile.wgsl), or 64 keys
+// (software/shared/attention_gradient_lanes.wgsl). Scores are
 // computed again, never written to memory.
 // The uniform is that of shared/attention_gradient.wgsl.
 

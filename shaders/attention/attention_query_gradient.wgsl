@@ -8,7 +8,8 @@
 //   stats  [N, LQ, heads, 3]      f32    attention_statistics.wgsl
 //   dq     [N, LQ, heads D]       Elem
 // One workgroup computes ROWS queries of one head of one picture: q and dy are read once for OTHERS keys, k and v once
-// for ROWS queries (shared/attention_gradient_tile.wgsl), or 64 queries (software/shared/attention_gradient_lanes.wgsl). Scores
+// for ROWS queries (shared/attention_gradient_tile.wgsl), or 64 queries
+// (software/shared/attention_gradient_lanes.wgsl). Scores
 // are computed again, never written to memory.
 // The uniform is that of shared/attention_gradient.wgsl.
 

@@ -5,7 +5,7 @@
 //   bias     [LQ, L1 + L2, heads] Elem  added to every picture's scores, if has_bias (T5's relative positions)
 //   mask     [N, L1]             f32    added to the scores of the first keys, if has_mask
 //   y        [N, LQ, heads D]    Elem
-// One workgroup computes 64 queries of one head of one picture (software/shared/attention_lanes.wgsl): q is read once, k and v
+// One workgroup computes 64 queries of one head of one picture (shared/attention_lanes.wgsl): q is read once, k and v
 // once for 32 queries; the scores stay with their invocation. Subgroups of 8. Needs the sizes of shared/dim*.wgsl.
 // The uniform is that of shared/attention.wgsl.
 

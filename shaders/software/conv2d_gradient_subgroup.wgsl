@@ -5,7 +5,7 @@
 //   w   [kh, kw, inner, cols]     Weight  the convolution's filters, flipped along kh and kw
 //   dx  [N, H, W, cols]           Elem
 // Rows of the product are pixels by classes of the same remainders by the stride, each padded to whole tiles. One
-// workgroup is a subgroup and computes ROWS pixels of a class x 16 channels (software/shared/subgroup.wgsl).
+// workgroup is a subgroup and computes ROWS pixels of a class x 16 channels (shared/subgroup.wgsl).
 // The uniform is shared/conv2d_gradient_params.wgsl.
 
 @group(0) @binding(1) var<storage, read_write> dy: array<Elem>;  // [N, OH, OW, inner]

@@ -6,7 +6,7 @@
 //   operand  [rows / operand_rows, cols]  Elem
 //   y        [N, OH, OW, cols] Elem
 // The input may be read as if enlarged `up` times by nearest neighbour; padding reads zero.
-// One workgroup is a subgroup and computes ROWS pixels x 16 channels (software/shared/subgroup.wgsl).
+// One workgroup is a subgroup and computes ROWS pixels x 16 channels (shared/subgroup.wgsl).
 // The uniform is shared/conv2d_params.wgsl.
 
 @group(0) @binding(1) var<storage, read_write> a: array<Elem>;        // [N', H, W, in_a]

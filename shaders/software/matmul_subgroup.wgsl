@@ -4,7 +4,7 @@
 //   bias     [cols]                  f32
 //   operand  [batches rows / operand_rows, cols]  Elem
 //   y        [batches, rows, cols]   Elem
-// One workgroup is a subgroup and computes ROWS rows x 16 columns (software/shared/subgroup.wgsl). Each element of x is read
+// One workgroup is a subgroup and computes ROWS rows x 16 columns (shared/subgroup.wgsl). Each element of x is read
 // cols / 16 times, each of w rows / ROWS times.
 // The uniform is shared/matmul_params.wgsl.
 

@@ -1,6 +1,7 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
-use super::{Monitor, Transfer, Weights, weight_tensors};
+use super::options::{Monitor, Transfer};
+use super::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};

@@ -5,9 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
-use super::scheduler::{Sampler, Thresholding, Timesteps};
 use crate::error::{Error, Result};
-use crate::weights::read_json;
+use crate::files::read_json;
 
 /// More training timesteps than any model has; a file that claims more is broken.
 const MOST_TIMESTEPS: u64 = 1_000_000;
@@ -40,6 +39,81 @@ pub enum VarianceType {
     /// The network's extra channels v interpolate: log σ² = (v+1)/2·log β + (1−v)/2·log β̃
     /// (Nichol & Dhariwal 2021).
     LearnedRange,
+}
+
+/// What happens to x̂0 before the mean is formed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Thresholding {
+    /// Nothing.
+    None,
+    /// Clamped to ±r.
+    Range(f64),
+    /// Dynamic thresholding (Imagen, arXiv:2205.11487): s = quantile of |x̂0| over each image, clamped to
+    /// [1, max]; x̂0 clamped to ±s and divided by s.
+    Dynamic {
+        /// Which quantile, 0 to 1.
+        ratio: f64,
+        /// The largest s.
+        max: f64,
+    },
+}
+
+/// How x_{t−1} is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sampler {
+    /// Ancestral (Ho et al. 2020), over whatever timesteps are chosen.
+    Ddpm,
+    /// Song et al. 2020 (arXiv:2010.02502).
+    Ddim {
+        /// 0 deterministic, 1 as random as DDPM.
+        eta: f64,
+        /// ε is derived again from the clipped x̂0: true in OpenAI's code, false in diffusers' pipelines.
+        rederive_epsilon: bool,
+    },
+    /// DDPM as Karlo's UnCLIPScheduler has it: the last step's predecessor is t − 1.
+    UnClip,
+}
+
+/// Which timesteps are visited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Timesteps {
+    /// This many, spaced as the configuration says.
+    Count(usize),
+    /// These, descending.
+    Custom(Vec<usize>),
+    /// OpenAI's respacing string, see [`space_timesteps`].
+    Respaced(String),
+}
+
+impl From<usize> for Timesteps {
+    fn from(count: usize) -> Self {
+        Timesteps::Count(count)
+    }
+}
+
+impl Timesteps {
+    /// The timesteps, descending; at least one, all below `config.num_train_timesteps`.
+    ///
+    /// Errors ([`Error::Request`]) when that cannot be.
+    pub fn resolve(&self, config: &SchedulerConfig) -> Result<Vec<usize>> {
+        let total = config.num_train_timesteps;
+        match self {
+            Timesteps::Count(count) => config.spacing.timesteps(total, *count, config.steps_offset),
+            Timesteps::Respaced(respacing) => {
+                Ok(space_timesteps(total, respacing)?.into_iter().rev().collect())
+            }
+            Timesteps::Custom(list) => {
+                let descending = list.windows(2).all(|pair| pair[0] > pair[1]);
+                match list.first() {
+                    Some(&first) if first < total && descending => Ok(list.clone()),
+                    _ => Err(Error::Request(format!(
+                        "custom timesteps must be at least one, strictly descending and below {total}; \
+                         found {list:?}"
+                    ))),
+                }
+            }
+        }
+    }
 }
 
 /// A trained process and how it is sampled.

@@ -6,8 +6,8 @@
 //! Here the equation is solved by so many evaluations as the caller gives, of which that is the first (fixed points of
 //! DDIM's steps: Pan et al. 2023, arXiv:2309.04907).
 
-use super::config::{PredictionType, SchedulerConfig};
-use super::scheduler::{Coefficients, Step, Thresholding, Timesteps, Variance};
+use super::config::{PredictionType, SchedulerConfig, Thresholding, Timesteps};
+use super::scheduler::{Coefficients, Step, Variance};
 use crate::error::{Error, Result};
 
 /// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what

@@ -1,6 +1,7 @@
 //! What the fused step kernel computes, in f64, one value at a time.
 
-use super::scheduler::{Step, Thresholding, Variance};
+use super::config::Thresholding;
+use super::scheduler::{Step, Variance};
 
 /// What one step gives.
 #[derive(Debug, Clone, PartialEq)]

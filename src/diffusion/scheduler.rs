@@ -3,26 +3,9 @@
 //! Written as linear maps so that DDPM, DDIM and UnCLIP, all prediction types and both arithmetics are one
 //! kernel: x̂0 and ε are combinations of x and the network's output, the mean one of x, x̂0 and ε.
 
-use super::config::{PredictionType, SchedulerConfig, VarianceType};
-use super::schedule::{Arithmetic, Schedule, Spacing, space_timesteps};
+use super::config::{PredictionType, Sampler, SchedulerConfig, Thresholding, Timesteps, VarianceType};
+use super::schedule::{Arithmetic, Schedule, Spacing};
 use crate::error::{Error, Result};
-
-/// What happens to x̂0 before the mean is formed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Thresholding {
-    /// Nothing.
-    None,
-    /// Clamped to ±r.
-    Range(f64),
-    /// Dynamic thresholding (Imagen, arXiv:2205.11487): s = quantile of |x̂0| over each image, clamped to
-    /// [1, max]; x̂0 clamped to ±s and divided by s.
-    Dynamic {
-        /// Which quantile, 0 to 1.
-        ratio: f64,
-        /// The largest s.
-        max: f64,
-    },
-}
 
 /// The standard deviation σ of the noise a step adds: x_{t−1} = mean + σ z.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,64 +73,6 @@ pub enum ScoreShifts {
     Mean,
     /// ε, by −√(1−ᾱ_t) times score: DDIM.
     Epsilon,
-}
-
-/// How x_{t−1} is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sampler {
-    /// Ancestral (Ho et al. 2020), over whatever timesteps are chosen.
-    Ddpm,
-    /// Song et al. 2020 (arXiv:2010.02502).
-    Ddim {
-        /// 0 deterministic, 1 as random as DDPM.
-        eta: f64,
-        /// ε is derived again from the clipped x̂0: true in OpenAI's code, false in diffusers' pipelines.
-        rederive_epsilon: bool,
-    },
-    /// DDPM as Karlo's UnCLIPScheduler has it: the last step's predecessor is t − 1.
-    UnClip,
-}
-
-/// Which timesteps are visited.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Timesteps {
-    /// This many, spaced as the configuration says.
-    Count(usize),
-    /// These, descending.
-    Custom(Vec<usize>),
-    /// OpenAI's respacing string, see [`space_timesteps`].
-    Respaced(String),
-}
-
-impl From<usize> for Timesteps {
-    fn from(count: usize) -> Self {
-        Timesteps::Count(count)
-    }
-}
-
-impl Timesteps {
-    /// The timesteps, descending; at least one, all below `config.num_train_timesteps`.
-    ///
-    /// Errors ([`Error::Request`]) when that cannot be.
-    pub fn resolve(&self, config: &SchedulerConfig) -> Result<Vec<usize>> {
-        let total = config.num_train_timesteps;
-        match self {
-            Timesteps::Count(count) => config.spacing.timesteps(total, *count, config.steps_offset),
-            Timesteps::Respaced(respacing) => {
-                Ok(space_timesteps(total, respacing)?.into_iter().rev().collect())
-            }
-            Timesteps::Custom(list) => {
-                let descending = list.windows(2).all(|pair| pair[0] > pair[1]);
-                match list.first() {
-                    Some(&first) if first < total && descending => Ok(list.clone()),
-                    _ => Err(Error::Request(format!(
-                        "custom timesteps must be at least one, strictly descending and below {total}; \
-                         found {list:?}"
-                    ))),
-                }
-            }
-        }
-    }
 }
 
 /// The steps of one sampling run, first (noisiest) to last.

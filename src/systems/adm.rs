@@ -15,7 +15,8 @@ use crate::guidance::{GraphGuidance, MEMORY_BUDGET, Scalar, Weighted, score_grap
 use crate::kernels::pick::pick;
 use crate::kernels::softmax::log_softmax;
 use crate::layout::{AdmFiles, Defaults};
-use crate::models::adm::flags::{Flags, NoiseSchedule, Origin, Overrides, find};
+use crate::models::adm::NoiseSchedule;
+use crate::models::adm::flags::{Flags, Origin, Overrides, find};
 use crate::models::adm::{self, classifier, detect};
 use crate::picture::{ByteRounding, Picture};
 use crate::request::{

@@ -2,13 +2,13 @@
 
 use super::repaint::{Keeping, Kept, Move, alpha_bar_before, moves, noise_further};
 use crate::device::{Device, Program, ProgramOptions, Transfer, Weights};
-use crate::diffusion::{NoiseStream, Step, Thresholding};
+use crate::diffusion::{NoiseStream, Step, Thresholding, coefficients};
 use crate::error::{Error, Result};
 use crate::graph::hoist::hoist;
 use crate::graph::{Graph, Storage, Tensor, TensorId};
 use crate::guidance::{State, Weighted, steer};
 use crate::kernels::quantile::quantile;
-use crate::kernels::step::{StepInputs, coefficients, step};
+use crate::kernels::step::{StepInputs, step};
 use crate::picture::Picture;
 use std::sync::Arc;
 

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::fixes::c1_meaning;
-
 /// HTML's named references (<https://html.spec.whatwg.org/multipage/named-characters.html>), one per
 /// line: name, `~` if it is known without its semicolon too, code points.
 const LIST: &str = include_str!("entities.txt");
@@ -19,6 +17,18 @@ static ENTITIES: LazyLock<HashMap<&str, (String, bool)>> = LazyLock::new(|| {
     };
     LIST.lines().filter_map(read).collect()
 });
+
+/// Windows-1252's characters for the bytes 0x80..=0x9f; NUL where it has none.
+const WINDOWS_1252: [char; 32] = [
+    '€', '\0', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\0', 'Ž', '\0', '\0', '‘', '’', '“',
+    '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\0', 'ž', 'Ÿ',
+];
+
+/// What browsers show for a C1 control character (U+0080..U+009F): its Windows-1252 meaning.
+pub(super) fn c1_meaning(c: char) -> char {
+    let index = (c as usize).wrapping_sub(0x80);
+    WINDOWS_1252.get(index).copied().filter(|&c| c != '\0').unwrap_or(c)
+}
 
 /// The text of the named entity, without `&` and `;`.
 pub(super) fn entity(name: &str) -> Option<String> {

@@ -3,22 +3,10 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::entities::{character_reference, entity};
+use super::entities::{c1_meaning, character_reference, entity};
 
 /// Rounds after which text that still changes is taken as it is; two are common.
 const MAX_ROUNDS: usize = 8;
-
-/// Windows-1252's characters for the bytes 0x80..=0x9f; NUL where it has none.
-const WINDOWS_1252: [char; 32] = [
-    '€', '\0', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\0', 'Ž', '\0', '\0', '‘', '’', '“',
-    '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\0', 'ž', 'Ÿ',
-];
-
-/// What browsers show for a C1 control character (U+0080..U+009F): its Windows-1252 meaning.
-pub(super) fn c1_meaning(c: char) -> char {
-    let index = (c as usize).wrapping_sub(0x80);
-    WINDOWS_1252.get(index).copied().filter(|&c| c != '\0').unwrap_or(c)
-}
 
 /// Latin ligatures and digraphs, which mean their letters.
 fn ligature(c: char) -> Option<&'static str> {

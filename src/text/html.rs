@@ -3,8 +3,7 @@
 //! Follows BeautifulSoup's `.text` over Python 3.11's lenient `html.parser`, whose reading of broken
 //! markup decides what is left of captions such as `a < b <i>c`.
 
-use super::entities::{code_point, entity};
-use super::fixes::c1_meaning;
+use super::entities::{c1_meaning, code_point, entity};
 use super::page::Page;
 use super::scan::{is_space, literal, run};
 

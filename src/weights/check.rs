@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Checkpoint, stream};
+use super::checkpoint::Checkpoint;
+use super::stream;
 use crate::error::{Error, Result};
 
 /// How many tensors of each kind of trouble a message names.

@@ -6,7 +6,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Entry;
+use super::entry::Entry;
 use crate::error::{Error, Result};
 
 /// Largest header taken: the limit of huggingface_hub; the largest published models need under 1 MB.

@@ -41,12 +41,12 @@ fn list(folder: &Path) -> Result<BTreeSet<String>> {
         Ok(about) if !about.is_dir() => {
             Error::file(folder, "is a file, expected the folder that holds the weights")
         }
-        _ => super::json::unreadable(folder, &e),
+        _ => crate::files::unreadable(folder, &e),
     })?;
     // A name that is not Unicode is none of ours.
     let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
     let names: std::io::Result<Vec<_>> = names.collect();
-    Ok(names.map_err(|e| super::json::unreadable(folder, &e))?.into_iter().flatten().collect())
+    Ok(names.map_err(|e| crate::files::unreadable(folder, &e))?.into_iter().flatten().collect())
 }
 
 /// The first spelling that is there; an error's text when its shards are incomplete.
@@ -157,7 +157,7 @@ struct Index {
 
 /// The index: each tensor's name and its shard's, which is a plain file name.
 pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    let Index { weight_map } = super::read_json(path)?;
+    let Index { weight_map } = crate::files::read_json(path)?;
     if weight_map.is_empty() {
         return Err(Error::file(path, "`weight_map` names no tensor: download the index again"));
     }

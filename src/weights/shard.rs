@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::{Entry, header, torch};
+use super::entry::Entry;
+use super::{header, torch};
 use crate::error::{Error, Result};
 
 /// One mapped file.
@@ -18,7 +19,7 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let about = fs::metadata(path).map_err(|e| super::json::unreadable(path, &e))?;
+        let about = fs::metadata(path).map_err(|e| crate::files::unreadable(path, &e))?;
         // Opening a pipe would wait for a writer for ever, so anything but a file is refused unopened.
         if !about.is_file() {
             let what = if about.is_dir() { "is a folder" } else { "is not a regular file" };
@@ -34,7 +35,7 @@ impl Shard {
             // SAFETY: the mapping is only read. A file that another program shortens or rewrites while it
             // is mapped is out of scope (reads past its new end raise SIGBUS): no portable lock forbids it.
             .and_then(|file| unsafe { Mmap::map(&file) })
-            .map_err(|e| super::json::unreadable(path, &e))?;
+            .map_err(|e| crate::files::unreadable(path, &e))?;
         Ok(Shard { path: path.to_path_buf(), map })
     }
 

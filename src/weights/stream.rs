@@ -14,7 +14,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::Checkpoint;
+use super::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{Pass, Repack, WeightPart};
 use crate::kernels::winograd_input::filters;

@@ -1,5 +1,5 @@
 // attention_gradient_lanes: as attention_gradient_tile.wgsl without workgroup memory or barriers, for adapters whose
-// subgroups are the 8 lanes of a processor's vector, as software/shared/attention_lanes.wgsl: an invocation owns 4 rows; others
+// subgroups are the 8 lanes of a processor's vector, as shared/attention_lanes.wgsl: an invocation owns 4 rows; others
 // go by blocks of BLOCK. Needs spread.wgsl, heads of up to DIM columns, and what attention_gradient_tile.wgsl needs.
 
 const WG: u32 = 16u;

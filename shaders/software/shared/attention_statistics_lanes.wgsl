@@ -1,5 +1,5 @@
 // attention_statistics_lanes: the statistics without workgroup memory or barriers, for adapters whose subgroups are the
-// 8 lanes of a processor's vector, as software/shared/attention_lanes.wgsl: an invocation owns 4 queries. Needs
+// 8 lanes of a processor's vector, as shared/attention_lanes.wgsl: an invocation owns 4 queries. Needs
 // shared/attention.wgsl, spread.wgsl, the functions of attention_statistics.wgsl and heads of up to 64 columns.
 
 const WG: u32 = 16u;

@@ -2,9 +2,11 @@
 //! measurement that is kept on disk ([`super::cache`]). A variant is admitted only after its result on the very sizes
 //! matched the CPU device's.
 
-use super::Gpu;
-use crate::bisect::nmse;
-use crate::device::{ProgramOptions, Variants, Weights};
+use super::adapter::Gpu;
+use super::choices::Choices;
+use crate::device::nmse::nmse;
+use crate::device::options::{ProgramOptions, Variants};
+use crate::device::weight_cache::Weights;
 use crate::error::{Error, Result};
 use crate::graph::rewrites::Rewrite;
 use crate::graph::{Graph, Node, Source};
@@ -53,22 +55,6 @@ impl Variant {
     /// What it needs of the adapter is experimental there: not used before its result matched.
     fn is_experimental(self, node: &Node) -> bool {
         self.shader(node).is_some_and(|shader| shader.needs.cooperative)
-    }
-}
-
-/// How many nodes were chosen by measurement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Choices {
-    /// Nodes chosen by an earlier measurement.
-    pub known: usize,
-    /// Sizes measured now.
-    pub measured: usize,
-}
-
-impl Choices {
-    /// What was chosen after `before`.
-    pub(crate) fn since(self, before: Choices) -> Choices {
-        Choices { known: self.known - before.known, measured: self.measured - before.measured }
     }
 }
 

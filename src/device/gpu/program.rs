@@ -1,7 +1,8 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
-use super::Gpu;
-use crate::device::{Monitor, Transfer, Weights, weight_tensors};
+use super::adapter::Gpu;
+use crate::device::options::{Monitor, Transfer};
+use crate::device::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Node, Source, Storage, TensorId, WeightPart};

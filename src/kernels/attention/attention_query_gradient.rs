@@ -1,9 +1,8 @@
 //! The gradient of [`attention`]'s queries, from one of its sets of keys. Scores and their gradients
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
+use super::scores::{self, LOWEST, PRODUCTS, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};
 use crate::graph::{Call, Graph, Storage, Tensor};
-use crate::kernels::attention::{self, LOWEST, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};
-use crate::kernels::attention_statistics::PRODUCTS;
 use crate::kernels::matmul::gemm_strided;
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
@@ -144,7 +143,7 @@ pub(crate) struct Scores {
 
 impl Params {
     /// The first or second set of keys of attention `of`.
-    pub fn of(of: &attention::Params, second: bool) -> Params {
+    pub fn of(of: &scores::Params, second: bool) -> Params {
         let p = Params {
             heads: of.heads,
             head_dim: of.head_dim,

@@ -2,15 +2,10 @@
 //! compute every probability again, so that no score matrix is kept (FlashAttention, Dao et al. 2022,
 //! arXiv:2205.14135).
 
+use super::scores::{KEYS, LOWEST, PRODUCTS, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows};
 use crate::graph::{Call, Graph, Storage, Tensor};
-use crate::kernels::attention::{
-    KEYS, LOWEST, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows,
-};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
-
-/// `shaders/shared/attention_products.wgsl`: rows of one side times rows of the other.
-pub(crate) const PRODUCTS: &str = wgsl!("shared/attention_products");
 
 const WGSL: &str = wgsl!("attention/attention_statistics");
 const TILE: &str = wgsl!("shared/attention_statistics_tile");

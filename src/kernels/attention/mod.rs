@@ -4,3 +4,4 @@ pub mod attention;
 pub mod attention_key_gradient;
 pub mod attention_query_gradient;
 pub mod attention_statistics;
+mod scores;

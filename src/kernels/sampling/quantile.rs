@@ -1,7 +1,8 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
+use crate::diffusion::numbers;
 use crate::graph::{Call, Graph, Storage, Tensor};
-use crate::kernels::step::{Prediction, check_known, coefficient, keep};
+use crate::kernels::step::{Prediction, check_known, keep};
 use crate::kernels::{Cost, Kernel, PREDICT, Shader, defined_in_f32};
 
 params! {
@@ -79,14 +80,13 @@ fn compute(params: &[u8], inputs: &[&[f32]], s: &mut [f32], sort: fn(&mut [f32])
     for (b, s) in s.iter_mut().enumerate() {
         let mut x0: Vec<f32> = (b * item..(b + 1) * item)
             .map(|i| {
-                let out =
-                    prediction.output(inputs[1], i, p.batch as usize * item, coef[coefficient::GUIDANCE]);
-                let x0 = coef[coefficient::X0_X] * inputs[0][i] + coef[coefficient::X0_OUT] * out;
+                let out = prediction.output(inputs[1], i, p.batch as usize * item, coef[numbers::GUIDANCE]);
+                let x0 = coef[numbers::X0_X] * inputs[0][i] + coef[numbers::X0_OUT] * out;
                 if p.kept != 0 { keep(x0, inputs[3], i, p.channels as usize).abs() } else { x0.abs() }
             })
             .collect();
         sort(&mut x0);
-        let position = coef[coefficient::QUANTILE] * (item - 1) as f32;
+        let position = coef[numbers::QUANTILE] * (item - 1) as f32;
         let rank = (position as usize).min(item - 1);
         let (_, low, above) = x0.select_nth_unstable_by(rank, f32::total_cmp);
         let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(*low);

@@ -3,7 +3,7 @@
 //! Every sampler of [`crate::diffusion`] becomes sixteen numbers; with its simplest ones the kernel computes
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
-use crate::diffusion::{Step, Thresholding, Variance};
+use crate::diffusion::numbers;
 use crate::graph::{Call, Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, PREDICT, Shader, fold_grid};
 use rayon::prelude::*;
@@ -41,58 +41,6 @@ pub static KERNEL: Kernel = Kernel {
     rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
 };
-
-/// Places in the array of a step's numbers (`shaders/shared/predict.wgsl`).
-pub(crate) mod coefficient {
-    pub(crate) const GUIDANCE: usize = 0;
-    pub(crate) const X0_X: usize = 1;
-    pub(crate) const X0_OUT: usize = 2;
-    pub(crate) const EPS_X: usize = 3;
-    pub(crate) const EPS_OUT: usize = 4;
-    pub(crate) const MEAN_X: usize = 5;
-    pub(crate) const MEAN_X0: usize = 6;
-    pub(crate) const MEAN_EPS: usize = 7;
-    pub(crate) const CLIP: usize = 8;
-    pub(crate) const CLIP_RANGE: usize = 9;
-    pub(crate) const QUANTILE: usize = 10;
-    pub(crate) const VARIANCE: usize = 11;
-    pub(crate) const SIGMA: usize = 12;
-    pub(crate) const LOG_MIN: usize = 13;
-    pub(crate) const LOG_MAX: usize = 14;
-    pub(crate) const NOISE: usize = 15;
-    pub(crate) const COUNT: usize = 16;
-}
-
-/// A step and the guidance scale as the array the kernels read.
-pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; coefficient::COUNT] {
-    use coefficient::*;
-    let c = &step.coefficients;
-    let mut out = [0.0; COUNT];
-    out[GUIDANCE] = guidance_scale;
-    out[X0_X] = c.x0_x;
-    out[X0_OUT] = c.x0_out;
-    out[EPS_X] = c.eps_x;
-    out[EPS_OUT] = c.eps_out;
-    out[MEAN_X] = c.mean_x;
-    out[MEAN_X0] = c.mean_x0;
-    out[MEAN_EPS] = c.mean_eps;
-    match c.clip {
-        Thresholding::None => {}
-        Thresholding::Range(range) => (out[CLIP], out[CLIP_RANGE]) = (1.0, range),
-        Thresholding::Dynamic { ratio, max } => {
-            (out[CLIP], out[CLIP_RANGE], out[QUANTILE]) = (2.0, max, ratio)
-        }
-    }
-    match c.variance {
-        Variance::Fixed { sigma } => out[SIGMA] = sigma,
-        Variance::LearnedRange { log_min, log_max } => {
-            (out[VARIANCE], out[LOG_MIN], out[LOG_MAX]) = (1.0, log_min, log_max);
-        }
-        Variance::Learned => out[VARIANCE] = 2.0,
-    }
-    out[NOISE] = if step.adds_noise { 1.0 } else { 0.0 };
-    out.map(|v| v as f32)
-}
 
 /// How pictures lie in the network's output.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +91,7 @@ pub struct StepInputs<'a> {
     pub out: &'a Tensor,
     /// Standard normal noise `[B, H, W, C]`.
     pub noise: &'a Tensor,
-    /// The step's numbers `[16]`, from [`coefficients`].
+    /// The step's numbers `[16]`, from [`coefficients`](numbers::coefficients).
     pub coefficients: &'a Tensor,
     /// Quantiles `[B]`, where the sampler thresholds dynamically.
     pub quantile: Option<&'a Tensor>,
@@ -273,7 +221,7 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
 
 /// Element `i` of the next sample and of the clipped x̂₀.
 fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
-    use coefficient::*;
+    use numbers::*;
     let c = |k: usize| inputs[3][k];
     let number = T::from;
     let (clip, variance): (f64, f64) = (c(CLIP).into(), c(VARIANCE).into());

@@ -1,7 +1,8 @@
 //! What flags must say before a forward may be recorded; as in [`check`](crate::models::check).
 
 use super::classifier::{self, Pool};
-use super::{Config, GROUPS, Heads, Trunk};
+use super::trunk::{GROUPS, Heads, Trunk};
+use super::unet::Config;
 use crate::error::Result;
 use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::models::check::{MAX_CHANNELS, MAX_LAYERS, MAX_LEVELS, MAX_SIDE, range, require};

@@ -1,6 +1,6 @@
 //! The noisy classifier (`EncoderUNetModel`): the U-Net's way down and middle, pooled.
 
-use super::{EPS, GROUPS, Heads, Trunk};
+use super::trunk::{EPS, GROUPS, Heads, Trunk};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::conv2d::Window;
 use crate::kernels::elementwise::activate;

@@ -1,7 +1,7 @@
 //! What the shapes of a checkpoint's tensors tell of the network they are of.
 
-use super::Config;
 use super::classifier::{self, Pool};
+use super::unet::Config;
 use crate::graph::Graph;
 use crate::models::check::MAX_LEVELS;
 use crate::weights::Checkpoint;

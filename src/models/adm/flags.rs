@@ -2,25 +2,12 @@
 //! in a JSON file beside the weights, else in the [`presets`] of the published checkpoints, else in the
 //! tensors' shapes with guided-diffusion's defaults for the rest; and the user's word is above all of them.
 
-use super::Config;
-use super::classifier::{self, Pool};
-use super::detect::{self, Shapes, first_difference};
-use super::presets::{self, Preset};
-use super::values::{factors, list, multiples, number, optional, pool, schedule, truth};
+use super::detect::{Shapes, first_difference};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// How the betas grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoiseSchedule {
-    /// 1e-4 to 0.02 in a thousand steps, scaled for other numbers of them.
-    Linear,
-    /// Squared cosine (arXiv:2102.09672).
-    Cosine,
-}
 
 /// A network whose hyper-parameters are flags.
 pub trait Flags: Clone + Default + PartialEq {
@@ -41,6 +28,45 @@ pub trait Flags: Clone + Default + PartialEq {
     fn validate(&self, path: &Path) -> Result<()>;
     /// The network alone.
     fn graph(&self) -> Graph;
+}
+
+/// A published checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Its file's name without `.pt`.
+    pub name: &'static str,
+    /// Flags that differ from guided-diffusion's defaults, as on the command line.
+    pub flags: &'static str,
+    /// The classifier that was trained for it, and the scale it was evaluated with.
+    pub classifier: Option<(&'static str, f32)>,
+}
+
+impl Preset {
+    /// The flags in full.
+    #[track_caller]
+    pub fn flags<F: Flags>(&self) -> F {
+        let mut flags = F::default();
+        let mut values = Vec::new();
+        let mut words = self.flags.split_whitespace();
+        while let (Some(flag), Some(value)) = (words.next(), words.next()) {
+            values.push((flag.trim_start_matches("--"), Value::from(value)));
+        }
+        for &(flag, default) in F::SIZED {
+            if !values.iter().any(|(given, _)| *given == flag) {
+                values.push((flag, Value::from(default)));
+            }
+        }
+        if let Err((flag, what)) = set_all(&mut flags, values, true) {
+            panic!("preset {}: `{flag}`: {what}", self.name);
+        }
+        flags
+    }
+}
+
+/// The one of these whose name is in this file's.
+pub(super) fn called(presets: &'static [Preset], path: &Path) -> Option<&'static Preset> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    presets.iter().filter(|preset| stem.contains(preset.name)).max_by_key(|preset| preset.name.len())
 }
 
 /// Where flags come from.
@@ -161,7 +187,7 @@ fn preset<F: Flags>(
         flags.validate(weights).map_err(|error| error.to_string())?;
         first_difference(&flags.graph(), shapes).map_or(Ok(flags), Err)
     };
-    if let Some(preset) = presets::called(F::presets(), weights) {
+    if let Some(preset) = called(F::presets(), weights) {
         let flags = fits(preset).map_err(|why| Some(format!("called like {}, but {why}", preset.name)))?;
         return Ok((flags, Origin::Preset { name: preset.name, by_name: true }));
     }
@@ -209,159 +235,4 @@ pub(in crate::models) const WITHOUT_EFFECT: [&str; 5] =
 
 pub(in crate::models) fn put<T>(field: &mut T, value: Result<T, String>) -> Option<Result<(), String>> {
     Some(value.map(|value| *field = value))
-}
-
-impl Flags for Config {
-    const NAMES: &'static [&'static str] = &[
-        "image_size",
-        "large_size",
-        "small_size",
-        "num_channels",
-        "channel_mult",
-        "num_res_blocks",
-        "attention_resolutions",
-        "num_heads",
-        "num_head_channels",
-        "num_heads_upsample",
-        "use_scale_shift_norm",
-        "resblock_updown",
-        "conv_resample",
-        "use_new_attention_order",
-        "class_cond",
-        "num_classes",
-        "learn_sigma",
-        "noise_schedule",
-        "diffusion_steps",
-        "rescale_timesteps",
-        "rescale_learned_sigmas",
-        "predict_xstart",
-        "sigma_small",
-    ];
-    const SIZED: &'static [(&'static str, &'static str)] =
-        &[("channel_mult", ""), ("attention_resolutions", "16,8")];
-
-    fn set(&mut self, flag: &str, value: &Value) -> Option<Result<(), String>> {
-        match flag {
-            "image_size" | "large_size" => put(&mut self.image_size, number(value)),
-            "small_size" => put(&mut self.small_size, optional(value)),
-            "num_channels" => put(&mut self.num_channels, number(value)),
-            "channel_mult" => {
-                put(&mut self.channel_mult, multiples(value, self.image_size, self.small_size.is_some()))
-            }
-            "num_res_blocks" => put(&mut self.num_res_blocks, number(value)),
-            "attention_resolutions" => put(&mut self.attention_resolutions, factors(value, self.image_size)),
-            "attention_resolutions_ds" => put(&mut self.attention_resolutions, list(value)),
-            "num_heads" => put(&mut self.num_heads, number(value)),
-            "num_head_channels" => put(&mut self.num_head_channels, optional(value)),
-            "num_heads_upsample" => put(&mut self.num_heads_upsample, optional(value)),
-            "use_scale_shift_norm" => put(&mut self.use_scale_shift_norm, truth(value)),
-            "resblock_updown" => put(&mut self.resblock_updown, truth(value)),
-            "conv_resample" => put(&mut self.conv_resample, truth(value)),
-            "use_new_attention_order" => put(&mut self.use_new_attention_order, truth(value)),
-            "class_cond" => put(&mut self.class_cond, truth(value)),
-            "num_classes" => put(&mut self.num_classes, number(value)),
-            "learn_sigma" => put(&mut self.learn_sigma, truth(value)),
-            "noise_schedule" => put(&mut self.noise_schedule, schedule(value)),
-            "diffusion_steps" => put(&mut self.diffusion_steps, number(value)),
-            "rescale_timesteps" => put(&mut self.rescale_timesteps, truth(value)),
-            "rescale_learned_sigmas" => put(&mut self.rescale_learned_sigmas, truth(value)),
-            "predict_xstart" => put(&mut self.predict_xstart, truth(value)),
-            "sigma_small" => put(&mut self.sigma_small, truth(value)),
-            _ => WITHOUT_EFFECT.contains(&flag).then_some(Ok(())),
-        }
-    }
-
-    fn detect(shapes: &Shapes) -> Result<Self, String> {
-        detect::unet(shapes)
-    }
-
-    fn assumed(&self) -> Vec<&'static str> {
-        let always = [
-            "use_new_attention_order",
-            "noise_schedule",
-            "diffusion_steps",
-            "rescale_timesteps",
-            "predict_xstart",
-        ];
-        let mut assumed = match self.small_size {
-            Some(_) => vec!["large_size", "small_size"],
-            None => vec!["image_size"],
-        };
-        assumed.extend(self.num_head_channels.is_none().then_some("num_heads"));
-        assumed.extend(always);
-        assumed.extend((!self.learn_sigma).then_some("sigma_small"));
-        assumed
-    }
-
-    fn presets() -> &'static [Preset] {
-        presets::UNETS
-    }
-
-    fn validate(&self, path: &Path) -> Result<()> {
-        self.validate(path)
-    }
-
-    fn graph(&self) -> Graph {
-        self.graph()
-    }
-}
-
-impl Flags for classifier::Config {
-    const NAMES: &'static [&'static str] = &[
-        "image_size",
-        "classifier_width",
-        "channel_mult",
-        "classifier_depth",
-        "classifier_attention_resolutions",
-        "num_head_channels",
-        "classifier_pool",
-        "classifier_use_scale_shift_norm",
-        "classifier_resblock_updown",
-        "use_new_attention_order",
-        "num_classes",
-    ];
-    const SIZED: &'static [(&'static str, &'static str)] =
-        &[("channel_mult", ""), ("classifier_attention_resolutions", "32,16,8")];
-
-    fn set(&mut self, flag: &str, value: &Value) -> Option<Result<(), String>> {
-        let attention = &mut self.classifier_attention_resolutions;
-        match flag {
-            "image_size" => put(&mut self.image_size, number(value)),
-            "classifier_width" => put(&mut self.classifier_width, number(value)),
-            "channel_mult" => put(&mut self.channel_mult, multiples(value, self.image_size, false)),
-            "classifier_depth" => put(&mut self.classifier_depth, number(value)),
-            "classifier_attention_resolutions" => put(attention, factors(value, self.image_size)),
-            "classifier_attention_resolutions_ds" | "attention_resolutions_ds" => put(attention, list(value)),
-            "num_head_channels" => put(&mut self.num_head_channels, number(value)),
-            "classifier_pool" => put(&mut self.classifier_pool, pool(value)),
-            "classifier_use_scale_shift_norm" => put(&mut self.classifier_use_scale_shift_norm, truth(value)),
-            "classifier_resblock_updown" => put(&mut self.classifier_resblock_updown, truth(value)),
-            "use_new_attention_order" => put(&mut self.use_new_attention_order, truth(value)),
-            "num_classes" => put(&mut self.num_classes, number(value)),
-            _ => WITHOUT_EFFECT.contains(&flag).then_some(Ok(())),
-        }
-    }
-
-    fn detect(shapes: &Shapes) -> Result<Self, String> {
-        detect::classifier(shapes)
-    }
-
-    fn assumed(&self) -> Vec<&'static str> {
-        let mut assumed = vec!["num_head_channels", "use_new_attention_order"];
-        // Attention pooling has a position for every pixel.
-        assumed.extend((self.classifier_pool == Pool::Adaptive).then_some("image_size"));
-        assumed
-    }
-
-    fn presets() -> &'static [Preset] {
-        presets::CLASSIFIERS
-    }
-
-    fn validate(&self, path: &Path) -> Result<()> {
-        self.validate(path)
-    }
-
-    fn graph(&self) -> Graph {
-        self.graph()
-    }
 }

@@ -1,51 +1,11 @@
 //! The published checkpoints' flags, as their repositories' READMEs give them.
 
-use super::flags::{Flags, set_all};
-use serde_json::Value;
+use super::flags::{Preset, called};
 use std::path::Path;
-
-/// A published checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct Preset {
-    /// Its file's name without `.pt`.
-    pub name: &'static str,
-    /// Flags that differ from guided-diffusion's defaults, as on the command line.
-    pub flags: &'static str,
-    /// The classifier that was trained for it, and the scale it was evaluated with.
-    pub classifier: Option<(&'static str, f32)>,
-}
-
-impl Preset {
-    /// The flags in full.
-    #[track_caller]
-    pub fn flags<F: Flags>(&self) -> F {
-        let mut flags = F::default();
-        let mut values = Vec::new();
-        let mut words = self.flags.split_whitespace();
-        while let (Some(flag), Some(value)) = (words.next(), words.next()) {
-            values.push((flag.trim_start_matches("--"), Value::from(value)));
-        }
-        for &(flag, default) in F::SIZED {
-            if !values.iter().any(|(given, _)| *given == flag) {
-                values.push((flag, Value::from(default)));
-            }
-        }
-        if let Err((flag, what)) = set_all(&mut flags, values, true) {
-            panic!("preset {}: `{flag}`: {what}", self.name);
-        }
-        flags
-    }
-}
 
 /// The U-Net of this file's name.
 pub fn named(path: &Path) -> Option<&'static Preset> {
     called(UNETS, path)
-}
-
-/// The one of these whose name is in this file's.
-pub(super) fn called(presets: &'static [Preset], path: &Path) -> Option<&'static Preset> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    presets.iter().filter(|preset| stem.contains(preset.name)).max_by_key(|preset| preset.name.len())
 }
 
 /// The published checkpoint of that name, of any kind.

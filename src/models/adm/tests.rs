@@ -4,6 +4,7 @@ use super::classifier::Pool;
 use super::detect::{Shapes, first_difference};
 use super::flags::{Flags, Origin, find};
 use super::*;
+use crate::graph::Graph;
 use std::path::{Path, PathBuf};
 
 fn shapes_of(graph: &Graph) -> Shapes {
@@ -122,7 +123,7 @@ fn who_is_not_a_preset_is_told_so() {
     // The user's word fits the preset to the file.
     let ten = said(&[("num_classes", "10"), ("noise_schedule", "linear"), ("num_heads_upsample", "-1")]);
     let (found, origin) = find::<Config>(path, &shapes, (None, "diffusion"), &ten).unwrap();
-    assert_eq!(found, Config { noise_schedule: flags::NoiseSchedule::Linear, ..config.clone() });
+    assert_eq!(found, Config { noise_schedule: NoiseSchedule::Linear, ..config.clone() });
     assert!(matches!(origin, Origin::Preset { by_name: true, .. }));
     // Without a preset the user says all.
     let all = said(&[("num_head_channels", "64"), ("attention_resolutions", "32,16,8"), ("dropout", "0.1")]);

@@ -1,7 +1,6 @@
 //! The U-Net: unconditional, of classes, or of a picture to enlarge.
 
-use super::flags::NoiseSchedule;
-use super::{EPS, GROUPS, Heads, Trunk};
+use super::trunk::{EPS, GROUPS, Heads, Trunk};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::conv2d::Window;
 use crate::kernels::elementwise::{activate, add};
@@ -10,6 +9,15 @@ use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::kernels::resample::{Resample, resample};
 use crate::models::blocks::conv;
+
+/// How the betas grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoiseSchedule {
+    /// 1e-4 to 0.02 in a thousand steps, scaled for other numbers of them.
+    Linear,
+    /// Squared cosine (arXiv:2102.09672).
+    Cosine,
+}
 
 /// The flags of a U-Net and of the diffusion it was trained for, named as on the command line.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! Values of flags: from JSON, or from text as on OpenAI's command lines.
 
 use super::classifier::Pool;
-use super::flags::NoiseSchedule;
+use super::unet::NoiseSchedule;
 use serde_json::Value;
 use std::str::FromStr;
 

@@ -7,10 +7,12 @@
 
 pub mod detect;
 pub mod resnet;
+mod seen;
 pub mod text;
 mod transformer;
 pub mod vision;
 
+pub use seen::Seen;
 pub use transformer::{Layout, Transformer};
 
 use crate::graph::{Graph, Storage, Tensor};
@@ -29,16 +31,6 @@ pub enum ImageEncoder {
     Transformer(vision::Config),
     /// A residual network with attention pooling.
     ResNet(resnet::Config),
-}
-
-/// What an encoder makes of pictures.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// `[N, E]`, of no particular length.
-    pub embeds: Tensor,
-    /// Features by place, `[N, P, C]` each, from fine to coarse: a residual network's stem and four levels, a
-    /// transformer's patches after each quarter of its blocks.
-    pub maps: Vec<Tensor>,
 }
 
 impl ImageEncoder {

@@ -2,7 +2,7 @@
 //! attention pooling at the end. Semantic Diffusion Guidance tells it the timestep: after each batch norm but the
 //! shortcuts', y (1 + scale) + shift.
 
-use super::Seen;
+use super::seen::Seen;
 use crate::graph::{Graph, Tensor};
 use crate::kernels::batch_norm::batch_norm;
 use crate::kernels::conv2d::{Window, conv2d};

@@ -1,7 +1,7 @@
 //! The picture's encoder as a transformer over patches (Dosovitskiy et al. 2020, arXiv:2010.11929), with a class token
 //! whose last state is the answer. In GLIDE's noised CLIP that token is one of a thousand: the timestep's.
 
-use super::Seen;
+use super::seen::Seen;
 use super::transformer::{Layout, Transformer};
 use crate::graph::{Graph, Tensor};
 use crate::kernels::concat::concat;

@@ -1,11 +1,13 @@
 //! GLIDE's options as [flags](Flags): its files hold tensors only.
 
-use super::{Config, TextConfig};
+use super::text::Config as TextConfig;
+use super::unet::Config;
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::models::adm::NoiseSchedule;
 use crate::models::adm::detect::{self, Shapes};
-use crate::models::adm::flags::{Flags, NoiseSchedule, WITHOUT_EFFECT, put};
-use crate::models::adm::presets::{Preset, preset};
+use crate::models::adm::flags::{Flags, Preset, WITHOUT_EFFECT, put};
+use crate::models::adm::presets::preset;
 use crate::models::adm::values::{factors, list, multiples, number, optional, schedule, truth};
 use serde_json::Value;
 use std::path::Path;

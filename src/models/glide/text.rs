@@ -57,7 +57,7 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what the forward cannot record; `path` is the file, for the message.
-    pub(super) fn validate(&self, path: &Path) -> crate::Result<()> {
+    pub(super) fn validate(&self, path: &Path) -> crate::error::Result<()> {
         range(path, "text_ctx", self.text_ctx, MAX_TOKENS)?;
         range(path, "xf_width", self.xf_width, MAX_CHANNELS)?;
         range(path, "xf_layers", self.xf_layers, MAX_LAYERS)?;

@@ -3,6 +3,8 @@
 mod archive;
 mod broken;
 mod folders;
+mod hostile;
+mod python;
 mod torch;
 mod values;
 

@@ -1,4 +1,4 @@
-//! JSON files of a model folder.
+//! Files: JSON of a model folder, and why one cannot be read.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -50,7 +50,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Why a file cannot be read; for a missing one, whether its folder is there.
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
     if error.kind() != io::ErrorKind::NotFound {
         return Error::file(path, format!("cannot be read: {error}"));
     }

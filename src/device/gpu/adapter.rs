@@ -1,0 +1,318 @@
+//! Adapters, compute pipelines, what the driver reports.
+
+use super::cache::Cache;
+use super::choices::Choices;
+use crate::error::{Error, Result};
+use crate::kernels::{Precision, Shader};
+
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A wgpu device with the pipelines made on it so far. Cheap to clone.
+#[derive(Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: wgpu::AdapterInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipelines: Mutex<HashMap<(&'static str, Precision), wgpu::ComputePipeline>>,
+    /// The driver's own memory of compiled pipelines, where the backend has one.
+    pipeline_cache: Option<wgpu::PipelineCache>,
+    cache: Cache,
+    choices: Mutex<Choices>,
+    /// 16 × 16 cooperative matrices of f16 with f32 sums.
+    cooperative: bool,
+    /// The first error nobody asked for, and the reason the device was lost.
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[derive(Default)]
+struct Faults {
+    error: Option<String>,
+    lost: Option<String>,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    wgpu::Instance::new(descriptor)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()))
+}
+
+/// The descriptions of all adapters.
+pub(in crate::device) fn adapter_names() -> Vec<String> {
+    adapters().iter().map(|a| describe(&a.get_info())).collect()
+}
+
+/// The same for messages.
+pub(in crate::device) fn found_adapters() -> String {
+    let names = adapter_names();
+    if names.is_empty() { "no adapter found".into() } else { format!("found: {}", names.join("; ")) }
+}
+
+fn describe(info: &wgpu::AdapterInfo) -> String {
+    format!("{} ({:?}, {})", info.name, info.backend, info.driver_info)
+}
+
+impl Gpu {
+    /// The best hardware adapter, if there is one: discrete before integrated before virtual.
+    pub(in crate::device) fn open_hardware() -> Result<Option<Gpu>> {
+        let rank = |a: &wgpu::Adapter| match a.get_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => Some(0),
+            wgpu::DeviceType::IntegratedGpu => Some(1),
+            wgpu::DeviceType::VirtualGpu => Some(2),
+            wgpu::DeviceType::Other | wgpu::DeviceType::Cpu => None,
+        };
+        let best = adapters().into_iter().filter(|a| rank(a).is_some()).min_by_key(rank);
+        best.map(Gpu::open).transpose()
+    }
+
+    /// The first adapter whose description holds `name`, case aside.
+    pub(in crate::device) fn open_named(name: &str) -> Result<Gpu> {
+        let wanted = name.to_lowercase();
+        let found = adapters().into_iter().find(|a| describe(&a.get_info()).to_lowercase().contains(&wanted));
+        let missing = || {
+            Error::Device(format!(
+                "no adapter's name holds `{name}` ({}); give part of a name that `ancestral devices` lists, or `--device cpu`",
+                found_adapters()
+            ))
+        };
+        Gpu::open(found.ok_or_else(missing)?)
+    }
+
+    fn open(adapter: wgpu::Adapter) -> Result<Gpu> {
+        let info = adapter.get_info();
+        let sixteen = |m: &wgpu::CooperativeMatrixProperties| {
+            let types = (m.ab_type, m.cr_type)
+                == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+            types && (m.m_size, m.n_size, m.k_size) == (16, 16, 16)
+        };
+        let cooperative = adapter.cooperative_matrix_properties().iter().any(sixteen);
+        let mut features =
+            wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
+        if cooperative {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("ancestral"),
+            required_features: adapter.features() & features,
+            // SAFETY: what is experimental here is cooperative matrices, whose shaders are chosen only after
+            // their results matched, and never read or write past their tensors.
+            experimental_features: if cooperative {
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
+            // All the adapter has: large models bind large weights.
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+            Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info)))
+        })?;
+        Ok(Gpu::new(info, device, queue, cooperative))
+    }
+
+    /// Wraps a device and queue the caller already has. f16 kernels run if it was opened with `SHADER_F16`, those of
+    /// subgroups with `SUBGROUP`.
+    pub fn from_wgpu(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        Gpu::new(info, device, queue, false)
+    }
+
+    fn new(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, cooperative: bool) -> Gpu {
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let seen = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("{error}");
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .error
+                .get_or_insert_with(|| error.to_string());
+        }));
+        let seen = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.lost.get_or_insert_with(|| format!("{reason:?}: {message}"));
+        });
+        let cache = Cache::new(&info);
+        let pipeline_cache = device.features().contains(wgpu::Features::PIPELINE_CACHE).then(|| {
+            let data = cache.pipelines();
+            let descriptor =
+                wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
+            // SAFETY: the data is what `get_data` gave for this adapter and driver; wgpu checks its header, and falls
+            // back to an empty cache.
+            unsafe { device.create_pipeline_cache(&descriptor) }
+        });
+        let (pipelines, choices) = (Mutex::default(), Mutex::default());
+        Gpu {
+            inner: Arc::new(Inner {
+                info,
+                device,
+                queue,
+                pipelines,
+                pipeline_cache,
+                cache,
+                choices,
+                cooperative,
+                faults,
+            }),
+        }
+    }
+
+    /// Adapter, backend and driver.
+    pub fn name(&self) -> String {
+        describe(&self.inner.info)
+    }
+
+    /// Whether kernels with f16 storage can run.
+    pub fn has_f16(&self) -> bool {
+        self.inner.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    pub(in crate::device) fn limits(&self) -> wgpu::Limits {
+        self.device().limits()
+    }
+
+    pub(in crate::device) fn prefers_f16(&self) -> bool {
+        self.has_f16() && !self.is_software()
+    }
+
+    /// Whether the adapter is a driver that computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.inner.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Invocations of a subgroup, where it has always the same and kernels may use it.
+    pub(super) fn subgroup(&self) -> Option<u32> {
+        let (least, most) = (self.inner.info.subgroup_min_size, self.inner.info.subgroup_max_size);
+        (least == most && self.device().features().contains(wgpu::Features::SUBGROUP)).then_some(least)
+    }
+
+    pub(super) fn has_cooperative(&self) -> bool {
+        self.inner.cooperative
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.inner.cache
+    }
+
+    /// Where measured choices are kept, if anywhere.
+    pub fn tuning_file(&self) -> Option<std::path::PathBuf> {
+        self.cache().tuning_path()
+    }
+
+    /// How many nodes were chosen by measurement so far.
+    pub fn choices(&self) -> Choices {
+        *self.inner.choices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self, more: Choices) {
+        let mut choices = self.inner.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        choices.known += more.known;
+        choices.measured += more.measured;
+    }
+
+    /// Forgets the measured choices: the next program measures anew.
+    pub fn forget_tuning(&self) {
+        self.cache().clear_choices();
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    pub(super) fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// Turns what the driver reported meanwhile into an error.
+    pub(super) fn check(&self, running: &str) -> Result<()> {
+        let mut faults = self.inner.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = faults.lost.clone() {
+            return Err(Error::DeviceLost { running: running.to_string(), reason });
+        }
+        match faults.error.take() {
+            Some(error) => Err(Error::Device(format!(
+                "{}: while running {running}: {error}. Please report it; `--device cpu` avoids it",
+                self.name()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all submitted work.
+    pub(super) fn wait(&self, running: &str, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let polled = self.device().poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        self.check(running)?;
+        match polled {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::DeviceLost { running: running.to_string(), reason: e.to_string() }),
+        }
+    }
+
+    /// The pipeline of a shader, compiled once per precision.
+    pub(super) fn pipeline(
+        &self,
+        shader: &'static Shader,
+        precision: Precision,
+    ) -> Result<wgpu::ComputePipeline> {
+        let key = (shader.name, precision);
+        let lock = || self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = lock().get(&key).cloned() {
+            return Ok(pipeline);
+        }
+        let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(shader.name),
+            source: wgpu::ShaderSource::Wgsl(shader.source(precision).into()),
+        };
+        // SAFETY: the kernels guard their own indices and every loop is bounded by the uniform; the tests run each
+        // of them against its reference at ragged sizes. What is switched off is naga's injected clamping and loop
+        // counting, not the driver's robust buffer access.
+        let module = unsafe {
+            self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
+        let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(shader.name),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: shader.constants,
+                ..Default::default()
+            },
+            cache: self.inner.pipeline_cache.as_ref(),
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::Device(format!("{}: shader `{}`: {error}", self.name(), shader.name)));
+        }
+        lock().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Compiles shaders in parallel, and keeps what the driver made of new ones.
+    pub(super) fn compile(&self, shaders: &[&'static Shader], precision: Precision) -> Result<()> {
+        let compiled = || self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let before = compiled();
+        shaders.par_iter().try_for_each(|shader| self.pipeline(shader, precision).map(drop))?;
+        if compiled() > before
+            && let Some(data) = self.inner.pipeline_cache.as_ref().and_then(wgpu::PipelineCache::get_data)
+        {
+            self.cache().save_pipelines(&data);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Counts of choices.
+
+/// How many nodes were chosen by measurement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Nodes chosen by an earlier measurement.
+    pub known: usize,
+    /// Sizes measured now.
+    pub measured: usize,
+}
+
+impl Choices {
+    /// What was chosen after `before`.
+    pub(crate) fn since(self, before: Choices) -> Choices {
+        Choices { known: self.known - before.known, measured: self.measured - before.measured }
+    }
+}

@@ -1,0 +1,103 @@
+//! A checkpoint's tensors on the devices.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Repack, Source, Storage, TensorId, WeightPart};
+use crate::weights::Checkpoint;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A checkpoint and what of it is on the device already, so that programs of several sizes share one copy.
+pub struct Weights {
+    checkpoint: Option<Checkpoint>,
+    on_cpu: Mutex<HashMap<WeightKey, Arc<Vec<f32>>>>,
+    on_gpu: Mutex<HashMap<WeightKey, wgpu::Buffer>>,
+}
+
+/// Parts, layout, and whether it is stored in f16.
+type WeightKey = (Vec<WeightPart>, Repack, bool);
+
+impl Weights {
+    /// Nothing is read before a program needs it.
+    pub fn new(checkpoint: Checkpoint) -> Self {
+        Weights { checkpoint: Some(checkpoint), on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+    }
+
+    /// No weights: for graphs that are made of inputs and constants only.
+    pub fn none() -> Self {
+        Weights { checkpoint: None, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+    }
+
+    /// The file or files. Errors: there are [none](Self::none), and the graph reads the weight.
+    pub(super) fn checkpoint(&self, parts: &[WeightPart]) -> Result<&Checkpoint> {
+        let missing = || {
+            let name = WeightPart::list(parts);
+            Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"))
+        };
+        self.checkpoint.as_ref().ok_or_else(missing)
+    }
+
+    /// Bytes of the graph's weights that the CPU device has not read yet.
+    pub(super) fn bytes_to_read(&self, graph: &Graph) -> u64 {
+        let cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        weight_tensors(graph)
+            .filter(|(_, parts, repack, _)| !cache.contains_key(&(parts.to_vec(), *repack, false)))
+            .map(|(id, ..)| graph.info(id).len() as u64 * 4)
+            .sum()
+    }
+
+    /// Whether the devices' copies take more than a gigabyte.
+    pub fn is_large(&self) -> bool {
+        const LARGE: u64 = 1 << 30;
+        let on_cpu = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = on_cpu.values().map(|v| v.len() as u64 * 4).sum::<u64>();
+        bytes + on_gpu.values().map(wgpu::Buffer::size).sum::<u64>() > LARGE
+    }
+
+    /// Gives the devices' copies back if they are large: a 10 GB encoder that is done must leave room for the U-Net.
+    /// Small networks stay for the next picture. Programs that still run keep what they use.
+    pub fn release_if_large(&self) {
+        if self.is_large() {
+            self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    pub(super) fn cpu(&self, parts: &[WeightPart], repack: Repack) -> Result<Arc<Vec<f32>>> {
+        let key = (parts.to_vec(), repack, false);
+        let mut cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = cache.get(&key) {
+            return Ok(values.clone());
+        }
+        let values = Arc::new(self.checkpoint(parts)?.read_parts(parts, repack)?);
+        cache.insert(key, values.clone());
+        Ok(values)
+    }
+
+    pub(super) fn gpu(
+        &self,
+        parts: &[WeightPart],
+        repack: Repack,
+        f16: bool,
+        upload: impl FnOnce() -> Result<wgpu::Buffer>,
+    ) -> Result<wgpu::Buffer> {
+        let key = (parts.to_vec(), repack, f16);
+        let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(buffer) = cached {
+            return Ok(buffer);
+        }
+        let buffer = upload()?;
+        self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).insert(key, buffer.clone());
+        Ok(buffer)
+    }
+}
+
+/// The weight tensors a graph reads: id, parts, layout, storage.
+pub(super) fn weight_tensors(
+    graph: &Graph,
+) -> impl Iterator<Item = (TensorId, &[WeightPart], Repack, Storage)> {
+    graph.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
+        Source::Weight { parts, repack, .. } => Some((TensorId(i), parts.as_slice(), *repack, t.storage)),
+        _ => None,
+    })
+}

@@ -1,0 +1,218 @@
+//! What attention and its gradients share: the uniform, tiles, scores and their exponentials.
+
+use crate::kernels::matmul::gemm_strided;
+use std::ops::Add;
+
+params! {
+    /// Heads.
+    heads: u32,
+    /// Columns of a head.
+    head_dim: u32,
+    /// Query rows of a picture.
+    queries: u32,
+    /// Rows of the first keys.
+    keys1: u32,
+    /// Rows of the second keys.
+    keys2: u32,
+    /// Columns of q.
+    q_stride: u32,
+    /// Columns of k1.
+    k1_stride: u32,
+    /// First column of k1.
+    k1_offset: u32,
+    /// Columns of v1.
+    v1_stride: u32,
+    /// First column of v1.
+    v1_offset: u32,
+    /// Columns of k2.
+    k2_stride: u32,
+    /// First column of k2.
+    k2_offset: u32,
+    /// Columns of v2.
+    v2_stride: u32,
+    /// First column of v2.
+    v2_offset: u32,
+    /// First column of q.
+    q_offset: u32,
+    /// 1 if a bias is bound.
+    has_bias: u32,
+    /// 1 if a mask is bound.
+    has_mask: u32,
+    /// 1: a query sees the keys up to its own place.
+    causal: u32,
+    /// Factor of the products.
+    scale: f32,
+}
+
+/// A masked score: no infinity, which WGSL lets an implementation assume away.
+pub(crate) const LOWEST: f32 = -3e38;
+
+/// Widest head the kernel holds in registers.
+pub const MAX_HEAD_DIM: usize = 512;
+
+/// `shaders/shared/attention.wgsl`: keys and scores.
+pub(crate) const KEYS: &str = wgsl!("shared/attention");
+/// `shaders/software/shared/spread.wgsl`: products of numbers handed round a subgroup.
+pub(crate) const SPREAD: &str = wgsl!("software/shared/spread");
+/// Sizes of the tiles for every head.
+pub(crate) const ROWS16: &str = wgsl!("shared/rows16_others64");
+/// Sizes of the tiles for heads of up to 128 columns.
+pub(crate) const ROWS32: &str = wgsl!("shared/rows32_others32");
+/// Sizes of the tiles for heads of up to 64 columns.
+pub(crate) const ROWS64: &str = wgsl!("shared/rows64_others32");
+
+/// The grid of workgroups that compute `queries` of one head and picture each.
+pub(crate) fn grid(params: &[u8], output: &[usize], queries: u32) -> [u32; 3] {
+    let p = Params::read(params);
+    [p.queries.div_ceil(queries), p.heads, output[0] as u32]
+}
+
+/// `shaders/shared/attention_products.wgsl`: rows of one side times rows of the other.
+pub(crate) const PRODUCTS: &str = wgsl!("shared/attention_products");
+
+/// One source's rows of one picture and head: the slice from its first element on, and the row stride.
+pub(crate) fn head_rows<T>(
+    x: &[T],
+    n: usize,
+    rows: usize,
+    stride: u32,
+    offset: u32,
+    head: usize,
+    dim: usize,
+) -> (&[T], usize) {
+    if rows == 0 {
+        return (&[], 1);
+    }
+    (&x[n * rows * stride as usize + offset as usize + head * dim..], stride as usize)
+}
+
+impl Params {
+    /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
+    pub(crate) fn added<T>(
+        &self,
+        [bias, mask]: [&[T]; 2],
+        n: usize,
+        head: usize,
+        query: usize,
+        key: usize,
+    ) -> Option<T>
+    where
+        T: Copy + Default + Add<Output = T>,
+    {
+        let (keys1, keys) = (self.keys1 as usize, (self.keys1 + self.keys2) as usize);
+        if self.causal != 0 && key > query {
+            return None;
+        }
+        let mut sum = T::default();
+        if self.has_bias != 0 {
+            sum = sum + bias[(query * keys + key) * self.heads as usize + head];
+        }
+        if self.has_mask != 0 && key < keys1 {
+            sum = sum + mask[n * keys1 + key];
+        }
+        Some(sum)
+    }
+}
+
+impl Params {
+    /// Scores of a picture's head, of as many queries from `first` on as `scores` holds: of q, first keys, second keys,
+    /// bias and mask. A hidden key's is -∞.
+    pub(crate) fn scores(
+        &self,
+        scores: &mut [f32],
+        inputs: [&[f32]; 5],
+        (n, head): (usize, usize),
+        first: usize,
+    ) {
+        let [q, k1, k2, bias, mask] = inputs;
+        let (dim, keys1, keys2) = (self.head_dim as usize, self.keys1 as usize, self.keys2 as usize);
+        let (keys, queries) = (keys1 + keys2, self.queries as usize);
+        let rows = scores.len() / keys;
+        let (q, q_stride) = head_rows(q, n, queries, self.q_stride, self.q_offset, head, dim);
+        let (k1, k1s) = head_rows(k1, n, keys1, self.k1_stride, self.k1_offset, head, dim);
+        let (k2, k2s) = head_rows(k2, n, keys2, self.k2_stride, self.k2_offset, head, dim);
+        let q = &q[first * q_stride..];
+        gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
+        gemm_strided(
+            &mut scores[keys1..],
+            keys,
+            false,
+            q,
+            q_stride,
+            (k2, 1, k2s),
+            [rows, dim, keys2],
+            self.scale,
+        );
+        if self.has_bias == 0 && self.has_mask == 0 && self.causal == 0 {
+            return;
+        }
+        for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+            for (key, s) in row.iter_mut().enumerate() {
+                let added = self.added([bias, mask], n, head, first + r, key);
+                *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
+            }
+        }
+    }
+}
+
+/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum; the maximum and
+/// their sum.
+pub(crate) fn exponentials(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature the function is compiled for was just detected.
+        return unsafe { exponentials_avx2(scores, totals) };
+    }
+    exponentials_of_rows(scores, totals);
+}
+
+/// The same code compiled for vectors of 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn exponentials_avx2(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    exponentials_of_rows(scores, totals);
+}
+
+#[inline(always)]
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+    const LANES: usize = 32;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (row, [maximum, total]) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for chunk in &*chunks {
+            tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
+        }
+        let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
+        *maximum = top;
+        let mut sums = [0.0; LANES];
+        for chunk in chunks {
+            for (sum, s) in sums.iter_mut().zip(chunk) {
+                *s = exp(*s - top);
+                *sum += *s;
+            }
+        }
+        *total = sums.iter().sum();
+        for s in rest {
+            *s = exp(*s - top);
+            *total += *s;
+        }
+    }
+}
+
+/// eˣ for x <= 0 to 2 units in the last place, 0 below -87 (Cephes `expf`), in steps that vectors have.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Added and subtracted it rounds to an integer, which meanwhile stands in its lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut y = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = y * r + c;
+    }
+    let y = (y * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.0 { 0.0 } else { y }
+}

@@ -3,7 +3,7 @@
 //! are read and written, edges and epilogues are the shader's own; a driver's operations themselves are not tested.
 
 use crate::cases::all;
-use crate::device::{has_f16, on_gpu, say};
+use crate::device::{has_f16, on_gpu, skip};
 use crate::harness::{F16, F32, compare, reference, run};
 use ancestral::device::{Device, ProgramOptions, Variants};
 use ancestral::graph::Storage;
@@ -82,7 +82,7 @@ fn emulated(shader: &'static Shader) -> &'static Shader {
 
 fn check(device: &Device) {
     if !has_f16(device) {
-        say("cooperative matrices are skipped: no f16 shaders");
+        skip("no f16 shaders");
         return;
     }
     let mut checked = 0;

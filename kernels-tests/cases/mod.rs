@@ -9,6 +9,7 @@ pub mod norms;
 mod pictures;
 mod products;
 mod rows;
+mod sizes;
 pub mod steps;
 
 use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
@@ -46,6 +47,19 @@ pub fn all() -> Vec<Case> {
     cases.extend(rows::cases());
     cases.extend(steps::cases());
     cases
+}
+
+/// What is measured: the kernels at sizes of the models, without values; of one that has none there, the most costly case.
+pub fn benched() -> Vec<Case> {
+    let mut benched = sizes::cases();
+    let mut rest = all();
+    rest.sort_by(|a, b| b.graph.cost().flops.total_cmp(&a.graph.cost().flops));
+    for kernel in ALL {
+        if !benched.iter().any(|case| case.kernel == kernel.name) {
+            benched.extend(rest.iter().position(|case| case.kernel == kernel.name).map(|at| rest.remove(at)));
+        }
+    }
+    benched
 }
 
 /// Numbers that are the same on every machine (splitmix64, Steele et al. 2014; normals by Box & Muller).
@@ -91,6 +105,8 @@ pub struct Maker {
     /// The case's numbers.
     pub rng: Rng,
     inputs: Vec<(String, Vec<f32>)>,
+    /// Whether the inputs get values.
+    draws: bool,
 }
 
 impl Maker {
@@ -120,6 +136,11 @@ impl Maker {
 
     /// Normals.
     pub fn normal(&mut self, shape: &[usize], storage: Storage, mean: f64, std: f64) -> Tensor {
+        if !self.draws {
+            let name = format!("in{}", self.inputs.len());
+            self.inputs.push((name.clone(), Vec::new()));
+            return self.g.input(&name, shape, storage);
+        }
         let values = self.rng.normals(shape.iter().product(), mean, std);
         self.given(shape, storage, values)
     }
@@ -127,13 +148,22 @@ impl Maker {
 
 /// Makes the case `kernel/name` from what `record` records; weights it names are drawn as the inputs are.
 fn case(kernel: &'static str, name: impl AsRef<str>, record: impl FnOnce(&mut Maker) -> Tensor) -> Case {
-    let name = format!("{kernel}/{}", name.as_ref());
-    let mut maker = Maker { g: Graph::new(), rng: Rng::named(&name), inputs: Vec::new() };
+    make(kernel, name.as_ref(), true, record)
+}
+
+/// The same without values.
+fn sized(kernel: &'static str, name: &str, record: impl FnOnce(&mut Maker) -> Tensor) -> Case {
+    make(kernel, name, false, record)
+}
+
+fn make(kernel: &'static str, name: &str, draws: bool, record: impl FnOnce(&mut Maker) -> Tensor) -> Case {
+    let name = format!("{kernel}/{name}");
+    let mut maker = Maker { g: Graph::new(), rng: Rng::named(&name), inputs: Vec::new(), draws };
     let y = record(&mut maker);
     maker.g.output(OUTPUT, &y);
-    let Maker { mut g, mut rng, mut inputs } = maker;
+    let Maker { mut g, mut rng, mut inputs, .. } = maker;
     for weight in weights_to_inputs(&mut g) {
-        let len = g.info(weight.id).len();
+        let len = if draws { g.info(weight.id).len() } else { 0 };
         inputs.push((input_name(&g, weight.id).to_string(), rng.normals(len, 0.5, 0.5)));
     }
     Case { kernel, name, graph: g, inputs }

@@ -13,6 +13,7 @@
 //!
 //! - [`cases`]: what is tested. A new case is a row in the kernel's function there; a kernel without cases fails.
 //! - [`harness`]: runs cases on the CPU device and the GPU and compares; tolerances stand at its top.
+//! - [`concurrent`]: several callers of one GPU.
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`cooperative`]: shaders of cooperative matrices, those emulated.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
@@ -28,6 +29,7 @@
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 
 mod cases;
+mod concurrent;
 mod controls;
 mod cooperative;
 mod device;

@@ -1,8 +1,9 @@
-//! Files: JSON of a model folder, and why one cannot be read.
+//! Files: JSON of a model folder, why one cannot be read, and writing whole ones.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 
@@ -67,5 +68,55 @@ pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
             Error::file(path, format!("{what} {}: is this the right folder, and complete?", folder.display()))
         }
         _ => Error::file(path, "not found: is the path right?"),
+    }
+}
+
+/// A name beside `path` that no other call of this or another process takes: what is written there is moved to `path` once
+/// it is whole.
+pub(crate) fn partial(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".partial-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
+}
+
+/// Writes a file that appears whole or not at all: it is written beside its place and then moved there.
+///
+/// # Errors
+/// When its folder is absent or not writable, or the disk is full; what was at `path` stays.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = partial(path);
+    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        // Best effort: the error to report is the first one.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_writers_of_one_file_leave_it_whole() {
+        let folder = std::env::temp_dir().join(format!("ancestral-files-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("one");
+        std::thread::scope(|scope| {
+            for letter in b'a'..b'e' {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        write_whole(path, &vec![letter; 10_000]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert!(read.len() == 10_000 && read.iter().all(|byte| *byte == read[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
+        assert!(write_whole(&folder.join("absent/one"), b"").is_err());
+        fs::remove_dir_all(folder).unwrap();
     }
 }

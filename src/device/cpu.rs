@@ -1,5 +1,6 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
+use super::memory::free_memory;
 use super::options::{Monitor, Transfer};
 use super::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
@@ -170,16 +171,6 @@ fn check_memory(needed: u64) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Bytes a program may still take, where the system says so (Linux; there also by its control group's limit).
-pub(super) fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = limit.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    Some(free.min(limit))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod cpu;
 mod gpu;
 mod limits;
+mod memory;
 mod nmse;
 mod options;
 mod program;
@@ -112,7 +113,7 @@ impl Device {
                 binding: None,
                 buffer: None,
                 align: 4,
-                memory: cpu::free_memory(),
+                memory: memory::free_memory(),
             },
             Device::Gpu(gpu) => DeviceLimits::of_wgpu(&gpu.name(), &gpu.limits()),
         }

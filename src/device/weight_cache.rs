@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Weights {
     checkpoint: Option<Checkpoint>,
     on_cpu: Mutex<HashMap<WeightKey, Arc<Vec<f32>>>>,
-    on_gpu: Mutex<HashMap<WeightKey, wgpu::Buffer>>,
+    /// By the GPU's number, and whether it is stored in f16.
+    on_gpu: Mutex<HashMap<(u64, bool, WeightKey), wgpu::Buffer>>,
 }
 
-/// Parts, layout, and whether it is stored in f16.
-type WeightKey = (Vec<WeightPart>, Repack, bool);
+/// Parts and layout.
+type WeightKey = (Vec<WeightPart>, Repack);
 
 impl Weights {
     /// Nothing is read before a program needs it.
@@ -40,7 +41,7 @@ impl Weights {
     pub(super) fn bytes_to_read(&self, graph: &Graph) -> u64 {
         let cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
         weight_tensors(graph)
-            .filter(|(_, parts, repack, _)| !cache.contains_key(&(parts.to_vec(), *repack, false)))
+            .filter(|(_, parts, repack, _)| !cache.contains_key(&(parts.to_vec(), *repack)))
             .map(|(id, ..)| graph.info(id).len() as u64 * 4)
             .sum()
     }
@@ -64,24 +65,25 @@ impl Weights {
     }
 
     pub(super) fn cpu(&self, parts: &[WeightPart], repack: Repack) -> Result<Arc<Vec<f32>>> {
-        let key = (parts.to_vec(), repack, false);
-        let mut cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(values) = cache.get(&key) {
+        let key = (parts.to_vec(), repack);
+        let lock = || self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = lock().get(&key) {
             return Ok(values.clone());
         }
+        // Not under the lock: reading waits for other threads of the pool, and one of them may want the lock.
         let values = Arc::new(self.checkpoint(parts)?.read_parts(parts, repack)?);
-        cache.insert(key, values.clone());
-        Ok(values)
+        // Of two that read at once, one's copy is kept.
+        Ok(lock().entry(key).or_insert(values).clone())
     }
 
     pub(super) fn gpu(
         &self,
+        (gpu, f16): (u64, bool),
         parts: &[WeightPart],
         repack: Repack,
-        f16: bool,
         upload: impl FnOnce() -> Result<wgpu::Buffer>,
     ) -> Result<wgpu::Buffer> {
-        let key = (parts.to_vec(), repack, f16);
+        let key = (gpu, f16, (parts.to_vec(), repack));
         let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(buffer) = cached {
             return Ok(buffer);
@@ -100,4 +102,43 @@ pub(super) fn weight_tensors(
         Source::Weight { parts, repack, .. } => Some((TensorId(i), parts.as_slice(), *repack, t.storage)),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// Weights read by many threads of one pool at once, each in several pieces.
+    #[test]
+    fn weights_are_read_inside_the_pool() {
+        let path = std::env::temp_dir().join(format!("ancestral-pool-{}.safetensors", std::process::id()));
+        let (rows, columns) = (1200, 1000);
+        let bytes = vec![0u8; rows * columns * 2];
+        let tensor = |i: usize| {
+            let view = TensorView::new(Dtype::F16, vec![rows, columns], &bytes).unwrap();
+            (format!("w{i}"), view)
+        };
+        serialize_to_file((0..12).map(tensor), None, &path).unwrap();
+        let weights = Weights::new(Checkpoint::open_file(&path).unwrap());
+        let (done, finished) = channel();
+        std::thread::spawn(move || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            pool.scope(|scope| {
+                for i in 0..24 {
+                    let weights = &weights;
+                    scope.spawn(move |_| {
+                        let part = [WeightPart::whole(format!("w{}", i % 12))];
+                        assert_eq!(weights.cpu(&part, Repack::Transpose).unwrap().len(), rows * columns);
+                    });
+                }
+            });
+            done.send(()).unwrap();
+        });
+        let outcome = finished.recv_timeout(Duration::from_secs(60));
+        let _ = std::fs::remove_file(path);
+        outcome.expect("threads of the pool wait for each other");
+    }
 }

@@ -7,7 +7,8 @@ use crate::kernels::{Precision, Shader};
 
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A wgpu device with the pipelines made on it so far. Cheap to clone.
 #[derive(Clone)]
@@ -16,6 +17,8 @@ pub struct Gpu {
 }
 
 struct Inner {
+    /// No other device of this process has it.
+    number: u64,
     info: wgpu::AdapterInfo,
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -26,14 +29,8 @@ struct Inner {
     choices: Mutex<Choices>,
     /// 16 × 16 cooperative matrices of f16 with f32 sums.
     cooperative: bool,
-    /// The first error nobody asked for, and the reason the device was lost.
-    faults: Arc<Mutex<Faults>>,
-}
-
-#[derive(Default)]
-struct Faults {
-    error: Option<String>,
-    lost: Option<String>,
+    /// Why the device was lost, once it is.
+    lost: Arc<OnceLock<String>>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -133,32 +130,27 @@ impl Gpu {
     }
 
     fn new(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, cooperative: bool) -> Gpu {
-        let faults = Arc::new(Mutex::new(Faults::default()));
-        let seen = faults.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            log::error!("{error}");
-            seen.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .error
-                .get_or_insert_with(|| error.to_string());
-        }));
-        let seen = faults.clone();
+        // Errors of our own calls are asked for where they are made: these are of the caller's own, if it is its device.
+        device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("{error}")));
+        let lost = Arc::new(OnceLock::new());
+        let reason_lost = lost.clone();
         device.set_device_lost_callback(move |reason, message| {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.lost.get_or_insert_with(|| format!("{reason:?}: {message}"));
+            let _ = reason_lost.set(format!("{reason:?}: {message}"));
         });
         let cache = Cache::new(&info);
         let pipeline_cache = device.features().contains(wgpu::Features::PIPELINE_CACHE).then(|| {
             let data = cache.pipelines();
             let descriptor =
                 wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
-            // SAFETY: the data is what `get_data` gave for this adapter and driver; wgpu checks its header, and falls
-            // back to an empty cache.
+            // SAFETY: the data is what `get_data` gave for this adapter and driver, by its name and checksum; wgpu checks
+            // its header, and falls back to an empty cache.
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (pipelines, choices) = (Mutex::default(), Mutex::default());
         Gpu {
             inner: Arc::new(Inner {
+                number: NEXT.fetch_add(1, Ordering::Relaxed),
                 info,
                 device,
                 queue,
@@ -167,7 +159,7 @@ impl Gpu {
                 cache,
                 choices,
                 cooperative,
-                faults,
+                lost,
             }),
         }
     }
@@ -230,6 +222,11 @@ impl Gpu {
         self.cache().clear_choices();
     }
 
+    /// A number that no other device of this process has.
+    pub(super) fn number(&self) -> u64 {
+        self.inner.number
+    }
+
     pub(super) fn device(&self) -> &wgpu::Device {
         &self.inner.device
     }
@@ -238,25 +235,34 @@ impl Gpu {
         &self.inner.queue
     }
 
-    /// Turns what the driver reported meanwhile into an error.
-    pub(super) fn check(&self, running: &str) -> Result<()> {
-        let mut faults = self.inner.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = faults.lost.clone() {
-            return Err(Error::DeviceLost { running: running.to_string(), reason });
-        }
-        match faults.error.take() {
+    /// Runs calls to the driver. What it reports of them is theirs: its scopes of errors are one thread's, so that calls
+    /// made meanwhile on others have their own.
+    pub(super) fn scoped<T>(&self, running: &str, calls: impl FnOnce() -> Result<T>) -> Result<T> {
+        let scope = |filter| self.device().push_error_scope(filter);
+        let validation = scope(wgpu::ErrorFilter::Validation);
+        let memory = scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = scope(wgpu::ErrorFilter::Internal);
+        let result = calls();
+        let reported = [internal, memory, validation].map(|scope| pollster::block_on(scope.pop()));
+        self.check_lost(running)?;
+        match reported.into_iter().flatten().next() {
             Some(error) => Err(Error::Device(format!(
                 "{}: while running {running}: {error}. Please report it; `--device cpu` avoids it",
                 self.name()
             ))),
-            None => Ok(()),
+            None => result,
         }
+    }
+
+    fn check_lost(&self, running: &str) -> Result<()> {
+        let lost = |reason: &String| Error::DeviceLost { running: running.into(), reason: reason.clone() };
+        self.inner.lost.get().map_or(Ok(()), |reason| Err(lost(reason)))
     }
 
     /// Waits for all submitted work.
     pub(super) fn wait(&self, running: &str, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let polled = self.device().poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
-        self.check(running)?;
+        self.check_lost(running)?;
         match polled {
             Ok(_) => Ok(()),
             Err(e) => Err(Error::DeviceLost { running: running.to_string(), reason: e.to_string() }),

@@ -1,6 +1,7 @@
 //! What is kept on disk for an adapter: measured choices and the driver's compiled pipelines. Files are written whole
 //! and renamed into place; a file that is broken or of another driver or version is ignored with a word.
 
+use crate::files::write_whole;
 use crate::kernels::{ALL, Precision};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,9 +35,12 @@ struct TuningFile {
 }
 
 /// FNV-1a
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
+
+/// Begins a file of compiled pipelines; a checksum of what follows it comes next.
+const PIPELINES: &[u8; 24] = b"ancestral pipelines, 1\r\n";
 
 impl Cache {
     pub(super) fn new(info: &wgpu::AdapterInfo) -> Cache {
@@ -50,15 +54,17 @@ impl Cache {
         let identity = Identity {
             adapter: format!("{} ({:?})", info.name, info.backend),
             driver: format!("{} {}", info.driver, info.driver_info),
-            engine: format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hash(&shaders)),
+            engine: format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hash(shaders.as_bytes())),
         };
         Cache { folder, identity, choices: Mutex::default() }
     }
 
     /// The file of a kind: one for each adapter and driver, so that two cards of a machine do not fight over it.
     fn path(&self, kind: &str) -> Option<PathBuf> {
-        let name =
-            format!("{kind}-{:016x}", hash(&format!("{}{}", self.identity.adapter, self.identity.driver)));
+        let name = format!(
+            "{kind}-{:016x}",
+            hash(format!("{}{}", self.identity.adapter, self.identity.driver).as_bytes())
+        );
         Some(self.folder.as_ref()?.join(name))
     }
 
@@ -117,28 +123,55 @@ impl Cache {
         }
     }
 
-    /// The driver's compiled pipelines of an earlier run.
+    /// The driver's compiled pipelines of an earlier run: drivers take their own bytes on trust, so that a file that is not
+    /// bit for bit what was written is no use.
     pub(super) fn pipelines(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.path("pipelines")?).ok()
+        let path = self.path("pipelines")?;
+        let mut file = std::fs::read(&path).ok()?;
+        let sum = file.strip_prefix(PIPELINES).and_then(<[u8]>::split_first_chunk);
+        if sum.is_none_or(|(sum, data)| u64::from_le_bytes(*sum) != hash(data)) {
+            log::warn!("{} is not what was written: its shaders are compiled anew", path.display());
+            return None;
+        }
+        Some(file.split_off(PIPELINES.len() + size_of::<u64>()))
     }
 
     pub(super) fn save_pipelines(&self, data: &[u8]) {
         if let Some(path) = self.path("pipelines") {
-            write(&path, data);
+            write(&path, &[PIPELINES, &hash(data).to_le_bytes()[..], data].concat());
         }
     }
 }
 
 /// Writes a file whole, or leaves what was there; a cache that cannot be written is no error.
 fn write(path: &Path, data: &[u8]) {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = path
-        .parent()
-        .map_or(Ok(()), std::fs::create_dir_all)
-        .and_then(|()| std::fs::write(&temporary, data))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&temporary);
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    if let Err(error) = folder.and_then(|()| write_whole(path, data)) {
         log::info!("{} is not kept: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipelines_are_taken_as_they_were_written_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("ancestral-cache-{}", std::process::id()));
+        let cache =
+            Cache { folder: Some(folder.clone()), identity: Identity::default(), choices: Mutex::default() };
+        let path = cache.path("pipelines").unwrap();
+        assert_eq!(cache.pipelines(), None);
+        let data: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        cache.save_pipelines(&data);
+        assert_eq!(cache.pipelines(), Some(data.clone()));
+        let whole = std::fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        changed[4000] ^= 1;
+        for wrong in [&data[..], &whole[..4000], &whole[..10], &[], &changed] {
+            std::fs::write(&path, wrong).unwrap();
+            assert_eq!(cache.pipelines(), None, "{} bytes", wrong.len());
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

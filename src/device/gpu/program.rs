@@ -28,6 +28,8 @@ pub(in crate::device) struct GpuProgram {
     nodes: Vec<Recorded>,
     /// Work (operations and elements moved) the device does in a second, as measured.
     pace: f64,
+    /// What the driver said of a call that could not tell it: the next that can, does.
+    fault: Option<Error>,
 }
 
 /// A node ready to be encoded.
@@ -40,6 +42,16 @@ struct Recorded {
 
 impl Gpu {
     pub(in crate::device) fn program(
+        &self,
+        graph: &Graph,
+        weights: &Weights,
+        precision: Precision,
+        kept: &[TensorId],
+    ) -> Result<GpuProgram> {
+        self.scoped("the recording of the graph", || self.build(graph, weights, precision, kept))
+    }
+
+    fn build(
         &self,
         graph: &Graph,
         weights: &Weights,
@@ -85,15 +97,24 @@ impl Gpu {
             }
         }
         // The driver compiles on its own threads while weights are read and uploaded here.
-        let upload = || self.upload(graph, weights, precision, &mut buffers);
+        // It may be another thread's.
+        let upload =
+            || self.scoped("the upload of weights", || self.upload(graph, weights, precision, &mut buffers));
         let (compiled, uploaded) = rayon::join(|| self.compile_for(graph, precision), upload);
         compiled?;
         uploaded?;
         self.wait("the upload of weights", None)?;
-        let mut program =
-            GpuProgram { gpu: self.clone(), precision, plan, arenas, buffers, nodes: Vec::new(), pace: 2e9 };
+        let mut program = GpuProgram {
+            gpu: self.clone(),
+            precision,
+            plan,
+            arenas,
+            buffers,
+            nodes: Vec::new(),
+            pace: 2e9,
+            fault: None,
+        };
         program.record(graph)?;
-        self.check("the recording of the graph")?;
         Ok(program)
     }
 
@@ -115,7 +136,7 @@ impl Gpu {
     ) -> Result<()> {
         for (id, parts, repack, _) in weight_tensors(graph) {
             let half = is_half(graph, id, precision);
-            buffers[id.0] = Some(weights.gpu(parts, repack, half, || {
+            buffers[id.0] = Some(weights.gpu((self.number(), half), parts, repack, || {
                 let buffer =
                     self.buffer(&WeightPart::list(parts), tensor_bytes(graph, id, precision), STORAGE);
                 weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
@@ -247,11 +268,30 @@ impl GpuProgram {
 
     pub(in crate::device) fn write(&mut self, graph: &Graph, id: TensorId, values: &[f32]) {
         if let Some(buffer) = &self.buffers[id.0] {
-            self.gpu.write_values(buffer, 0, values, is_half(graph, id, self.precision));
+            let half = is_half(graph, id, self.precision);
+            let written = self.gpu.scoped("the writing of an input", || {
+                self.gpu.write_values(buffer, 0, values, half);
+                Ok(())
+            });
+            self.note(written);
+        }
+    }
+
+    fn note(&mut self, outcome: Result<()>) {
+        if let (Err(error), None) = (outcome, &self.fault) {
+            self.fault = Some(error);
         }
     }
 
     pub(in crate::device) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let gpu = self.gpu.clone();
+        gpu.scoped("a graph", || self.run_pieces(graph, monitor))
+    }
+
+    fn run_pieces(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
         let total: f64 = self.nodes.iter().map(|n| n.work).sum();
         let mut done = 0.0;
         let mut next = 0;
@@ -281,14 +321,12 @@ impl GpuProgram {
 
     /// Seconds of each node, run alone.
     pub(in crate::device) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
-        (0..self.nodes.len())
-            .map(|i| {
-                let start = Instant::now();
-                let index = self.submit(graph, i..i + 1);
-                self.gpu.wait(&graph.nodes[i].label, Some(index))?;
-                Ok(start.elapsed().as_secs_f64())
-            })
-            .collect()
+        let time = |i: usize| {
+            let (label, start) = (&graph.nodes[i].label, Instant::now());
+            self.gpu.scoped(label, || self.gpu.wait(label, Some(self.submit(graph, i..i + 1))))?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        (0..self.nodes.len()).map(time).collect()
     }
 
     /// The end of the piece of work that starts at node `first`, and its work.
@@ -319,6 +357,10 @@ impl GpuProgram {
     }
 
     pub(in crate::device) fn read(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
+        self.gpu.scoped("a read back", || self.read_back(graph, id))
+    }
+
+    fn read_back(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
         let Some(binding) = self.binding(graph, id) else { return Ok(Vec::new()) };
         let size = tensor_bytes(graph, id, self.precision);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -367,14 +409,21 @@ impl GpuProgram {
         source_graph: &Graph,
         copies: &[Transfer],
     ) {
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        self.encode(&mut encoder, graph, (source, source_graph), copies);
-        self.gpu.queue().submit([encoder.finish()]);
+        let copied = self.copy(graph, (source, source_graph), copies);
+        self.note(copied);
     }
 
     pub(in crate::device) fn keep(&mut self, graph: &Graph, copies: &[Transfer]) {
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        self.encode(&mut encoder, graph, (self, graph), copies);
-        self.gpu.queue().submit([encoder.finish()]);
+        let copied = self.copy(graph, (self, graph), copies);
+        self.note(copied);
+    }
+
+    fn copy(&self, graph: &Graph, source: (&GpuProgram, &Graph), copies: &[Transfer]) -> Result<()> {
+        self.gpu.scoped("a copy between programs", || {
+            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+            self.encode(&mut encoder, graph, source, copies);
+            self.gpu.queue().submit([encoder.finish()]);
+            Ok(())
+        })
     }
 }

@@ -302,18 +302,21 @@ impl Graph {
         self.weight(name, &[rows, channels], Storage::Weight, Repack::None)
     }
 
-    /// Records one dispatch; kernels' `record` functions call it after proving the shapes.
-    pub(crate) fn push(&mut self, call: Call<'_>) -> Tensor {
-        let output = self.add(call.shape, call.storage, Source::Node);
-        let label = self.path(call.label);
-        self.nodes.push(Node {
-            kernel: call.kernel,
-            params: call.params,
-            inputs: call.inputs.iter().map(|t| t.id).collect(),
-            output: output.id,
-            shader: 0,
-            label,
-        });
+    /// Records one dispatch of a kernel: its uniform, what it reads, its output's shape and storage. Kernels' `record`
+    /// functions call it after proving the shapes.
+    pub(crate) fn push(
+        &mut self,
+        kernel: &'static Kernel,
+        label: &str,
+        params: Vec<u8>,
+        inputs: &[&Tensor],
+        shape: &[usize],
+        storage: Storage,
+    ) -> Tensor {
+        let output = self.add(shape, storage, Source::Node);
+        let inputs = inputs.iter().map(|t| t.id).collect();
+        let label = self.path(label);
+        self.nodes.push(Node { kernel, params, inputs, output: output.id, shader: 0, label });
         output
     }
 
@@ -387,14 +390,4 @@ impl Graph {
         let shapes: Vec<&[usize]> = node.inputs.iter().map(|t| self.info(*t).shape.as_slice()).collect();
         (node.kernel.cost)(&node.params, &shapes, &self.info(node.output).shape)
     }
-}
-
-/// What a kernel's `record` hands to [`Graph::push`].
-pub(crate) struct Call<'a> {
-    pub kernel: &'static Kernel,
-    pub params: Vec<u8>,
-    pub inputs: &'a [&'a Tensor],
-    pub shape: &'a [usize],
-    pub storage: Storage,
-    pub label: &'a str,
 }

@@ -78,6 +78,16 @@ impl Shader {
         Shader { name, wgsl, shared, constants, needs: Needs::SUBGROUP8, fits: |_| true, grid }
     }
 
+    /// It asks this of the adapter.
+    pub(crate) const fn needing(self, needs: Needs) -> Shader {
+        Shader { needs, ..self }
+    }
+
+    /// It computes these sizes only.
+    pub(crate) const fn fitting(self, fits: fn(&[u8]) -> bool) -> Shader {
+        Shader { fits, ..self }
+    }
+
     /// Name of its file in `shaders/`, as the file's first words say it.
     pub fn file(&self) -> &'static str {
         self.wgsl.trim_start_matches("// ").split(':').next().unwrap_or_default()

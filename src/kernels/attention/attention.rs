@@ -3,7 +3,7 @@
 
 use super::scores::{KEYS, ROWS16, ROWS32, ROWS64, SPREAD, exponentials, grid, head_rows};
 pub use super::scores::{MAX_HEAD_DIM, Params};
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_key_gradient::attention_key_gradient;
 use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
 use crate::kernels::attention_statistics::attention_statistics;
@@ -23,15 +23,9 @@ const WGSL: &str = wgsl!("attention/attention");
 
 /// A shader in which the lanes of subgroups of 8 are queries.
 const fn by_lanes(name: &'static str, shared: &'static [&'static str], fits: fn(&[u8]) -> bool) -> Shader {
-    Shader {
-        name,
-        wgsl: wgsl!("software/attention_lanes"),
-        shared,
-        constants: &[],
-        needs: Needs::SUBGROUP8,
-        fits,
-        grid: |p, y| grid(p, y, 64),
-    }
+    Shader::plain(name, wgsl!("software/attention_lanes"), shared, |p, y| grid(p, y, 64))
+        .needing(Needs::SUBGROUP8)
+        .fitting(fits)
 }
 
 /// The kernel.
@@ -46,24 +40,12 @@ pub static KERNEL: Kernel = Kernel {
         by_lanes("attention_lanes_self", &[KEYS, VALUES, SPREAD, DIM64_SELF, LANES], |p| {
             Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0
         }),
-        Shader {
-            name: "attention_tile128",
-            wgsl: WGSL,
-            shared: &[KEYS, VALUES, ROWS32, TILE],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 128,
-            grid: |p, y| grid(p, y, 32),
-        },
-        Shader {
-            name: "attention_tile64",
-            wgsl: WGSL,
-            shared: &[KEYS, VALUES, ROWS64, TILE],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
+        Shader::plain("attention_tile128", WGSL, &[KEYS, VALUES, ROWS32, TILE], |p, y| grid(p, y, 32))
+            .needing(Needs::HARDWARE)
+            .fitting(|p| Params::read(p).head_dim <= 128),
+        Shader::plain("attention_tile64", WGSL, &[KEYS, VALUES, ROWS64, TILE], |p, y| grid(p, y, 64))
+            .needing(Needs::HARDWARE)
+            .fitting(|p| Params::read(p).head_dim <= 64),
     ],
     fields: Params::FIELDS,
     epilogue: false,
@@ -185,10 +167,11 @@ pub fn attention(
         causal: options.causal.into(),
         scale: options.scale,
     };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[
+    g.push(
+        &KERNEL,
+        label,
+        p.bytes(),
+        &[
             &q.tensor,
             &k1.tensor,
             &v1.tensor,
@@ -197,10 +180,9 @@ pub fn attention(
             options.bias.unwrap_or(&empty.tensor),
             options.mask.unwrap_or(&empty.tensor),
         ],
-        shape: &[n, queries, width],
-        storage: Storage::Elem,
-        label,
-    })
+        &[n, queries, width],
+        Storage::Elem,
+    )
 }
 
 /// Columns of an input that one node gives the gradient of.

@@ -1,7 +1,7 @@
 //! The gradients of one of [`attention`](crate::kernels::attention)'s sets of keys and values, side by side. See
 //! [`crate::kernels::attention_query_gradient`].
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_query_gradient::{Params, Scores, shaders};
 use crate::kernels::matmul::gemm_strided;
 use crate::kernels::simd::{exp, wide};
@@ -45,14 +45,7 @@ pub static KERNEL: Kernel = Kernel {
 /// set's keys, beside them the values' → `[N, L, 2 · heads · head_dim]`.
 pub fn attention_key_gradient(g: &mut Graph, label: &str, inputs: [&Tensor; 7], p: &Params) -> Tensor {
     let shape = [inputs[5].dim(0), p.keys as usize, 2 * (p.heads * p.head_dim) as usize];
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &inputs,
-        shape: &shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &inputs, &shape, Storage::Elem)
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], dkv: &mut [f64]) {

@@ -2,7 +2,7 @@
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
 use super::scores::{self, LOWEST, PRODUCTS, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::matmul::gemm_strided;
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
@@ -53,36 +53,17 @@ type Grid = fn(&[u8], &[usize]) -> [u32; 3];
 pub(crate) const fn shaders(wgsl: &'static str, names: [&'static str; 4], grids: [Grid; 4]) -> [Shader; 4] {
     let [plain, lanes, tile128, tile64] = names;
     let [by16, by_lanes, by32, by64] = grids;
-    let constants = &[];
     [
         Shader::plain(plain, wgsl, &[WEIGHTS, ROWS16, PRODUCTS, TILE], by16),
-        Shader {
-            name: lanes,
-            wgsl,
-            shared: &[WEIGHTS, SPREAD, LANES],
-            constants,
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: by_lanes,
-        },
-        Shader {
-            name: tile128,
-            wgsl,
-            shared: &[WEIGHTS, ROWS32, PRODUCTS, TILE],
-            constants,
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 128,
-            grid: by32,
-        },
-        Shader {
-            name: tile64,
-            wgsl,
-            shared: &[WEIGHTS, ROWS64, PRODUCTS, TILE],
-            constants,
-            needs: Needs::HARDWARE,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: by64,
-        },
+        Shader::plain(lanes, wgsl, &[WEIGHTS, SPREAD, LANES], by_lanes)
+            .needing(Needs::SUBGROUP8)
+            .fitting(|p| Params::read(p).head_dim <= 64),
+        Shader::plain(tile128, wgsl, &[WEIGHTS, ROWS32, PRODUCTS, TILE], by32)
+            .needing(Needs::HARDWARE)
+            .fitting(|p| Params::read(p).head_dim <= 128),
+        Shader::plain(tile64, wgsl, &[WEIGHTS, ROWS64, PRODUCTS, TILE], by64)
+            .needing(Needs::HARDWARE)
+            .fitting(|p| Params::read(p).head_dim <= 64),
     ]
 }
 
@@ -123,14 +104,7 @@ pub static KERNEL: Kernel = Kernel {
 /// [statistics](crate::kernels::attention_statistics): what this set adds to the gradient of q → `[N, LQ, heads · head_dim]`.
 pub fn attention_query_gradient(g: &mut Graph, label: &str, inputs: [&Tensor; 7], p: &Params) -> Tensor {
     let shape = [inputs[5].dim(0), p.queries as usize, (p.heads * p.head_dim) as usize];
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &inputs,
-        shape: &shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &inputs, &shape, Storage::Elem)
 }
 
 /// Scores and their gradients, of all queries of a picture's head with all keys.

@@ -3,7 +3,7 @@
 //! arXiv:2205.14135).
 
 use super::scores::{KEYS, LOWEST, PRODUCTS, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows};
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
 
@@ -16,24 +16,13 @@ pub static KERNEL: Kernel = Kernel {
     name: "attention_statistics",
     shaders: &[
         Shader::plain("attention_statistics", WGSL, &[KEYS, ROWS16, PRODUCTS, TILE], |p, y| grid(p, y, 16)),
-        Shader {
-            name: "attention_statistics_lanes",
-            wgsl: WGSL,
-            shared: &[KEYS, SPREAD, LANES],
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |p| Params::read(p).head_dim <= 64,
-            grid: |p, y| grid(p, y, 64),
-        },
-        Shader {
-            name: "attention_statistics_tile64",
-            wgsl: WGSL,
-            shared: &[KEYS, ROWS64, PRODUCTS, TILE],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |_| true,
-            grid: |p, y| grid(p, y, 64),
-        },
+        Shader::plain("attention_statistics_lanes", WGSL, &[KEYS, SPREAD, LANES], |p, y| grid(p, y, 64))
+            .needing(Needs::SUBGROUP8)
+            .fitting(|p| Params::read(p).head_dim <= 64),
+        Shader::plain("attention_statistics_tile64", WGSL, &[KEYS, ROWS64, PRODUCTS, TILE], |p, y| {
+            grid(p, y, 64)
+        })
+        .needing(Needs::HARDWARE),
     ],
     fields: Params::FIELDS,
     epilogue: false,
@@ -53,14 +42,7 @@ pub static KERNEL: Kernel = Kernel {
 /// differences from it, and Σ dy · y.
 pub fn attention_statistics(g: &mut Graph, label: &str, inputs: [&Tensor; 7], of: &Params) -> Tensor {
     let shape = [inputs[5].dim(0), of.queries as usize, of.heads as usize, 3];
-    g.push(Call {
-        kernel: &KERNEL,
-        params: of.bytes(),
-        inputs: &inputs,
-        shape: &shape,
-        storage: Storage::F32,
-        label,
-    })
+    g.push(&KERNEL, label, of.bytes(), &inputs, &shape, Storage::F32)
 }
 
 /// Σ a · b

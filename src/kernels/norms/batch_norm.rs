@@ -1,6 +1,6 @@
 //! Batch normalisation in evaluation, by stored statistics (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::simd::wide;
 use crate::kernels::{ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, STORE_AT, Shader, element_grid};
@@ -63,14 +63,7 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, vectors: &[Tensor; 4], eps: f3
     };
     let empty = g.empty();
     let [mean, variance, weight, bias] = vectors;
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, mean, variance, weight, bias, &empty],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, mean, variance, weight, bias, &empty], &x.shape, Storage::Elem)
 }
 
 /// The same factors without mean and bias.

@@ -1,6 +1,6 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::activation_gradient::activation_gradient;
 use crate::kernels::cut::{columns, place};
 use crate::kernels::elementwise::{add, mul};
@@ -124,14 +124,14 @@ pub fn group_norm(
     let mut shape = a.shape.clone();
     shape.pop();
     shape.push(in_a + in_b);
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b.unwrap_or(&empty), &norm.weight, &norm.bias, emb.unwrap_or(&empty)],
-        shape: &shape,
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[a, b.unwrap_or(&empty), &norm.weight, &norm.bias, emb.unwrap_or(&empty)],
+        &shape,
+        Storage::Elem,
+    )
 }
 
 /// Of the inputs by a kernel of its own, cut where there are two; of the embedding by what it adds up to: v = h (1 +

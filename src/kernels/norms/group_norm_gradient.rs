@@ -1,6 +1,6 @@
 //! The gradient of [`crate::kernels::group_norm`] with respect to its input.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::group_norm::{self, Affine, Blocks, GroupNorm, LANES};
 use crate::kernels::simd::{load, store, wide};
@@ -121,14 +121,14 @@ pub fn group_norm_gradient(
     shape.pop();
     shape.push(in_a + in_b);
     let (b, emb) = (b.unwrap_or(&empty), emb.unwrap_or(&empty));
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b, &norm.weight, &norm.bias, emb, dy, &empty],
-        shape: &shape,
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[a, b, &norm.weight, &norm.bias, emb, dy, &empty],
+        &shape,
+        Storage::Elem,
+    )
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {

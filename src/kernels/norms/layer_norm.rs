@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::layer_norm_gradient::layer_norm_gradient;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use rayon::prelude::*;
@@ -77,14 +77,7 @@ fn record(
 ) -> Tensor {
     let p = Params { rows: x.rows() as u32, channels: x.channels() as u32, rms: bias.is_none().into(), eps };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, weight, bias.unwrap_or(&empty)],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, weight, bias.unwrap_or(&empty)], &x.shape, Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

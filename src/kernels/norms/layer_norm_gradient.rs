@@ -1,6 +1,6 @@
 //! The gradient of [`crate::kernels::layer_norm`], layer and RMS norms alike.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::{
     ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT, Shader, row_grid,
@@ -77,14 +77,7 @@ pub fn layer_norm_gradient(
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, weight, dy, &empty],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, weight, dy, &empty], &x.shape, Storage::Elem)
 }
 
 /// The definition but for the epilogue; on the CPU device too, where it costs little beside the products around it.

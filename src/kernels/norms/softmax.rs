@@ -1,6 +1,6 @@
 //! Softmax over the innermost dimension, and its logarithm.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::softmax_gradient::softmax_gradient;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
@@ -43,14 +43,7 @@ pub fn log_softmax(g: &mut Graph, label: &str, x: &Tensor) -> Tensor {
 
 fn record(g: &mut Graph, label: &str, x: &Tensor, logarithm: bool) -> Tensor {
     let p = Params { rows: x.rows() as u32, channels: x.channels() as u32, logarithm: logarithm.into() };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x], &x.shape, Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

@@ -1,6 +1,6 @@
 //! The gradient of [`crate::kernels::softmax`] and of its logarithm, from what they computed.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use rayon::prelude::*;
 
@@ -39,14 +39,7 @@ pub static KERNEL: Kernel = Kernel {
 pub fn softmax_gradient(g: &mut Graph, label: &str, s: &Tensor, dy: &Tensor, logarithm: bool) -> Tensor {
     assert_eq!(s.len(), dy.len(), "{label}: {:?} with a gradient of {:?}", s.shape, dy.shape);
     let p = Params { rows: s.rows() as u32, channels: s.channels() as u32, logarithm: logarithm.into() };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[s, dy],
-        shape: &s.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[s, dy], &s.shape, Storage::Elem)
 }
 
 /// The definition; on the CPU device too, for the few rows of logits that it is for.

@@ -1,6 +1,6 @@
 //! The gradient through an activation function: dy · activate'(x).
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::simd::wide;
 use crate::kernels::{
@@ -58,14 +58,7 @@ pub fn activation_gradient(g: &mut Graph, label: &str, x: &Tensor, dy: &Tensor, 
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, dy, &empty],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, dy, &empty], &x.shape, Storage::Elem)
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {

@@ -1,6 +1,6 @@
 //! A network's input from f32 tensors: the sample, a conditioning picture beside it, repeated along the batch.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::cut::columns;
 use crate::kernels::sum_axis::sum_axis;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
@@ -56,14 +56,7 @@ pub fn concat(g: &mut Graph, label: &str, a: &Tensor, b: Option<&Tensor>, batch:
         batch_b: b.map_or(1, |b| b.dim(0)) as u32,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b.unwrap_or(&empty)],
-        shape: &shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[a, b.unwrap_or(&empty)], &shape, Storage::Elem)
 }
 
 /// Each input's part of dy, summed over the items it was repeated for.

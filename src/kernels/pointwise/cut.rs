@@ -1,6 +1,6 @@
 //! A part of an axis, and its gradient: the same part among zeros.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 use rayon::prelude::*;
 
@@ -64,14 +64,7 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, axis: usize, size: usize, shif
         to_cols: (size * inner) as u32,
         shift,
     };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x],
-        shape: &shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x], &shape, Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

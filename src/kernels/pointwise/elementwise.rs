@@ -1,6 +1,6 @@
 //! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::activation_gradient::activation_gradient;
 use crate::kernels::concat::concat;
 use crate::kernels::epilogue::{Activation, Epilogue, OperandOp};
@@ -52,14 +52,7 @@ fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epil
     };
     let x = as_elem(g, x);
     let operand = operand.map(|operand| as_elem(g, operand)).unwrap_or_else(|| g.empty());
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[&x, &operand],
-        shape: &x.shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[&x, &operand], &x.shape, Storage::Elem)
 }
 
 /// The tensor as the shader reads it: what is kept in f32, a learned position for one, is converted first.

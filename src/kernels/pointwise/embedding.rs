@@ -1,6 +1,6 @@
 //! Rows of a table by their numbers: token embeddings, relative position biases.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, element_grid};
 
 params! {
@@ -34,14 +34,7 @@ pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Te
     shape.push(table.channels());
     let len: usize = shape.iter().product();
     let p = Params { len: len as u32, channels: table.channels() as u32, entries: table.dim(0) as u32 };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[ids, table],
-        shape: &shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[ids, table], &shape, Storage::Elem)
 }
 
 fn compute<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {

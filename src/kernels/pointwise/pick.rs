@@ -1,6 +1,6 @@
 //! One column of each row, by number: the logit of a picture's class; and its gradient, a value at that column.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 
 params! {
@@ -55,14 +55,7 @@ fn record(
 ) -> Tensor {
     let len: usize = shape.iter().product();
     let p = Params { len: len as u32, cols: cols as u32, scattered: scattered.into() };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, index],
-        shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, index], shape, Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

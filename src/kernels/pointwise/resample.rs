@@ -1,6 +1,6 @@
 //! Pictures at another size: nearest, bilinear, bicubic (Keys 1981), average pooling.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::resample_gradient;
 use crate::kernels::simd::wide;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, RESAMPLE, Shader, element_grid};
@@ -79,14 +79,7 @@ pub fn resample(
         assert!(height <= h && h / height == w / width, "{label}: blocks of {h}x{w} to {height}x{width}");
     }
     let p = Params::new([h, w], [height, width], channels, n * height * width * channels, mode);
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x],
-        shape: &[n, height, width, channels],
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x], &[n, height, width, channels], Storage::Elem)
 }
 
 impl Params {

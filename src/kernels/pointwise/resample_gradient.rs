@@ -1,6 +1,6 @@
 //! The transpose of [`resample`](crate::kernels::resample): what the gradient of the resized picture says of the original.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::resample::{Blend, Params, Resample, Taps};
 use crate::kernels::{Cost, INDEX, Kernel, RESAMPLE, Shader, element_grid};
 
@@ -45,14 +45,7 @@ pub(crate) fn push(g: &mut Graph, label: &str, dy: &Tensor, of: &Params) -> Tens
     let [height, width, channels] = [of.height, of.width, of.channels].map(|n| n as usize);
     let pictures = dy.len() / (of.out_height as usize * of.out_width as usize * channels);
     let p = Params { len: (pictures * height * width * channels) as u32, ..*of };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[dy],
-        shape: &[pictures, height, width, channels],
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[dy], &[pictures, height, width, channels], Storage::Elem)
 }
 
 /// For each coordinate of the original, the resized picture's that read it.

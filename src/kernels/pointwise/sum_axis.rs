@@ -1,6 +1,6 @@
 //! Sums and means over one dimension, and their gradient, a value spread along it.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::simd::wide;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 use rayon::prelude::*;
@@ -77,7 +77,7 @@ fn record(
     let len: usize = shape.iter().product();
     let p =
         Params { len: len as u32, count: count as u32, inner: inner as u32, spread: spread.into(), scale };
-    g.push(Call { kernel: &KERNEL, params: p.bytes(), inputs: &[x], shape, storage: Storage::Elem, label })
+    g.push(&KERNEL, label, p.bytes(), &[x], shape, Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

@@ -1,6 +1,6 @@
 //! Sinusoidal embedding of timesteps (Ho et al. 2020, arXiv:2006.11239; diffusers' `get_timestep_embedding`).
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, defined_in_f32, element_grid};
 
 params! {
@@ -55,14 +55,7 @@ pub fn timestep_embedding(g: &mut Graph, t: &Tensor, channels: usize, cos_first:
         half_channels: half as u32,
         cos_first: cos_first.into(),
     };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[t, &freq],
-        shape: &[t.len(), channels],
-        storage: Storage::Elem,
-        label: "time_proj",
-    })
+    g.push(&KERNEL, "time_proj", p.bytes(), &[t, &freq], &[t.len(), channels], Storage::Elem)
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {

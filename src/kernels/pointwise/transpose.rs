@@ -1,6 +1,6 @@
 //! Rows and columns exchanged.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, fold_grid};
 use rayon::prelude::*;
 
@@ -40,14 +40,7 @@ pub fn transpose(g: &mut Graph, label: &str, x: &Tensor) -> Tensor {
         panic!("{label}: [B, R, C] is needed, {:?} given", x.shape)
     };
     let p = Params { batch: batch as u32, rows: rows as u32, cols: cols as u32 };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x],
-        shape: &[batch, cols, rows],
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x], &[batch, cols, rows], Storage::Elem)
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {

@@ -1,7 +1,7 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
-use crate::graph::{Call, Graph, Repack, Source, Storage, Tensor};
+use crate::graph::{Graph, Repack, Source, Storage, Tensor};
 use crate::kernels::conv2d_gradient::conv2d_gradient;
 use crate::kernels::cut::columns;
 use crate::kernels::epilogue::Epilogue;
@@ -80,42 +80,38 @@ pub static KERNEL: Kernel = Kernel {
                 tile_grid(p.rows as usize, p.cols as usize, 1)
             },
         ),
-        Shader {
-            name: "conv2d_subgroup",
-            wgsl: wgsl!("software/conv2d_subgroup"),
-            shared: &[HEADER, INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: |params, _| {
+        Shader::plain(
+            "conv2d_subgroup",
+            wgsl!("software/conv2d_subgroup"),
+            &[HEADER, INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
+            |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, 1, 12)
             },
-        },
-        Shader {
-            name: "conv2d_tile",
-            wgsl: wgsl!("products/conv2d_tile"),
-            shared: &[HEADER, INDEX, TILE64, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: in_quads,
-            grid: |params, _| {
+        )
+        .needing(Needs::SUBGROUP8),
+        Shader::plain(
+            "conv2d_tile",
+            wgsl!("products/conv2d_tile"),
+            &[HEADER, INDEX, TILE64, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, 1, 64)
             },
-        },
-        Shader {
-            name: "conv2d_tile_cooperative",
-            wgsl: wgsl!("products/conv2d_tile"),
-            shared: &[HEADER, INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
-            constants: &[],
-            needs: Needs::COOPERATIVE,
-            fits: in_quads,
-            grid: |params, _| {
+        )
+        .needing(Needs::HARDWARE)
+        .fitting(in_quads),
+        Shader::plain(
+            "conv2d_tile_cooperative",
+            wgsl!("products/conv2d_tile"),
+            &[HEADER, INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, 1, 128)
             },
-        },
+        )
+        .needing(Needs::COOPERATIVE)
+        .fitting(in_quads),
     ],
     fields: Params::FIELDS,
     epilogue: true,
@@ -210,14 +206,14 @@ pub fn conv2d(
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b.unwrap_or(&empty), w, bias.unwrap_or(&empty), &empty],
-        shape: &[n * window.repeat, out_height, out_width, cols],
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[a, b.unwrap_or(&empty), w, bias.unwrap_or(&empty), &empty],
+        &[n * window.repeat, out_height, out_width, cols],
+        Storage::Elem,
+    )
 }
 
 /// The gradient of what is read, as if it were enlarged and one tensor: at stride 1 a convolution of dy with the flipped

@@ -1,7 +1,7 @@
 //! Gradient of a convolution's input where its windows lie apart: stride above 1, or padding wider than the kernel. The
 //! others' is a convolution itself ([`conv2d`]).
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::matmul::gemm_strided;
 use crate::kernels::{
     Cost, INDEX, Kernel, Needs, ROWS12, SUBGROUP, Shader, TILE, conv2d, subgroup_grid, tile_grid,
@@ -51,18 +51,16 @@ pub static KERNEL: Kernel = Kernel {
                 tile_grid(p.classes() * p.places().next_multiple_of(4), p.cols as usize, 1)
             },
         ),
-        Shader {
-            name: "conv2d_gradient_subgroup",
-            wgsl: wgsl!("software/conv2d_gradient_subgroup"),
-            shared: &[HEADER, INDEX, ROWS12, SUBGROUP],
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: |params, _| {
+        Shader::plain(
+            "conv2d_gradient_subgroup",
+            wgsl!("software/conv2d_gradient_subgroup"),
+            &[HEADER, INDEX, ROWS12, SUBGROUP],
+            |params, _| {
                 let p = Params::read(params);
                 subgroup_grid((p.classes() * p.places().next_multiple_of(12)) as u32, p.cols, 1, 12)
             },
-        },
+        )
+        .needing(Needs::SUBGROUP8),
     ],
     fields: Params::FIELDS,
     epilogue: false,
@@ -99,14 +97,14 @@ pub fn conv2d_gradient(g: &mut Graph, label: &str, dy: &Tensor, w: &Tensor, of: 
     let filter = [p.kernel_height, p.kernel_width, p.inner, p.cols].map(|n| n as usize);
     assert_eq!(w.shape, filter, "{label}: filters for the backward pass");
     assert_eq!(dy.len(), (of.rows * of.cols) as usize, "{label}: dy {:?}", dy.shape);
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[dy, w],
-        shape: &[p.pictures, p.height, p.width, p.cols].map(|n| n as usize),
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[dy, w],
+        &[p.pictures, p.height, p.width, p.cols].map(|n| n as usize),
+        Storage::Elem,
+    )
 }
 
 impl Params {

@@ -1,7 +1,7 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
-use crate::graph::{Call, Graph, Pass, Repack, Source, Storage, Tensor};
+use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE,
@@ -52,69 +52,62 @@ pub static KERNEL: Kernel = Kernel {
                 tile_grid(p.rows as usize, p.cols as usize, p.batches as usize)
             },
         ),
-        Shader {
-            name: "matmul_subgroup16",
-            wgsl: wgsl!("software/matmul_subgroup"),
-            shared: &[HEADER, INDEX, ROWS16, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: |params, _| {
+        Shader::plain(
+            "matmul_subgroup16",
+            wgsl!("software/matmul_subgroup"),
+            &[HEADER, INDEX, ROWS16, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
+            |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, p.batches, 16)
             },
-        },
-        Shader {
-            name: "matmul_subgroup",
-            wgsl: wgsl!("software/matmul_subgroup"),
-            shared: &[HEADER, INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
-            constants: &[],
-            needs: Needs::SUBGROUP8,
-            fits: |_| true,
-            grid: |params, _| {
+        )
+        .needing(Needs::SUBGROUP8),
+        Shader::plain(
+            "matmul_subgroup",
+            wgsl!("software/matmul_subgroup"),
+            &[HEADER, INDEX, ROWS12, SUBGROUP, ACTIVATION, EPILOGUE, STORE],
+            |params, _| {
                 let p = Params::read(params);
                 subgroup_grid(p.rows, p.cols, p.batches, 12)
             },
-        },
-        Shader {
-            name: "matmul_tile",
-            wgsl: wgsl!("products/matmul_tile"),
-            shared: &[HEADER, INDEX, TILE64, ACTIVATION, EPILOGUE, STORE_QUAD],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: in_quads,
-            grid: |params, _| {
+        )
+        .needing(Needs::SUBGROUP8),
+        Shader::plain(
+            "matmul_tile",
+            wgsl!("products/matmul_tile"),
+            &[HEADER, INDEX, TILE64, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.batches, 64)
             },
-        },
-        Shader {
-            name: "matmul_tile_cooperative",
-            wgsl: wgsl!("products/matmul_tile"),
-            shared: &[HEADER, INDEX, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
-            constants: &[],
-            needs: Needs::COOPERATIVE,
-            fits: in_quads,
-            grid: |params, _| {
+        )
+        .needing(Needs::HARDWARE)
+        .fitting(in_quads),
+        Shader::plain(
+            "matmul_tile_cooperative",
+            wgsl!("products/matmul_tile"),
+            &[HEADER, INDEX, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.batches, 128)
             },
-        },
-        Shader {
-            name: "matmul_thin",
-            wgsl: wgsl!("products/matmul_thin"),
-            shared: &[HEADER, ACTIVATION, EPILOGUE, STORE_QUAD],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |params| {
-                let p = Params::read(params);
-                p.batches == 1 && p.rows <= 8 && p.cols.is_multiple_of(4)
-            },
-            grid: |params, _| {
+        )
+        .needing(Needs::COOPERATIVE)
+        .fitting(in_quads),
+        Shader::plain(
+            "matmul_thin",
+            wgsl!("products/matmul_thin"),
+            &[HEADER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
                 let p = Params::read(params);
                 [p.cols.div_ceil(32), p.rows.div_ceil(4), 1]
             },
-        },
+        )
+        .needing(Needs::HARDWARE)
+        .fitting(|params| {
+            let p = Params::read(params);
+            p.batches == 1 && p.rows <= 8 && p.cols.is_multiple_of(4)
+        }),
     ],
     fields: Params::FIELDS,
     epilogue: true,
@@ -179,14 +172,7 @@ fn push(
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, w, bias.unwrap_or(&empty), &empty],
-        shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, w, bias.unwrap_or(&empty), &empty], shape, Storage::Elem)
 }
 
 /// dx = dy · wᵀ, with the weight read from the checkpoint in the other layout.

@@ -1,6 +1,6 @@
 //! Products of two computed tensors, each with a gradient: Gram matrices. [`crate::kernels::matmul`] is for a known right side.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::matmul::gemm_strided;
 use crate::kernels::transpose::transpose;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, TILE, tile_grid};
@@ -48,14 +48,7 @@ pub fn product(g: &mut Graph, label: &str, x: &Tensor, z: &Tensor, scale: f32) -
     assert_eq!((batches, inner), (b, k), "{label}: x {:?} and z {:?} do not fit", x.shape, z.shape);
     let [b, r, k, c] = [batches, rows, inner, cols].map(|n| n as u32);
     let p = Params { batches: b, rows: r, inner: k, cols: c, scale };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, z],
-        shape: &[batches, rows, cols],
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, z], &[batches, rows, cols], Storage::Elem)
 }
 
 /// The Gram matrix of features x `[N, P, C]` over their places: xᵀ x / (P C) → `[N, C, C]` (Gatys et al. 2015,

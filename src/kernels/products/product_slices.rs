@@ -2,7 +2,7 @@
 //! side by side, because the tiles of the output alone would leave most of a GPU idle (split-K). [`crate::kernels::sum_slices`]
 //! adds them up.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{
     COOPERATIVE, Cost, GATHER, INDEX, Kernel, Needs, Shader, TILE64, conv2d, defined_in_f32, matmul,
     wide_grid,
@@ -57,30 +57,26 @@ const MIN_DEPTH: u32 = 512;
 pub static KERNEL: Kernel = Kernel {
     name: "product_slices",
     shaders: &[
-        Shader {
-            name: "product_slices",
-            wgsl: wgsl!("products/product_slices"),
-            shared: &[INDEX, TILE64, GATHER],
-            constants: &[],
-            needs: Needs::HARDWARE,
-            fits: |_| true,
-            grid: |params, _| {
+        Shader::plain(
+            "product_slices",
+            wgsl!("products/product_slices"),
+            &[INDEX, TILE64, GATHER],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.slices, 64)
             },
-        },
-        Shader {
-            name: "product_slices_cooperative",
-            wgsl: wgsl!("products/product_slices"),
-            shared: &[INDEX, COOPERATIVE, GATHER],
-            constants: &[],
-            needs: Needs::COOPERATIVE,
-            fits: |_| true,
-            grid: |params, _| {
+        )
+        .needing(Needs::HARDWARE),
+        Shader::plain(
+            "product_slices_cooperative",
+            wgsl!("products/product_slices"),
+            &[INDEX, COOPERATIVE, GATHER],
+            |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.slices, 128)
             },
-        },
+        )
+        .needing(Needs::COOPERATIVE),
     ],
     fields: Params::FIELDS,
     epilogue: false,
@@ -167,14 +163,14 @@ impl Params {
 
 /// The sums of each slice of what `p` describes → `[slices, rows, cols]` in f32.
 pub fn product_slices(g: &mut Graph, label: &str, [a, b, w]: [&Tensor; 3], p: &Params) -> Tensor {
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b, w],
-        shape: &[p.slices, p.rows, p.cols].map(|n| n as usize),
-        storage: Storage::F32,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[a, b, w],
+        &[p.slices, p.rows, p.cols].map(|n| n as usize),
+        Storage::F32,
+    )
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {

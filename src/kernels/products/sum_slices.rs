@@ -1,6 +1,6 @@
 //! Second pass of a product in slices ([`crate::kernels::product_slices`]): their sum, bias and epilogue.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::{
     ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE_QUAD, Shader, defined_in_f32, fold_grid,
@@ -70,14 +70,7 @@ pub fn sum_slices(
         scale: epilogue.scale,
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, bias.unwrap_or(&empty), operand],
-        shape,
-        storage: Storage::Elem,
-        label,
-    })
+    g.push(&KERNEL, label, p.bytes(), &[x, bias.unwrap_or(&empty), operand], shape, Storage::Elem)
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {

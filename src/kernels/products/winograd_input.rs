@@ -3,7 +3,7 @@
 //! quarter of the multiplications. Half of the filters' side is [`filters`]; the last third is
 //! [`crate::kernels::winograd_output`]; [`crate::graph::rewrites`] puts them together.
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, conv2d, defined_in_f32, fold_grid};
 use rayon::prelude::*;
 
@@ -96,14 +96,14 @@ pub fn winograd_input(g: &mut Graph, label: &str, (a, b): (&Tensor, &Tensor), of
         tiles_across,
         tiles,
     };
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[a, b],
-        shape: &[PLANES, p.tiles as usize, (of.in_a + of.in_b) as usize],
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[a, b],
+        &[PLANES, p.tiles as usize, (of.in_a + of.in_b) as usize],
+        Storage::Elem,
+    )
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], v: &mut [f32]) {

@@ -1,7 +1,7 @@
 //! The last third of a 3×3 convolution by Winograd's F(4×4, 3×3) (Lavin & Gray 2015, arXiv:1509.09308): sums of 36
 //! planes back to tiles of 4×4 pixels, with the convolution's epilogue. See [`crate::kernels::winograd_input`].
 
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::winograd_input::{TILE, WINDOW, tiles};
 use crate::kernels::{
@@ -85,14 +85,14 @@ pub fn winograd_output(
         scale: of.scale,
     };
     let pictures = of.rows / (of.out_height * of.out_width);
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[m, bias, operand],
-        shape: &[pictures, of.out_height, of.out_width, of.cols].map(|n| n as usize),
-        storage: Storage::Elem,
+    g.push(
+        &KERNEL,
         label,
-    })
+        p.bytes(),
+        &[m, bias, operand],
+        &[pictures, of.out_height, of.out_width, of.cols].map(|n| n as usize),
+        Storage::Elem,
+    )
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {

@@ -1,7 +1,7 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
 use crate::diffusion::numbers;
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::step::{Prediction, check_known, keep};
 use crate::kernels::{Cost, Kernel, PREDICT, Shader, defined_in_f32};
 
@@ -62,14 +62,14 @@ pub fn quantile(
         kept: known.is_some().into(),
     };
     let empty = g.empty();
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[x, out, coefficients, known.unwrap_or(&empty)],
-        shape: &[x.dim(0)],
-        storage: Storage::F32,
-        label: "quantile",
-    })
+    g.push(
+        &KERNEL,
+        "quantile",
+        p.bytes(),
+        &[x, out, coefficients, known.unwrap_or(&empty)],
+        &[x.dim(0)],
+        Storage::F32,
+    )
 }
 
 /// `sort` may leave the order to a selection.

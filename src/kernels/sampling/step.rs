@@ -4,7 +4,7 @@
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
 use crate::diffusion::numbers;
-use crate::graph::{Call, Graph, Storage, Tensor};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, PREDICT, Shader, fold_grid};
 use rayon::prelude::*;
 use std::ops::{Add, Div, Mul, Sub};
@@ -132,10 +132,11 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
     let empty = g.empty();
     let mut out_shape = vec![2];
     out_shape.extend(&x.shape);
-    g.push(Call {
-        kernel: &KERNEL,
-        params: p.bytes(),
-        inputs: &[
+    g.push(
+        &KERNEL,
+        "step",
+        p.bytes(),
+        &[
             x,
             inputs.out,
             inputs.noise,
@@ -144,10 +145,9 @@ pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
             inputs.steer.unwrap_or(&empty),
             inputs.known.unwrap_or(&empty),
         ],
-        shape: &out_shape,
-        storage: Storage::F32,
-        label: "step",
-    })
+        &out_shape,
+        Storage::F32,
+    )
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {

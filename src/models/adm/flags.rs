@@ -236,3 +236,24 @@ pub(in crate::models) const WITHOUT_EFFECT: [&str; 5] =
 pub(in crate::models) fn put<T>(field: &mut T, value: Result<T, String>) -> Option<Result<(), String>> {
     Some(value.map(|value| *field = value))
 }
+
+/// The list of a network's flags and what sets each, as the two items of [`Flags`] that say them: one line a flag, so that
+/// neither names one that the other does not know. Flags behind `unlisted` are set, and not listed.
+macro_rules! flags {
+    (
+        |$config:ident, $value:ident| { $($($name:literal)|+ => $set:expr),* $(,)? }
+        unlisted { $($($other:literal)|+ => $set_other:expr),* $(,)? }
+    ) => {
+        const NAMES: &'static [&'static str] = &[$($($name),+),*];
+
+        fn set(&mut self, flag: &str, $value: &Value) -> Option<Result<(), String>> {
+            let $config = self;
+            match flag {
+                $($($name)|+ => $set,)*
+                $($($other)|+ => $set_other,)*
+                _ => WITHOUT_EFFECT.contains(&flag).then_some(Ok(())),
+            }
+        }
+    };
+}
+pub(in crate::models) use flags;

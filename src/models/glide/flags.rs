@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 use crate::models::adm::NoiseSchedule;
 use crate::models::adm::detect::{self, Shapes};
-use crate::models::adm::flags::{Flags, Preset, WITHOUT_EFFECT, put};
+use crate::models::adm::flags::{Flags, Preset, WITHOUT_EFFECT, flags, put};
 use crate::models::adm::presets::preset;
 use crate::models::adm::values::{factors, list, multiples, number, optional, schedule, truth};
 use serde_json::Value;
@@ -39,62 +39,39 @@ impl Config {
 }
 
 impl Flags for Config {
-    const NAMES: &'static [&'static str] = &[
-        "image_size",
-        "num_channels",
-        "channel_mult",
-        "num_res_blocks",
-        "attention_resolutions",
-        "num_heads",
-        "num_head_channels",
-        "num_heads_upsample",
-        "use_scale_shift_norm",
-        "resblock_updown",
-        "text_ctx",
-        "xf_width",
-        "xf_layers",
-        "xf_heads",
-        "xf_final_ln",
-        "xf_padding",
-        "n_vocab",
-        "noise_schedule",
-        "diffusion_steps",
-        "super_res",
-        "inpaint",
-    ];
-    const SIZED: &'static [(&'static str, &'static str)] =
-        &[("channel_mult", ""), ("attention_resolutions", "32,16,8")];
-
-    fn set(&mut self, flag: &str, value: &Value) -> Option<Result<(), String>> {
-        let (unet, text) = (&mut self.unet, &mut self.text);
-        match flag {
-            "image_size" => put(&mut unet.image_size, number(value)),
-            "num_channels" => put(&mut unet.num_channels, number(value)),
-            "channel_mult" => put(&mut unet.channel_mult, multiples(value, unet.image_size, false)),
-            "num_res_blocks" => put(&mut unet.num_res_blocks, number(value)),
-            "attention_resolutions" => put(&mut unet.attention_resolutions, factors(value, unet.image_size)),
-            "attention_ds" => put(&mut unet.attention_resolutions, list(value)),
-            "num_heads" => put(&mut unet.num_heads, number(value)),
-            "num_head_channels" => put(&mut unet.num_head_channels, optional(value)),
-            "num_heads_upsample" => put(&mut unet.num_heads_upsample, optional(value)),
-            "use_scale_shift_norm" => put(&mut unet.use_scale_shift_norm, truth(value)),
-            "resblock_updown" => put(&mut unet.resblock_updown, truth(value)),
-            "text_ctx" => put(&mut text.text_ctx, number(value)),
-            "xf_width" => put(&mut text.xf_width, number(value)),
-            "xf_layers" => put(&mut text.xf_layers, number(value)),
-            "xf_heads" => put(&mut text.xf_heads, number(value)),
-            "xf_final_ln" => put(&mut text.xf_final_ln, truth(value)),
-            "xf_padding" => put(&mut text.xf_padding, truth(value)),
-            "n_vocab" => put(&mut text.n_vocab, number(value)),
-            "noise_schedule" => put(&mut unet.noise_schedule, schedule(value)),
-            "diffusion_steps" => put(&mut unet.diffusion_steps, number(value)),
-            "super_res" => Some(truth(value).map(|enlarges| self.set_super_res(enlarges))),
-            "inpaint" => put(&mut self.inpaint, truth(value)),
+    flags! {
+        |config, value| {
+            "image_size" => put(&mut config.unet.image_size, number(value)),
+            "num_channels" => put(&mut config.unet.num_channels, number(value)),
+            "channel_mult" => put(&mut config.unet.channel_mult, multiples(value, config.unet.image_size, false)),
+            "num_res_blocks" => put(&mut config.unet.num_res_blocks, number(value)),
+            "attention_resolutions" => put(&mut config.unet.attention_resolutions, factors(value, config.unet.image_size)),
+            "num_heads" => put(&mut config.unet.num_heads, number(value)),
+            "num_head_channels" => put(&mut config.unet.num_head_channels, optional(value)),
+            "num_heads_upsample" => put(&mut config.unet.num_heads_upsample, optional(value)),
+            "use_scale_shift_norm" => put(&mut config.unet.use_scale_shift_norm, truth(value)),
+            "resblock_updown" => put(&mut config.unet.resblock_updown, truth(value)),
+            "text_ctx" => put(&mut config.text.text_ctx, number(value)),
+            "xf_width" => put(&mut config.text.xf_width, number(value)),
+            "xf_layers" => put(&mut config.text.xf_layers, number(value)),
+            "xf_heads" => put(&mut config.text.xf_heads, number(value)),
+            "xf_final_ln" => put(&mut config.text.xf_final_ln, truth(value)),
+            "xf_padding" => put(&mut config.text.xf_padding, truth(value)),
+            "n_vocab" => put(&mut config.text.n_vocab, number(value)),
+            "noise_schedule" => put(&mut config.unet.noise_schedule, schedule(value)),
+            "diffusion_steps" => put(&mut config.unet.diffusion_steps, number(value)),
+            "super_res" => Some(truth(value).map(|enlarges| config.set_super_res(enlarges))),
+            "inpaint" => put(&mut config.inpaint, truth(value)),
+        }
+        unlisted {
+            "attention_ds" => put(&mut config.unet.attention_resolutions, list(value)),
             // Remembering the text's states is how this program runs anyway.
             "cache_text_emb" => Some(Ok(())),
-            _ => WITHOUT_EFFECT.contains(&flag).then_some(Ok(())),
         }
     }
+
+    const SIZED: &'static [(&'static str, &'static str)] =
+        &[("channel_mult", ""), ("attention_resolutions", "32,16,8")];
 
     fn detect(shapes: &Shapes) -> Result<Self, String> {
         let [text_ctx, xf_width] = *detect::shape(shapes, "positional_embedding")?;

@@ -269,8 +269,7 @@ fn winograd_cases() -> Vec<Case> {
             up,
             pictures,
             has_bias: 1,
-            operand_rows: 1,
-            scale: 0.5,
+            epilogue: Epilogue { scale: 0.5, ..Default::default() },
             ..Default::default()
         }
     };

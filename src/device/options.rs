@@ -35,7 +35,7 @@ pub enum Keep {
     /// Nothing: memory is reused as soon as possible.
     #[default]
     Outputs,
-    /// The blocks' outputs ([`Graph::tap`]).
+    /// The blocks' outputs ([`Graph::tap`](crate::graph::Graph::tap)).
     Taps,
     /// Every node's output, to compare two devices node by node.
     All,

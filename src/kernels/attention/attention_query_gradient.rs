@@ -1,4 +1,4 @@
-//! The gradient of [`attention`]'s queries, from one of its sets of keys. Scores and their gradients
+//! The gradient of [`attention`](crate::kernels::attention::attention)'s queries, from one of its sets of keys. Scores and their gradients
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
 use super::scores::{self, LOWEST, PRODUCTS, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};

@@ -12,15 +12,8 @@ params! {
     /// Innermost dimension.
     channels: u32,
     /// Added to the variance.
-    eps: f32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    eps: f32;
+    epilogue
 }
 
 /// The kernel.
@@ -51,16 +44,7 @@ pub fn batch_norm(g: &mut Graph, name: &str, x: &Tensor, eps: f32) -> Tensor {
 
 /// `vectors`: mean, variance, weight, bias.
 fn record(g: &mut Graph, label: &str, x: &Tensor, vectors: &[Tensor; 4], eps: f32) -> Tensor {
-    let epilogue = Epilogue::default();
-    let p = Params {
-        len: x.len() as u32,
-        channels: x.channels() as u32,
-        eps,
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
-    };
+    let p = Params { len: x.len() as u32, channels: x.channels() as u32, eps, epilogue: Epilogue::default() };
     let empty = g.empty();
     let [mean, variance, weight, bias] = vectors;
     g.push(&KERNEL, label, p.bytes(), &[x, mean, variance, weight, bias, &empty], &x.shape, Storage::Elem)

@@ -25,15 +25,8 @@ params! {
     /// Number of the activation after the norm.
     activation: u32,
     /// Added to the variance.
-    eps: f32,
-    /// Activation number of the epilogue.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    eps: f32;
+    epilogue
 }
 
 impl Params {
@@ -102,7 +95,6 @@ pub fn group_norm_gradient(
         a.shape,
         dy.shape
     );
-    let epilogue = Epilogue::default();
     let p = Params {
         pixels: (a.rows() / n) as u32,
         in_a: in_a as u32,
@@ -111,10 +103,7 @@ pub fn group_norm_gradient(
         has_emb: emb.is_some().into(),
         activation: act as u32,
         eps: norm.eps,
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: Epilogue::default(),
     };
     let empty = g.empty();
     let mut shape = a.shape.clone();

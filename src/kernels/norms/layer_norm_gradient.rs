@@ -15,15 +15,8 @@ params! {
     /// 1: no mean subtraction.
     rms: u32,
     /// Added to the variance.
-    eps: f32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    eps: f32;
+    epilogue
 }
 
 /// The kernel.
@@ -65,16 +58,12 @@ pub fn layer_norm_gradient(
 ) -> Tensor {
     assert_eq!(x.len(), dy.len(), "{label}: {:?} with a gradient of {:?}", x.shape, dy.shape);
     assert_eq!(x.channels(), weight.len(), "{label}: {:?} with a weight of {:?}", x.shape, weight.shape);
-    let epilogue = Epilogue::default();
     let p = Params {
         rows: x.rows() as u32,
         channels: x.channels() as u32,
         rms: rms.into(),
         eps,
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: Epilogue::default(),
     };
     let empty = g.empty();
     g.push(&KERNEL, label, p.bytes(), &[x, weight, dy, &empty], &x.shape, Storage::Elem)

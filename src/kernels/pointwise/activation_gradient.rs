@@ -14,15 +14,8 @@ params! {
     /// Innermost dimension.
     cols: u32,
     /// Number of the activation whose gradient it is.
-    activation: u32,
-    /// Activation number of the epilogue.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    activation: u32;
+    epilogue
 }
 
 /// The kernel.
@@ -47,15 +40,11 @@ pub static KERNEL: Kernel = Kernel {
 #[track_caller]
 pub fn activation_gradient(g: &mut Graph, label: &str, x: &Tensor, dy: &Tensor, act: Activation) -> Tensor {
     assert_eq!(x.len(), dy.len(), "{label}: {:?} with a gradient of {:?}", x.shape, dy.shape);
-    let epilogue = Epilogue::default();
     let p = Params {
         len: x.len() as u32,
         cols: x.channels() as u32,
         activation: act as u32,
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: Epilogue::default(),
     };
     let empty = g.empty();
     g.push(&KERNEL, label, p.bytes(), &[x, dy, &empty], &x.shape, Storage::Elem)

@@ -12,15 +12,8 @@ params! {
     /// Elements of x and y.
     len: u32,
     /// Innermost dimension.
-    cols: u32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of x that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    cols: u32;
+    epilogue
 }
 
 /// The kernel.
@@ -42,14 +35,7 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 fn record(g: &mut Graph, label: &str, x: &Tensor, operand: Option<&Tensor>, epilogue: Epilogue) -> Tensor {
-    let p = Params {
-        len: x.len() as u32,
-        cols: x.channels() as u32,
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
-    };
+    let p = Params { len: x.len() as u32, cols: x.channels() as u32, epilogue };
     let x = as_elem(g, x);
     let operand = operand.map(|operand| as_elem(g, operand)).unwrap_or_else(|| g.empty());
     g.push(&KERNEL, label, p.bytes(), &[&x, &operand], &x.shape, Storage::Elem)
@@ -117,12 +103,14 @@ fn shared_rows(x: &Tensor, other: &Tensor) -> u32 {
 /// activate(x), summed over the rows that share a row.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
     let p = Params::read(&of.node.params);
-    let (cols, shared, label) = (p.cols as usize, p.operand_rows as usize, of.label());
+    let (cols, shared, label) = (p.cols as usize, p.epilogue.operand_rows as usize, of.label());
     let rows = of.dy.len() / cols;
     let (x, dy) = (of.input(g, 0), g.reshape(of.dy, &[rows, cols]));
     let x = g.reshape(&x, &[rows, cols]);
-    let (act, multiplies) = (Activation::from_number(p.act), p.operand_op == OperandOp::Mul as u32);
-    let scaled = |g: &mut Graph, d: Tensor| if p.scale == 1.0 { d } else { scale(g, &d, p.scale) };
+    let (act, multiplies) =
+        (Activation::from_number(p.epilogue.act), p.epilogue.operand_op == OperandOp::Mul as u32);
+    let scaled =
+        |g: &mut Graph, d: Tensor| if p.epilogue.scale == 1.0 { d } else { scale(g, &d, p.epilogue.scale) };
     let dx = of.wants[0].then(|| {
         let mut d = match act {
             Activation::Identity => dy.clone(),

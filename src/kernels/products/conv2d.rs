@@ -47,15 +47,8 @@ params! {
     /// Pictures of the input; picture n of the output reads picture n % pictures.
     pictures: u32,
     /// 1 if a bias is bound.
-    has_bias: u32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Pixels of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    has_bias: u32;
+    epilogue
 }
 
 /// Whether pixels of both inputs and of y, and rows of w, are whole quads.
@@ -182,7 +175,6 @@ pub fn conv2d(
     assert!(tall >= kh && wide >= kw, "{label}: {height}x{width} is smaller than the {kh}x{kw} kernel");
     let (out_height, out_width) = ((tall - kh) / window.stride + 1, (wide - kw) / window.stride + 1);
     let rows = n * window.repeat * out_height * out_width;
-    let epilogue = Epilogue::default();
     let p = Params {
         height: height as u32,
         width: width as u32,
@@ -200,10 +192,7 @@ pub fn conv2d(
         pad_left: left as u32,
         pictures: n as u32,
         has_bias: bias.is_some().into(),
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: Epilogue::default(),
     };
     let empty = g.empty();
     g.push(

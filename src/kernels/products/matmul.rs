@@ -19,15 +19,8 @@ params! {
     /// Columns of w and y.
     cols: u32,
     /// 1 if a bias is bound.
-    has_bias: u32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    has_bias: u32;
+    epilogue
 }
 
 /// Whether rows of x, w and y are whole quads.
@@ -159,17 +152,13 @@ fn push(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), cols, "{label}: bias {:?} for {cols} columns", bias.shape);
     }
-    let epilogue = Epilogue::default();
     let p = Params {
         batches: batches as u32,
         rows: rows as u32,
         inner: inner as u32,
         cols: cols as u32,
         has_bias: bias.is_some().into(),
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: Epilogue::default(),
     };
     let empty = g.empty();
     g.push(&KERNEL, label, p.bytes(), &[x, w, bias.unwrap_or(&empty), &empty], shape, Storage::Elem)

@@ -14,15 +14,8 @@ params! {
     /// Columns of y, a multiple of 4.
     cols: u32,
     /// 1 if a bias is bound.
-    has_bias: u32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Rows of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    has_bias: u32;
+    epilogue
 }
 
 /// The kernel.
@@ -64,10 +57,7 @@ pub fn sum_slices(
         rows: rows as u32,
         cols: cols as u32,
         has_bias: bias.is_some().into(),
-        act: epilogue.act,
-        operand_op: epilogue.operand_op,
-        operand_rows: epilogue.operand_rows,
-        scale: epilogue.scale,
+        epilogue: *epilogue,
     };
     let empty = g.empty();
     g.push(&KERNEL, label, p.bytes(), &[x, bias.unwrap_or(&empty), operand], shape, Storage::Elem)

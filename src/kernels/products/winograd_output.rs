@@ -22,15 +22,8 @@ params! {
     /// Tiles of all pictures.
     tiles: u32,
     /// 1 if a bias is bound.
-    has_bias: u32,
-    /// Activation number.
-    act: u32,
-    /// Operand operation number.
-    operand_op: u32,
-    /// Pixels of y that share a row of the operand.
-    operand_rows: u32,
-    /// Factor at the end.
-    scale: f32,
+    has_bias: u32;
+    epilogue
 }
 
 /// Aᵀ
@@ -79,10 +72,7 @@ pub fn winograd_output(
         tiles_across,
         tiles,
         has_bias: of.has_bias,
-        act: of.act,
-        operand_op: of.operand_op,
-        operand_rows: of.operand_rows,
-        scale: of.scale,
+        epilogue: of.epilogue,
     };
     let pictures = of.rows / (of.out_height * of.out_width);
     g.push(

@@ -1,5 +1,5 @@
 //! The hyper-parameters of these networks are command-line flags, which the checkpoints do not hold. [`find`] finds them:
-//! in a JSON file beside the weights, else in the [`presets`] of the published checkpoints, else in the
+//! in a JSON file beside the weights, else in the [`presets`](super::presets) of the published checkpoints, else in the
 //! tensors' shapes with guided-diffusion's defaults for the rest; and the user's word is above all of them.
 
 use super::detect::{Shapes, first_difference};

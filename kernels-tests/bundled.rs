@@ -1,6 +1,8 @@
 //! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
 //! that steers.
 
+#[path = "common/skipped.rs"]
+mod skipped;
 #[path = "bundled/unclip.rs"]
 mod unclip;
 
@@ -58,7 +60,7 @@ fn gpu() -> Option<DeviceChoice> {
         }
         Err(error) => {
             assert!(std::env::var_os("ANCESTRAL_REQUIRE_GPU").is_none(), "a GPU is required: {error}");
-            println!("skipped: {error}");
+            skipped::skip(&error.to_string());
             None
         }
     }
@@ -118,7 +120,7 @@ fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
     let Some((info, device, queue)) = own_device() else { return };
     let gpu = Gpu::from_wgpu(info, device, queue);
     if !gpu.has_f16() {
-        return println!("skipped: {} has no f16", gpu.name());
+        return skipped::skip(&format!("{} has no f16", gpu.name()));
     }
     let golden = &goldens()[0];
     let mut half = engine(DeviceChoice::Existing(gpu), Some(Precision::F16));

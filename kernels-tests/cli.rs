@@ -26,6 +26,8 @@ mod pictures;
 mod plans;
 #[path = "cli/requests.rs"]
 mod requests;
+#[path = "common/skipped.rs"]
+mod skipped;
 #[path = "cli/stages.rs"]
 mod stages;
 #[path = "cli/tensors.rs"]

@@ -7,6 +7,7 @@
 //! ANCESTRAL_UNITS=/path/to/units cargo test --release --test kernels units  # another folder of layer goldens
 //! ANCESTRAL_TEST_DEVICE=NVIDIA cargo test --release --test kernels          # an adapter, by name
 //! ANCESTRAL_REQUIRE_GPU=1 cargo test --release --test kernels               # no adapter is a failure
+//! ANCESTRAL_SKIPPED=FILE cargo test --release --test kernels                # a line there for what is skipped
 //! ```
 //! Add `-- --nocapture` for a table of the largest differences. Without `ANCESTRAL_TEST_DEVICE` the tests take
 //! llvmpipe (the same numbers on every machine), else any adapter; without one they skip what needs it and say so.
@@ -44,6 +45,8 @@ mod networks;
 mod plans;
 mod priors;
 mod shaders;
+#[path = "common/skipped.rs"]
+mod skipped;
 #[path = "common/token_prior.rs"]
 mod token_prior;
 mod units;

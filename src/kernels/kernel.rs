@@ -66,6 +66,21 @@ pub struct Kernel {
     pub cost: CostOf,
 }
 
+impl Kernel {
+    /// No epilogue, no gradient, no rewrites. All else is each kernel's own: this computes nothing.
+    pub(crate) const PLAIN: Kernel = Kernel {
+        name: "",
+        shaders: &[],
+        fields: &[],
+        epilogue: false,
+        reference: |_, _, _| (),
+        cpu: |_, _, _| (),
+        gradient: None,
+        rewrites: Rewrites::NONE,
+        cost: |_, _, _| Cost { flops: 0.0, reads: 0.0, writes: 0.0 },
+    };
+}
+
 /// Records what computes the gradients of a node's inputs, in the inputs' order, none for those nobody
 /// [asks](Backward::wants) for. Errors say which input has no gradient ("the filter", "the bias").
 pub type Gradient = fn(&mut Graph, &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str>;

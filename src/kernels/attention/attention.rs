@@ -48,16 +48,15 @@ pub static KERNEL: Kernel = Kernel {
             .fitting(|p| Params::read(p).head_dim <= 64),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);
         Cost::streaming(4.0 * pairs, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// Rows of `[N, L, stride]` in which heads lie side by side from column `offset` on.

@@ -30,15 +30,13 @@ pub static KERNEL: Kernel = Kernel {
         [|p, y| grid(p, y, 16), |p, y| grid(p, y, 64), |p, y| grid(p, y, 32), |p, y| grid(p, y, 64)],
     ),
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 / 2.0 * f64::from(Params::read(params).queries);
         Cost::streaming(8.0 * pairs, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// As [`attention_query_gradient`](crate::kernels::attention_query_gradient::attention_query_gradient), the gradients of the

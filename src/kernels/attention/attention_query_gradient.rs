@@ -89,15 +89,13 @@ pub static KERNEL: Kernel = Kernel {
         [|p, y| grid(p, y, 16), |p, y| grid(p, y, 64), |p, y| grid(p, y, 32), |p, y| grid(p, y, 64)],
     ),
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 * f64::from(Params::read(params).keys);
         Cost::streaming(6.0 * pairs, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// Of attention's inputs q and one set's k, v, its bias and mask, the gradient dy of its output and its

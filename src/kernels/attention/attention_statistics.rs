@@ -25,16 +25,14 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::HARDWARE),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 / 3.0 * f64::from(p.keys1 + p.keys2);
         Cost::streaming(2.0 * pairs * f64::from(p.head_dim), inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// Of attention with uniform `of` and inputs q, first keys, second keys, bias, mask, with its output y and the gradient

@@ -30,8 +30,8 @@ pub static KERNEL: Kernel = Kernel {
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(5.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// (x − `name.running_mean`) / √(`name.running_var` + eps) · `name.weight` + `name.bias` of x `[.., C]`.

@@ -65,9 +65,8 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(24.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// A workgroup for every group of every picture.

@@ -25,12 +25,11 @@ pub static KERNEL: Kernel = Kernel {
         Shader::narrow("layer_norm_subgroup", wgsl!("norms/layer_norm"), &[INDEX, REDUCE_SUBGROUP], row_grid),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// Layer norm of `[.., C]` with `name.weight`, `name.bias`.

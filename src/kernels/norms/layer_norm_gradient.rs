@@ -40,9 +40,8 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(14.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// The gradient at x `[.., C]` of its norm with weight `[C]`, given that of the result, dy, of x's shape.

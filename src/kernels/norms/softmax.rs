@@ -23,12 +23,11 @@ pub static KERNEL: Kernel = Kernel {
         Shader::narrow("softmax_subgroup", wgsl!("norms/softmax"), &[INDEX, REDUCE_SUBGROUP], row_grid),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(6.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// e^x / Σ e^x over the innermost dimension of x `[.., C]`.

@@ -26,12 +26,10 @@ pub static KERNEL: Kernel = Kernel {
         ),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(5.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// s (dy − Σ dy s) per row of s `[.., C]`, a softmax; of a log-softmax s, dy − e^s Σ dy.

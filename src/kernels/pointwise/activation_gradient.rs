@@ -31,9 +31,8 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// The gradient of `act` at x, given that of its result: dy · activate'(x), of x's shape.

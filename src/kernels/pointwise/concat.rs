@@ -25,12 +25,11 @@ pub static KERNEL: Kernel = Kernel {
     name: "concat",
     shaders: &[Shader::plain("concat", wgsl!("pointwise/concat"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: compute,
     cpu: compute,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// a `[NA, .., A]` and b `[NB, .., B]` side by side, each repeated to `batch` items → `[batch, .., A + B]`.

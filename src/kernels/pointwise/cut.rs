@@ -20,15 +20,14 @@ pub static KERNEL: Kernel = Kernel {
     name: "cut",
     shaders: &[Shader::plain("cut", wgsl!("pointwise/cut"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: compute,
     cpu: compute,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]).min(count(output)), writes: count(output) }
     },
+    ..Kernel::PLAIN
 };
 
 /// Indices `first` to `first + count` of dimension `axis` of x.

@@ -17,15 +17,13 @@ pub static KERNEL: Kernel = Kernel {
     name: "embedding",
     shaders: &[Shader::plain("embedding", wgsl!("pointwise/embedding"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: compute,
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }
     },
+    ..Kernel::PLAIN
 };
 
 /// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers) → `[.., C]`.

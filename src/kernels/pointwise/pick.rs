@@ -17,15 +17,14 @@ pub static KERNEL: Kernel = Kernel {
     name: "pick",
     shaders: &[Shader::plain("pick", wgsl!("pointwise/pick"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: compute,
     cpu: compute,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: 2.0 * count(inputs[1]), writes: count(output) }
     },
+    ..Kernel::PLAIN
 };
 
 /// Column `index[r]` of each row r of x `[.., C]` → `[..]`. Indices are f32 whole numbers; those beyond the last column

@@ -34,12 +34,11 @@ pub static KERNEL: Kernel = Kernel {
     name: "resample",
     shaders: &[Shader::plain("resample", wgsl!("pointwise/resample"), &[INDEX, RESAMPLE], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// How a picture is resized; PyTorch's `interpolate` modes.

@@ -14,14 +14,12 @@ pub static KERNEL: Kernel = Kernel {
         element_grid,
     )],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: |params, inputs, dx| transposed(&Params::read(params)).define(inputs[0], dx),
     cpu: |params, inputs, dx| transposed(&Params::read(params)).rounded().compute(inputs[0], dx),
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| {
         Cost::streaming(8.0 * inputs[0].iter().product::<usize>() as f64, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// dy `[N, OH, OW, C]`, the gradient of a picture resized from `height` × `width` by `mode` → `[N, height, width, C]`.

@@ -23,12 +23,11 @@ pub static KERNEL: Kernel = Kernel {
     name: "sum_axis",
     shaders: &[Shader::plain("sum_axis", wgsl!("pointwise/sum_axis"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// Σ_k x[o, k, i] for x seen as `[outer, count, inner]` → `shape`, of outer · inner elements.

@@ -26,13 +26,11 @@ pub static KERNEL: Kernel = Kernel {
         element_grid,
     )],
     fields: Params::FIELDS,
-    epilogue: false,
     // The product of time and frequency is rounded to f32, as PyTorch's is: at t = 999 that is part of the definition.
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(2.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// t `[N]` → `[N, channels]`; `shift` is `downscale_freq_shift` (1 in the first DDPM code, 0 later).

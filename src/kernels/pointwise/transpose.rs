@@ -18,12 +18,11 @@ pub static KERNEL: Kernel = Kernel {
     name: "transpose",
     shaders: &[Shader::plain("transpose", wgsl!("pointwise/transpose"), &[INDEX], grid)],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: compute,
     cpu: compute,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// A workgroup for every 8 by 8 elements.

@@ -63,17 +63,15 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::SUBGROUP8),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width);
         let places = f64::from(p.pictures) * f64::from(p.out_height) * f64::from(p.out_width);
         Cost::streaming(2.0 * places * taps * f64::from(p.inner) * f64::from(p.cols), inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// dy `[N, OH, OW, O]` of convolution `of` and its filters for the backward pass, `[kh, kw, O, C]`

@@ -27,16 +27,15 @@ pub static KERNEL: Kernel = Kernel {
         tile_grid(p.rows as usize, p.cols as usize, p.batches as usize)
     })],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
     gradient: Some(gradient),
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);
         Cost::streaming(flops, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// scale · x `[B, R, K]` · z `[B, K, C]` → `[B, R, C]`.

@@ -79,15 +79,13 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::COOPERATIVE),
     ],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |params, inputs, output| {
         let p = Params::read(params);
         Cost::streaming(2.0 * f64::from(p.rows) * p.inner() as f64 * f64::from(p.cols), inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 impl Params {

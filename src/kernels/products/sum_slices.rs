@@ -31,9 +31,8 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// The sum of the slices of x `[slices, rows, cols]` with bias `[cols]` and an epilogue of `operand` → `shape`, `rows`

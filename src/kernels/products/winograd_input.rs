@@ -68,12 +68,10 @@ pub static KERNEL: Kernel = Kernel {
         },
     )],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(4.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// Tiles down, across, and of all pictures of a convolution's output.

@@ -50,9 +50,8 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
     cpu: compute,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// The output of convolution `of` from its 36 planes of sums `m` `[36, tiles, cols]`, its bias and epilogue.

@@ -27,18 +27,16 @@ pub static KERNEL: Kernel = Kernel {
         [output[0] as u32, 1, 1]
     })],
     fields: Params::FIELDS,
-    epilogue: false,
     reference: |params, inputs, s| {
         let sorted =
             |p: &[u8], x: &[&[f32]], s: &mut [f32]| compute(p, x, s, |x| x.sort_unstable_by(f32::total_cmp));
         defined_in_f32(sorted, params, inputs, s)
     },
     cpu: |params, inputs, s| compute(params, inputs, s, |_| {}),
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| {
         Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output)
     },
+    ..Kernel::PLAIN
 };
 
 /// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[16]`, what is known of the

@@ -34,12 +34,10 @@ pub static KERNEL: Kernel = Kernel {
         fold_grid(output.iter().product::<usize>().div_ceil(128))
     })],
     fields: Params::FIELDS,
-    epilogue: false,
     reference,
     cpu,
-    gradient: None,
-    rewrites: crate::kernels::Rewrites::NONE,
     cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
+    ..Kernel::PLAIN
 };
 
 /// How pictures lie in the network's output.

@@ -112,12 +112,11 @@ pub fn evaluate(graph: &Graph, inputs: HashMap<TensorId, Vec<f64>>) -> HashMap<T
 }
 
 fn stored(values: Vec<f32>, storage: Storage, precision: Precision) -> Vec<f32> {
-    let half = match storage {
-        Storage::Elem => precision.elem_f16,
-        Storage::Weight => precision.weight_f16,
-        Storage::F32 => false,
-    };
-    if half { values.into_iter().map(|v| f16::from_f32(v).to_f32()).collect() } else { values }
+    if storage.is_half(precision) {
+        values.into_iter().map(|v| f16::from_f32(v).to_f32()).collect()
+    } else {
+        values
+    }
 }
 
 /// Runs a graph on a device; its output, and the graph as it ran.

@@ -14,7 +14,7 @@ use crate::device::{Device, DeviceLimits};
 use crate::error::{Error, Result};
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
-use crate::graph::{Graph, Source, Storage, TensorId, WeightPart};
+use crate::graph::{Graph, Source, TensorId, WeightPart};
 use crate::kernels::Precision;
 use crate::models::{ar_prior, prior, t5, unet, unet2d};
 use crate::request::{GenerateConfig, StageSide, check_request, stage_count, stage_sizes};
@@ -321,12 +321,7 @@ impl RunCost {
 
 fn bytes(graph: &Graph, id: TensorId, precision: Precision) -> u64 {
     let info = graph.info(id);
-    let half = match info.storage {
-        Storage::Elem => precision.elem_f16,
-        Storage::Weight => precision.weight_f16,
-        Storage::F32 => false,
-    };
-    info.len() as u64 * if half { 2 } else { 4 }
+    info.len() as u64 * if info.storage.is_half(precision) { 2 } else { 4 }
 }
 
 /// The class of a network's config.

@@ -111,28 +111,30 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    /// Weights read by many threads of one pool at once, each in several pieces.
+    /// Weights read by tasks of a pool, each in several pieces, some of which other threads take: whoever waits for them
+    /// runs other tasks meanwhile, which want weights too.
     #[test]
     fn weights_are_read_inside_the_pool() {
         let path = std::env::temp_dir().join(format!("ancestral-pool-{}.safetensors", std::process::id()));
-        let (rows, columns) = (1200, 1000);
+        let (rows, columns, count) = (3000, 1000, 8);
         let bytes = vec![0u8; rows * columns * 2];
         let tensor = |i: usize| {
             let view = TensorView::new(Dtype::F16, vec![rows, columns], &bytes).unwrap();
             (format!("w{i}"), view)
         };
-        serialize_to_file((0..12).map(tensor), None, &path).unwrap();
+        serialize_to_file((0..count).map(tensor), None, &path).unwrap();
         let weights = Weights::new(Checkpoint::open_file(&path).unwrap());
         let (done, finished) = channel();
         std::thread::spawn(move || {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+            let read = &|i: usize| {
+                let part = [WeightPart::whole(format!("w{}", i % count))];
+                assert_eq!(weights.cpu(&part, Repack::Transpose).unwrap().len(), rows * columns);
+            };
             pool.scope(|scope| {
-                for i in 0..24 {
-                    let weights = &weights;
-                    scope.spawn(move |_| {
-                        let part = [WeightPart::whole(format!("w{}", i % 12))];
-                        assert_eq!(weights.cpu(&part, Repack::Transpose).unwrap().len(), rows * columns);
-                    });
+                for i in 0..4 * count {
+                    scope.spawn(move |_| std::thread::sleep(Duration::from_millis(1)));
+                    scope.spawn(move |_| read(i));
                 }
             });
             done.send(()).unwrap();

@@ -17,7 +17,7 @@ pub mod weight_parts;
 
 pub use weight_parts::WeightPart;
 
-use crate::kernels::{Cost, Kernel, Shader};
+use crate::kernels::{Cost, Kernel, Precision, Shader};
 use std::ops::Range;
 
 /// Names one tensor of a [`Graph`].
@@ -76,6 +76,17 @@ pub enum Storage {
     Weight,
     /// Always f32: biases, norm weights, noise, the sample x_t.
     F32,
+}
+
+impl Storage {
+    /// Whether a program of this precision stores it in f16.
+    pub fn is_half(self, precision: Precision) -> bool {
+        match self {
+            Storage::Elem => precision.elem_f16,
+            Storage::Weight => precision.weight_f16,
+            Storage::F32 => false,
+        }
+    }
 }
 
 /// How a checkpoint's tensor is laid out for the kernels, once, at load.
@@ -151,6 +162,12 @@ impl TensorInfo {
     /// Whether the tensor has no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes it takes on a GPU: whole words.
+    pub fn bytes(&self, precision: Precision) -> u64 {
+        let size = if self.storage.is_half(precision) { 2 } else { 4 };
+        (self.len() as u64 * size).next_multiple_of(4)
     }
 }
 

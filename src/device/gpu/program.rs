@@ -1,11 +1,12 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::adapter::Gpu;
+use crate::device::limits::DeviceLimits;
 use crate::device::options::{Monitor, Transfer};
 use crate::device::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
-use crate::graph::plan::{Limits, Plan};
-use crate::graph::{Graph, Node, Source, Storage, TensorId, WeightPart};
+use crate::graph::plan::Plan;
+use crate::graph::{Graph, Node, Source, TensorId, WeightPart};
 use crate::kernels::{Precision, Shader};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -62,7 +63,7 @@ impl Gpu {
             return Err(Error::Device(format!("{} has no f16 shaders; use f32", self.name())));
         }
         let limits = self.device().limits();
-        let bytes = |id: TensorId| tensor_bytes(graph, id, precision);
+        let bytes = |id: TensorId| graph.info(id).bytes(precision);
         let too_large = |id: TensorId, what: &str| {
             Error::Device(format!(
                 "{what} of shape {:?} takes {} MiB, but {} binds at most {} MiB; use a smaller picture or batch, or `--device cpu`",
@@ -72,10 +73,7 @@ impl Gpu {
                 limits.max_storage_buffer_binding_size >> 20,
             ))
         };
-        let plan_limits = Limits {
-            align: u64::from(limits.min_storage_buffer_offset_alignment),
-            max_buffer: limits.max_buffer_size.min(1 << 31),
-        };
+        let plan_limits = DeviceLimits::of_wgpu("", &limits).plan_limits();
         let plan = Plan::new(graph, plan_limits, bytes, kept).map_err(|id| too_large(id, "an activation"))?;
         for i in 0..graph.tensors.len() {
             if bytes(TensorId(i)) > limits.max_storage_buffer_binding_size {
@@ -135,10 +133,9 @@ impl Gpu {
         buffers: &mut [Option<wgpu::Buffer>],
     ) -> Result<()> {
         for (id, parts, repack, _) in weight_tensors(graph) {
-            let half = is_half(graph, id, precision);
+            let half = graph.info(id).storage.is_half(precision);
             buffers[id.0] = Some(weights.gpu((self.number(), half), parts, repack, || {
-                let buffer =
-                    self.buffer(&WeightPart::list(parts), tensor_bytes(graph, id, precision), STORAGE);
+                let buffer = self.buffer(&WeightPart::list(parts), graph.info(id).bytes(precision), STORAGE);
                 weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
                     self.write_values(&buffer, first, values, half);
                     Ok(())
@@ -175,23 +172,10 @@ impl Gpu {
     }
 }
 
-fn is_half(graph: &Graph, id: TensorId, precision: Precision) -> bool {
-    match graph.info(id).storage {
-        Storage::Elem => precision.elem_f16,
-        Storage::Weight => precision.weight_f16,
-        Storage::F32 => false,
-    }
-}
-
-fn tensor_bytes(graph: &Graph, id: TensorId, precision: Precision) -> u64 {
-    let size = if is_half(graph, id, precision) { 2 } else { 4 };
-    (graph.info(id).len() as u64 * size).div_ceil(4) * 4
-}
-
 impl GpuProgram {
     /// The buffer and byte range a tensor is bound from.
     fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
-        let size = std::num::NonZeroU64::new(tensor_bytes(graph, id, self.precision))?;
+        let size = std::num::NonZeroU64::new(graph.info(id).bytes(self.precision))?;
         Some(match self.plan.places[id.0] {
             Some(place) => wgpu::BufferBinding {
                 buffer: &self.arenas[place.arena],
@@ -268,7 +252,7 @@ impl GpuProgram {
 
     pub(in crate::device) fn write(&mut self, graph: &Graph, id: TensorId, values: &[f32]) {
         if let Some(buffer) = &self.buffers[id.0] {
-            let half = is_half(graph, id, self.precision);
+            let half = graph.info(id).storage.is_half(self.precision);
             let written = self.gpu.scoped("the writing of an input", || {
                 self.gpu.write_values(buffer, 0, values, half);
                 Ok(())
@@ -362,7 +346,7 @@ impl GpuProgram {
 
     fn read_back(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
         let Some(binding) = self.binding(graph, id) else { return Ok(Vec::new()) };
-        let size = tensor_bytes(graph, id, self.precision);
+        let size = graph.info(id).bytes(self.precision);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.gpu.buffer("read back", size, usage);
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
@@ -374,7 +358,7 @@ impl GpuProgram {
             .get_mapped_range(..)
             .map_err(|e| Error::DeviceLost { running: "a read back".into(), reason: e.to_string() })?;
         let len = graph.info(id).len();
-        Ok(if is_half(graph, id, self.precision) {
+        Ok(if graph.info(id).storage.is_half(self.precision) {
             let halves: &[f16] = bytemuck::cast_slice(&mapped);
             halves[..len].iter().map(|v| v.to_f32()).collect()
         } else {
@@ -395,7 +379,7 @@ impl GpuProgram {
             let (Some(from), Some(to)) = (source.binding(source_graph, c.from), &self.buffers[c.to.0]) else {
                 continue;
             };
-            let size = if is_half(graph, c.to, self.precision) { 2 } else { 4 };
+            let size = if graph.info(c.to).storage.is_half(self.precision) { 2 } else { 4 };
             let (first, at, len) = (c.first as u64 * size, c.at as u64 * size, c.len as u64 * size);
             let whole = len.div_ceil(4) * 4;
             encoder.copy_buffer_to_buffer(from.buffer, from.offset + first, to, at, whole);

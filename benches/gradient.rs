@@ -5,19 +5,19 @@
 //! `cargo bench --bench gradient` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names. The
 //! weights, 262 MB, go to a temporary file and away again.
 
-use ancestral::clip::Clip;
-use ancestral::device::{Device, DeviceChoice, Program, ProgramOptions, Weights};
-use ancestral::diffusion::NoiseStream;
-use ancestral::graph::recompute::peak;
-use ancestral::graph::{Graph, Storage};
-use ancestral::guidance::{GraphGuidance, Guidance, Scalar, State, score_graph};
-use ancestral::kernels::epilogue::Activation;
-use ancestral::models::adm::classifier::Config;
-use ancestral::models::adm::presets;
-use ancestral::models::clip::{self, ImageEncoder};
-use ancestral::picture::{ByteRounding, Picture};
-use ancestral::systems::adm::log_probability;
-use ancestral::weights::Checkpoint;
+use ancestral::guidance::{Guidance, State};
+use ancestral::internals::device::{Device, DeviceChoice, Program, ProgramOptions, Weights};
+use ancestral::internals::diffusion::NoiseStream;
+use ancestral::internals::graph::recompute::peak;
+use ancestral::internals::graph::{Graph, Storage};
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::models::adm::classifier::Config;
+use ancestral::internals::models::adm::presets;
+use ancestral::internals::models::clip::{self, ImageEncoder};
+use ancestral::internals::pipeline::adm::log_probability;
+use ancestral::internals::pipeline::guidance::{GraphGuidance, Scalar, score_graph};
+use ancestral::internals::weights::Checkpoint;
+use ancestral::{ByteRounding, Clip, Picture};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ fn glide_clip() -> ImageEncoder {
 }
 
 /// Guided steps of one picture: the classifier's, and CLIP's by a text, by a text and an example in every way.
-fn measure_clip(device: &Device, weights: Arc<Weights>, scalar: Box<Scalar>) {
+fn measure_clip(device: &Device, weights: Arc<Weights>, scalar: Arc<Scalar>) {
     const SHAPE: [usize; 4] = [1, 64, 64, 3];
     let file = Temporary::new("clip", &glide_clip().graph());
     let clip = Clip::load(&file.0).expect("it loads");

@@ -5,8 +5,8 @@
 //! Shapes above 4 GFLOP are left to hardware GPUs, unless `ANCESTRAL_BENCH_ALL=1`. At the end a table with GFLOP/s
 //! and GB/s is printed, from each kernel's own cost: keep it in `benches/results/` with its context.
 
-use ancestral::device::{ProgramOptions, Weights};
-use ancestral::{Device, DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use ancestral::internals::device::{ProgramOptions, Weights};
+use ancestral::{Device, DeviceChoice, Engine, LoadOptions, Settings};
 use criterion::Criterion;
 use std::time::{Duration, Instant};
 
@@ -90,16 +90,16 @@ fn bench_bundled(c: &mut Criterion, rows: &mut Vec<Row>) {
             Device::Gpu(gpu) => DeviceChoice::Existing(gpu.clone()),
         };
         let options = LoadOptions { device: choice, ..Default::default() };
-        let mut engine = match Engine::bundled(&options) {
+        let engine = match Engine::bundled(&options) {
             Ok(engine) => engine,
             Err(error) => return println!("no bundled model: {error}"),
         };
-        for stage in 1..=engine.stages() {
-            let mut run = |steps: usize| {
+        for stage in 1..=engine.stage_names().len() {
+            let run = |steps: usize| {
                 // Earlier stages take a single step; the measured one takes `steps`.
                 let mut list = vec![1; stage - 1];
                 list.push(steps);
-                let cfg = GenerateConfig::new().stages(stage).steps(list);
+                let cfg = Settings::new().stages(stage).steps(list);
                 engine
                     .generate("a red circle to the left of a blue square", cfg)
                     .expect("the bundled model runs");

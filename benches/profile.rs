@@ -3,11 +3,12 @@
 //! `cargo bench --bench profile` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names, where
 //! each node is a submission of its own, waited for, which adds some tenths of a millisecond to it.
 
-use ancestral::device::{Device, DeviceChoice, Program, ProgramOptions};
-use ancestral::guidance::score_graph;
-use ancestral::systems::adm::{Classifier, log_probability};
-use ancestral::systems::denoise::Shape;
-use ancestral::systems::imagen::{MAX_TOKENS, Stage};
+use ancestral::internals::device::{Device, DeviceChoice, Program, ProgramOptions};
+use ancestral::internals::models::network::Shape;
+use ancestral::internals::pipeline::adm::{Classifier, log_probability};
+use ancestral::internals::pipeline::guidance::score_graph;
+use ancestral::internals::pipeline::imagen::load_stage;
+use ancestral::internals::pipeline::stage::At;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -46,10 +47,12 @@ fn main() {
     println!("{}", device.name());
     let options = ProgramOptions::default();
     for (path, side, guided) in [("stage_1", 32, true), ("stage_2", 256, false)] {
-        let mut stage = Stage::load(&models().join("scenes").join(path), None).expect("the bundled model");
-        let (channels, tokens) = (stage.channels(), MAX_TOKENS);
-        let shape = Shape { pictures: 1, height: side, width: side, channels, tokens, guided, dynamic: true };
-        let denoiser = stage.denoiser(&device, &options, shape).expect("it fits");
+        let stage = load_stage(&models().join("scenes").join(path), None, 20).expect("the bundled model");
+        let shape = Shape { guided, dynamic: true, ..stage.shape(1, (side, side), &[], 1.0) };
+        let enlarges = stage.network().enlarges().then_some((side / 8, side / 8));
+        let at = At { device: &device, options: &options };
+        let shape = Shape { enlarges, ..shape };
+        let mut denoiser = stage.networks[0].denoiser(at, shape, 1).expect("it fits");
         profile(&format!("scenes {path}, a step"), denoiser.program());
     }
     let folder = models().join("adm-scenes");

@@ -5,19 +5,23 @@
 //! times the factor: 1 is linear, below 1 a fixed part is shared. Self-attention over pixels grows with their square;
 //! the second stage has none.
 
-use ancestral::device::{Device, DeviceChoice, ProgramOptions};
-use ancestral::diffusion::{Sampler, Step, steps};
-use ancestral::estimate::Target;
-use ancestral::kernels::Precision;
-use ancestral::systems::denoise::{Guided, SeededNoise, Shape};
-use ancestral::systems::imagen::{MAX_TOKENS, Stage};
-use ancestral::systems::initial_noise;
-use ancestral::{Engine, GenerateConfig, LoadOptions};
+use ancestral::cost::Target;
+use ancestral::internals::device::ProgramOptions;
+use ancestral::internals::diffusion::{Step, steps};
+use ancestral::internals::models::network::Shape;
+use ancestral::internals::models::unet;
+use ancestral::internals::pipeline::imagen::load_stage;
+use ancestral::internals::pipeline::sampler::{Led, initial_noise};
+use ancestral::internals::pipeline::stage::{At, Stage};
+use ancestral::internals::weights::read_json;
+use ancestral::{Device, DeviceChoice, Engine, LoadOptions, Precision, Sampler, SeededNoise, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Rounds of which the median counts.
 const RUNS: usize = 7;
+/// A side of the second stage's pictures to the first's.
+const SCALE: usize = 8;
 /// Steps of a run, where steps do not grow.
 const STEPS: usize = 3;
 
@@ -63,37 +67,46 @@ struct Bench {
     stage: Stage,
     list: Vec<Step>,
     shape: Shape,
+    /// Of the text's states.
+    channels: usize,
 }
 
 impl Bench {
     fn new(path: &str, case: &Case, guided: bool) -> Self {
-        let stage = Stage::load(&folder().join(path), None).expect("the bundled model");
-        let sampler = Sampler::Ddim { eta: 0.0, rederive_epsilon: false };
+        let stage = load_stage(&folder().join(path), None, 20).expect("the bundled model");
+        let sampler = Sampler::Ddim { eta: 0.0 };
         let list = steps(&stage.scheduler, &sampler, case.steps).expect("a schedule");
-        let ((width, height), pictures) = (case.size, case.pictures);
-        let (channels, dynamic) = (stage.channels(), Shape::is_dynamic(&list));
-        let shape = Shape { pictures, height, width, channels, tokens: MAX_TOKENS, guided, dynamic };
-        Bench { stage, list, shape }
+        let (width, height) = case.size;
+        let enlarges = stage.network().enlarges().then_some((height / SCALE, width / SCALE));
+        let shape = Shape { enlarges, guided, ..stage.shape(case.pictures, case.size, &list, 1.0) };
+        let config: unet::Config =
+            read_json(&folder().join(path).join("unet/config.json")).expect("a config");
+        Bench { stage, list, shape, channels: config.context_channels() }
     }
 
     /// Seconds a step.
     fn run(&mut self, device: &Device) -> f64 {
-        let (shape, enlarges) = (self.shape, self.stage.is_super_resolution());
+        let shape = self.shape;
         let options = ProgramOptions { precision: Precision::F32, ..Default::default() };
-        let context = vec![0.1; shape.batch() * MAX_TOKENS * self.stage.unet.context_channels()];
-        let denoiser = self.stage.denoiser(device, &options, shape).expect("it fits");
+        let network = &self.stage.networks[0];
+        let mut denoiser =
+            network.denoiser(At { device, options: &options }, shape, self.list.len()).expect("it fits");
+        let context = vec![0.1; shape.batch() * shape.tokens * self.channels];
         let mut noise = SeededNoise::new(0, shape.pictures);
         let start = initial_noise(&mut noise, shape);
         let started = Instant::now();
         denoiser.write("context", &context);
-        if enlarges {
-            denoiser.write("low_res", &start);
+        if shape.enlarges.is_some() {
+            denoiser.write("low_res", &vec![0.1; shape.small().iter().product()]);
+            denoiser.write("low_res_noise", &start);
             denoiser.write("noise_level", &vec![100.0; shape.batch()]);
         }
         denoiser
-            .sample(&self.list, &mut Guided::classifier_free(2.0), &mut noise, start, &mut |_| true)
+            .sample(&self.list, &Led::classifier_free(2.0), &mut noise, start, &mut |_| true)
             .expect("it runs");
-        started.elapsed().as_secs_f64() / self.list.len() as f64
+        let seconds = started.elapsed().as_secs_f64();
+        network.put_back(denoiser);
+        seconds / self.list.len() as f64
     }
 }
 
@@ -141,8 +154,8 @@ fn main() {
         let mut first = (0.0, 0.0);
         for case in cases(side).into_iter().filter(|c| c.what != "steps") {
             let (width, height) = case.size;
-            let cfg = GenerateConfig::new().count(case.pictures).size(enlarged * width, enlarged * height);
-            let cost = engine.plan(&cfg, &target).expect("a plan");
+            let cfg = Settings::new().count(case.pictures).size(enlarged * width, enlarged * height);
+            let cost = engine.plan("a", &cfg, &target).expect("a plan");
             let step = cost.networks[1 + i].parts.iter().find(|p| p.name == "step").expect("a step");
             first = if case.factor == 1 { (step.flops, step.moved) } else { first };
             let growth = |cost: f64, first: f64| cost / first / case.factor as f64;

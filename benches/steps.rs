@@ -7,12 +7,13 @@
 //! CPU device or the adapter that `ANCESTRAL_TEST_DEVICE` names: the first, which finds everything cold, and the median of
 //! the others.
 
-use ancestral::device::{Device, DeviceLimits, ProgramOptions};
-use ancestral::diffusion::steps;
-use ancestral::estimate::{Target, plan_network};
-use ancestral::kernels::Precision;
-use ancestral::systems::unclip::{Kind, Stage};
-use ancestral::{DeviceChoice, GenerateConfig};
+use ancestral::cost::{Target, plan_network};
+use ancestral::internals::device::ProgramOptions;
+use ancestral::internals::diffusion::steps;
+use ancestral::internals::models::network::Shape;
+use ancestral::internals::pipeline::stage::At;
+use ancestral::internals::pipeline::unclip::{load_decoder, load_prior};
+use ancestral::{Device, DeviceChoice, DeviceLimits, Precision, Settings};
 use std::path::Path;
 use std::time::Instant;
 
@@ -35,15 +36,17 @@ fn main() {
 fn time(folder: &Path, part: &str) {
     let choice = std::env::var("ANCESTRAL_TEST_DEVICE").map_or(DeviceChoice::Cpu, DeviceChoice::Named);
     let device = Device::open(&choice).expect("the device opens");
-    let mut stage = Stage::load(folder, part, None).expect("a network");
-    let list = steps(&stage.scheduler, &stage.scheduler.sampler, RUNS + 1).expect("a schedule");
     let [caption, picture] = TOKENS;
-    let (side, tokens) = match &stage.kind {
-        Kind::Prior(_) => (1, caption),
-        Kind::Decoder(unet) => (unet.sample_size, caption + picture),
+    let stage = match part {
+        "prior" => load_prior(folder, None).map(|(stage, _)| stage),
+        _ => load_decoder(folder, None, caption + picture).map(|(stage, _)| stage),
     };
-    let shape = stage.shape(&list, 1, (side, side), tokens, 2.0);
-    let denoiser = stage.denoiser(&device, &ProgramOptions::default(), shape).expect("it fits");
+    let stage = stage.expect("a network");
+    let list = steps(&stage.scheduler, &stage.scheduler.sampler, RUNS + 1).expect("a schedule");
+    let side = stage.network().sides().side;
+    let shape = Shape { guided: true, ..stage.shape(1, (side, side), &list, 2.0) };
+    let at = At { device: &device, options: &ProgramOptions::default() };
+    let mut denoiser = stage.networks[0].denoiser(at, shape, list.len()).expect("it fits");
     let x: Vec<f32> = (0..shape.sample().iter().product()).map(|i| (i as f32).sin()).collect();
     denoiser.write("x", &x);
     let mut times: Vec<f64> = list
@@ -79,7 +82,7 @@ fn print_plans() {
         ("DALL·E 2's second upsampler", "dalle2.upsampler", Some(15)),
     ] {
         let config = layouts.join(format!("{file}.config.json"));
-        let cfg = GenerateConfig::new().steps(Vec::from_iter(steps));
+        let cfg = Settings::new().steps(Vec::from_iter(steps));
         let cost = plan_network(&config, None, &cfg, &target).expect("a plan");
         let planned = &cost.networks[0];
         let step = planned.parts.last().expect("a step");

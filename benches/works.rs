@@ -3,18 +3,18 @@
 //! The driver writes a line, this program answers with a line that begins with `ok` or `error`; the other peers speak
 //! the same language (`tools/peers/README.md`). Without the argument `serve` it prints the commands and ends.
 
-use ancestral::device::{Program, ProgramOptions, Weights};
-use ancestral::graph::{Graph, Repack, Storage, Tensor};
-use ancestral::kernels::Precision;
-use ancestral::kernels::attention::{KeyValue, Options, attention};
-use ancestral::kernels::conv2d::Window;
-use ancestral::kernels::elementwise::add;
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::group_norm::{GroupNorm, group_norm};
-use ancestral::models::blocks::{conv, linear_no_bias};
-use ancestral::models::unet;
-use ancestral::systems::denoise::channels_last;
-use ancestral::weights::{Checkpoint, read_json};
+use ancestral::internals::device::{Program, ProgramOptions, Weights};
+use ancestral::internals::diffusion::channels_last;
+use ancestral::internals::graph::{Graph, Repack, Storage, Tensor};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
+use ancestral::internals::kernels::conv2d::Window;
+use ancestral::internals::kernels::elementwise::add;
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_norm::{GroupNorm, group_norm};
+use ancestral::internals::models::blocks::{conv, linear_no_bias};
+use ancestral::internals::models::unet;
+use ancestral::internals::weights::{Checkpoint, read_json};
 use ancestral::{Device, DeviceChoice};
 use std::collections::HashMap;
 use std::error::Error;
@@ -267,7 +267,7 @@ impl Session {
 /// One command's answer, without the `ok`.
 fn answer(session: &mut Option<Session>, words: &[&str]) -> Result<String> {
     if let ["devices"] = words {
-        return Ok(ancestral::device::list_adapters().join("; "));
+        return Ok(ancestral::internals::device::list_adapters().join("; "));
     }
     if let ["open", device, precision] = words {
         let opened = session.insert(Session::open(device, precision)?);

@@ -7,18 +7,19 @@
 //! cargo run --release --example priors < prompts.txt
 //! ```
 
-use ancestral::engine::Bundled;
-use ancestral::{Engine, GenerateConfig, LoadOptions};
+use ancestral::{Bundled, Engine, LoadOptions, Settings, UnClipSettings};
 use std::io::{Result, stdin};
 use std::time::Instant;
 
 fn main() -> Result<()> {
-    let mut engine =
+    let engine =
         Engine::bundled_as(Bundled::UnClip, &LoadOptions::default()).map_err(std::io::Error::other)?;
     for (seed, prompt) in stdin().lines().enumerate() {
         let prompt = prompt?;
         for kind in engine.priors() {
-            let cfg = GenerateConfig::new().seed(seed as u64).prior(kind);
+            let cfg = Settings::new()
+                .seed(seed as u64)
+                .system(UnClipSettings { prior: Some(kind), ..Default::default() });
             let started = Instant::now();
             let drawn = engine.prior_embeddings(&prompt, cfg).map_err(std::io::Error::other)?;
             let seconds = started.elapsed().as_secs_f64();

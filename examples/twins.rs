@@ -5,8 +5,8 @@
 //! cargo run --release --example twins -- /path/to/checkpoints
 //! ```
 
-use ancestral::graph::Repack;
-use ancestral::weights::Checkpoint;
+use ancestral::internals::graph::Repack;
+use ancestral::internals::weights::Checkpoint;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;

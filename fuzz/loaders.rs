@@ -8,10 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use ancestral::graph::Repack;
-use ancestral::models::{ar_prior, clip, prior, t5, text_proj, unet, unet2d};
-use ancestral::weights::{Checkpoint, read_json};
-use ancestral::{DeviceChoice, Engine, LoadOptions, diffusion};
+use ancestral::internals::diffusion::SchedulerConfig;
+use ancestral::internals::graph::Repack;
+use ancestral::internals::models::network::DenoisingNetwork;
+use ancestral::internals::models::text_unet::TextUNet;
+use ancestral::internals::models::{ar_prior, clip, prior, t5, text_proj, unet, unet2d};
+use ancestral::internals::pipeline::clip::Preprocessor;
+use ancestral::internals::weights::{Checkpoint, read_json};
+use ancestral::{DeviceChoice, Engine, LoadOptions};
 
 /// A folder of this process, in memory where the system has such.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -67,7 +71,7 @@ pub fn json(data: &[u8]) {
             if let Ok(config) = read_json::<unet::Config>(&path)
                 && config.validate(&path).is_ok()
             {
-                ancestral::systems::imagen::network_graph(&config);
+                TextUNet::new(config).smallest();
             }
         }
         b'l' => {
@@ -90,7 +94,7 @@ pub fn json(data: &[u8]) {
             if let Ok(config) = read_json::<unet2d::Config>(&path)
                 && config.validate(&path).is_ok()
             {
-                ancestral::systems::ddpm::network_graph(&config);
+                config.smallest();
             }
         }
         b't' => {
@@ -106,7 +110,7 @@ pub fn json(data: &[u8]) {
             if let Ok(config) = read_json::<prior::Config>(&path)
                 && config.validate(&path).is_ok()
             {
-                config.graph();
+                config.smallest();
             }
         }
         b'a' => {
@@ -128,11 +132,11 @@ pub fn json(data: &[u8]) {
             }
         }
         b'v' => {
-            let _ = ancestral::clip::Preprocessor::read(&config("preprocessor_config.json"), 32);
+            let _ = Preprocessor::read(&config("preprocessor_config.json"), 32);
         }
         b's' => {
             let path = config("scheduler_config.json");
-            if let Ok(scheduler) = diffusion::SchedulerConfig::read(&path) {
+            if let Ok(scheduler) = SchedulerConfig::read(&path) {
                 let _ = scheduler.fits(&path, 3, 6);
                 let _ = scheduler.schedule();
             }

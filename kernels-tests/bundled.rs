@@ -1,18 +1,16 @@
 //! The bundled models, end to end: the picture diffusers draws, the same on every run and on both devices; a classifier
 //! that steers.
 
-#[path = "common/skipped.rs"]
-mod skipped;
-#[path = "bundled/unclip.rs"]
 mod unclip;
 
-use ancestral::clip::{Clip, ClipGuidance};
-use ancestral::edit::{Mask, Photo, Rectangle};
-use ancestral::engine::Bundled;
-use ancestral::kernels::Precision;
-use ancestral::systems::adm::Classifier;
-use ancestral::systems::repaint::Resampling;
-use ancestral::{Device, DeviceChoice, Engine, Error, GenerateConfig, Gpu, LoadOptions, Picture};
+use crate::skipped::skip;
+use crate::told::Told;
+use ancestral::guidance::ClipGuidance;
+use ancestral::internals::pipeline::adm::Classifier;
+use ancestral::{
+    Bundled, Clip, Device, DeviceChoice, Engine, Error, Gpu, LoadOptions, Mask, Photo, Picture, Precision,
+};
+use ancestral::{Rectangle, Resampling, Settings};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -42,9 +40,9 @@ fn engine(device: DeviceChoice, precision: Option<Precision>) -> Engine {
     Engine::bundled(&options).expect("the bundled model loads")
 }
 
-fn draw(engine: &mut Engine, prompt: &str, seed: u64) -> Picture {
+fn draw(engine: &Engine, prompt: &str, seed: u64) -> Picture {
     let started = Instant::now();
-    let mut pictures = engine.generate(prompt, GenerateConfig::new().seed(seed)).expect("a picture");
+    let mut pictures = engine.generate(prompt, Settings::new().seed(seed)).expect("a picture");
     println!("`{prompt}` on {}: {:.1} s", engine.device().name(), started.elapsed().as_secs_f64());
     pictures.remove(0)
 }
@@ -60,7 +58,7 @@ fn gpu() -> Option<DeviceChoice> {
         }
         Err(error) => {
             assert!(std::env::var_os("ANCESTRAL_REQUIRE_GPU").is_none(), "a GPU is required: {error}");
-            skipped::skip(&error.to_string());
+            skip(&error.to_string());
             None
         }
     }
@@ -78,12 +76,12 @@ fn alike(a: &[u8], b: &[u8]) -> Result<(), String> {
 
 #[test]
 fn golden_bundled_cpu_draws_what_diffusers_draws() {
-    let mut engine = engine(DeviceChoice::Cpu, None);
+    let engine = engine(DeviceChoice::Cpu, None);
     for golden in goldens() {
-        let picture = draw(&mut engine, &golden.prompt, golden.seed);
+        let picture = draw(&engine, &golden.prompt, golden.seed);
         alike(&picture.to_bytes(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
         // Negative control: another seed is another picture.
-        let other = draw(&mut engine, &golden.prompt, golden.seed + 1);
+        let other = draw(&engine, &golden.prompt, golden.seed + 1);
         assert!(alike(&other.to_bytes(), &picture.to_bytes()).is_err());
     }
 }
@@ -92,10 +90,10 @@ fn golden_bundled_cpu_draws_what_diffusers_draws() {
 fn golden_bundled_gpu_draws_the_same() {
     let Some(choice) = gpu() else { return };
     let golden = &goldens()[0];
-    let mut engine = engine(choice, Some(Precision::F32));
-    let picture = draw(&mut engine, &golden.prompt, golden.seed);
+    let engine = engine(choice, Some(Precision::F32));
+    let picture = draw(&engine, &golden.prompt, golden.seed);
     alike(&picture.to_bytes(), &read_png(&folder().join(&golden.file))).expect(&golden.prompt);
-    let again = draw(&mut engine, &golden.prompt, golden.seed);
+    let again = draw(&engine, &golden.prompt, golden.seed);
     assert_eq!(picture, again, "the same bits on every run");
 }
 
@@ -120,12 +118,12 @@ fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
     let Some((info, device, queue)) = own_device() else { return };
     let gpu = Gpu::from_wgpu(info, device, queue);
     if !gpu.has_f16() {
-        return skipped::skip(&format!("{} has no f16", gpu.name()));
+        return skip(&format!("{} has no f16", gpu.name()));
     }
     let golden = &goldens()[0];
-    let mut half = engine(DeviceChoice::Existing(gpu), Some(Precision::F16));
+    let half = engine(DeviceChoice::Existing(gpu), Some(Precision::F16));
     // The base stage alone: the later ones add time here and no other kernel.
-    let cfg = || GenerateConfig::new().seed(golden.seed).stages(1);
+    let cfg = || Settings::new().seed(golden.seed).stages(1);
     let in_f16 = half.generate(&golden.prompt, cfg()).expect("a picture");
     let in_f32 = engine(DeviceChoice::Cpu, None).generate(&golden.prompt, cfg()).expect("a picture");
     let pairs = in_f16[0].values.iter().zip(&in_f32[0].values);
@@ -137,9 +135,9 @@ fn f16_storage_draws_nearly_the_same_on_a_device_handed_in() {
 #[test]
 fn a_lost_device_is_an_error_that_says_so() {
     let Some((info, device, queue)) = own_device() else { return };
-    let mut engine = engine(DeviceChoice::Existing(Gpu::from_wgpu(info, device.clone(), queue)), None);
+    let engine = engine(DeviceChoice::Existing(Gpu::from_wgpu(info, device.clone(), queue)), None);
     let prompt = "a red circle";
-    let cfg = GenerateConfig::new().on_progress(|progress| {
+    let cfg = Settings::new().on_progress(move |progress| {
         if progress.done >= 1.0 {
             device.destroy();
         }
@@ -147,30 +145,31 @@ fn a_lost_device_is_an_error_that_says_so() {
     });
     let error = engine.generate(prompt, cfg).expect_err("the device is gone");
     println!("{error}");
-    assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
     // And again, from the start.
-    assert!(engine.generate(prompt, GenerateConfig::new()).is_err());
+    assert!(engine.generate(prompt, Settings::new()).is_err());
 }
 
 #[test]
 fn pictures_of_a_batch_are_the_single_ones_and_runs_can_be_cancelled() {
-    let mut engine = engine(DeviceChoice::Cpu, None);
+    let engine = engine(DeviceChoice::Cpu, None);
     let prompt = "a green heart in the top left corner";
-    let two = engine.generate(prompt, GenerateConfig::new().seed(3).count(2).stages(1)).expect("pictures");
-    let second = engine.generate(prompt, GenerateConfig::new().seed(4).stages(1)).expect("a picture");
+    let two = engine.generate(prompt, Settings::new().seed(3).count(2).stages(1)).expect("pictures");
+    let second = engine.generate(prompt, Settings::new().seed(4).stages(1)).expect("a picture");
     alike(&two[1].to_bytes(), &second[0].to_bytes()).expect("picture 1 of a batch is seed + 1 alone");
-    let (mut calls, mut estimates) = (0, 0);
-    let cfg = GenerateConfig::new().on_progress(|mut progress| {
-        calls += 1;
-        if let Some(estimate) = progress.estimate() {
-            let pictures = estimate.expect("an estimate");
-            assert_eq!((pictures[0].width, pictures[0].height), progress.size);
-            estimates += 1;
-        }
+    let calls = Told::new();
+    let told = calls.clone();
+    let cfg = Settings::new().on_progress(move |mut progress| {
+        let estimate = progress.estimate().expect("an estimate");
+        told.push((progress.size, estimate.map(|pictures| (pictures[0].width, pictures[0].height))));
         progress.done < 3.0
     });
     assert!(matches!(engine.generate(prompt, cfg), Err(Error::Cancelled)));
-    assert!(calls > 3 && estimates == 3, "{calls} calls, {estimates} estimates");
+    let calls = calls.take();
+    let estimates: Vec<_> =
+        calls.iter().filter_map(|(size, estimate)| estimate.map(|e| (*size, e))).collect();
+    assert!(calls.len() > 3 && estimates.len() == 3, "{} calls, {} estimates", calls.len(), estimates.len());
+    assert!(estimates.iter().all(|(size, estimate)| size == estimate));
 }
 
 fn adm(device: DeviceChoice) -> Engine {
@@ -179,8 +178,8 @@ fn adm(device: DeviceChoice) -> Engine {
 }
 
 /// A few steps of the bundled classifier-guided model.
-fn guided(engine: &mut Engine, scale: f64) -> Vec<Picture> {
-    let cfg = GenerateConfig::new().seed(1).count(8).respacing(["20"]).guidance_scale([scale]);
+fn guided(engine: &Engine, scale: f64) -> Vec<Picture> {
+    let cfg = Settings::new().seed(1).count(8).respacing(["20"]).guidance_scale([scale]);
     engine.generate("red circle", cfg).expect("pictures")
 }
 
@@ -193,9 +192,9 @@ fn bundled_classifier_steers_towards_its_class() {
     let mut judge = classifier.guidance(&Device::Cpu);
     // The class "red circle" is the first.
     judge.set("class", vec![0.0; 8]);
-    let mut engine = adm(DeviceChoice::Cpu);
+    let engine = adm(DeviceChoice::Cpu);
     let mut mean = |scale: f64| {
-        let pictures = guided(&mut engine, scale);
+        let pictures = guided(&engine, scale);
         let shape = [8, pictures[0].height, pictures[0].width, 3];
         let values: Vec<f32> = pictures.into_iter().flat_map(|picture| picture.values).collect();
         let (log_p, _) = judge.evaluate(&values, shape, 0.0, &mut |_| true).expect("it runs");
@@ -209,8 +208,8 @@ fn bundled_classifier_steers_towards_its_class() {
 #[test]
 fn bundled_adm_draws_the_same_on_both_devices() {
     let Some(choice) = gpu() else { return };
-    let one = |mut engine: Engine| {
-        let cfg = GenerateConfig::new().seed(5).respacing(["8"]).classes(["blue star"]).guidance_scale([2.0]);
+    let one = |engine: Engine| {
+        let cfg = Settings::new().seed(5).respacing(["8"]).classes(["blue star"]).guidance_scale([2.0]);
         engine.generate("", cfg).expect("a picture").remove(0).to_bytes()
     };
     alike(&one(adm(DeviceChoice::Cpu)), &one(adm(choice))).expect("the same picture");
@@ -248,12 +247,12 @@ fn an_edit_leaves_no_visible_edge() {
     let part = Rectangle { x: 380, y: 100, width: 250, height: 280 };
     let mask = Mask::rectangles(&[part], (700, 500)).expect("a mask");
     for device in [Some(DeviceChoice::Cpu), gpu()].into_iter().flatten() {
-        let mut engine = engine(device, None);
+        let engine = engine(device, None);
         let edited = engine.edit(
             &photo,
             &mask,
             "a blue square on a yellow background",
-            GenerateConfig::new().seed(1).resampling(Resampling { times: 2, jump: 5 }),
+            Settings::new().seed(1).resampling(Resampling { times: 2, jump: 5 }),
         );
         let (before, after) = (photo.pixels.to_rgb8(), edited.expect("an edit")[0].pixels.to_rgb8());
         let changed = |x: u32, y: u32| before.get_pixel(x, y) != after.get_pixel(x, y);
@@ -320,13 +319,13 @@ fn the_bundled_clip_tells_what_a_picture_shows() {
 /// The unconditional model follows a text, and an example, as CLIP sees both.
 #[test]
 fn the_bundled_clip_steers_the_unconditional_model() {
-    let mut engine = adm(DeviceChoice::Cpu);
+    let engine = adm(DeviceChoice::Cpu);
     let (clip, device) = (Clip::bundled().expect("the bundled CLIP"), Device::Cpu);
     let example = disc(64, (44.0, 20.0), 11.0, [250, 215, 45], [20, 20, 20]);
     let text = clip.text_embeddings(&device, &["a blue square"]).expect("a text");
     let like = clip.image_embeddings(&device, std::slice::from_ref(&example)).expect("a picture");
-    let mut cosines = |guidance: Option<ClipGuidance>| {
-        let cfg = GenerateConfig::new().seed(7).count(3).respacing(["25"]);
+    let cosines = |guidance: Option<ClipGuidance>| {
+        let cfg = Settings::new().seed(7).count(3).respacing(["25"]);
         let cfg = guidance.into_iter().fold(cfg, |cfg, guidance| cfg.guide(1.0, guidance));
         let drawn = engine.generate("", cfg).expect("pictures");
         let seen = clip.image_embeddings(&device, &drawn).expect("vectors");

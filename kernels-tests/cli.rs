@@ -3,40 +3,19 @@
 //!
 //! Every bad input must end in an exit code other than 0 and one `error:` line that names the thing and the remedy;
 //! without a panic, a partial file, or a change to an output file that was there before.
-//!
-//! ```text
-//! cargo test --release --test cli
-//! ```
 
-#[path = "cli/adm.rs"]
 mod adm;
-#[path = "cli/clip.rs"]
 mod clip;
-#[path = "cli/configs.rs"]
 mod configs;
-#[path = "cli/edit.rs"]
 mod edit;
-#[path = "cli/glide.rs"]
 mod glide;
-#[path = "cli/latents.rs"]
 mod latents;
-#[path = "cli/pictures.rs"]
 mod pictures;
-#[path = "cli/plans.rs"]
 mod plans;
-#[path = "cli/requests.rs"]
 mod requests;
-#[path = "common/skipped.rs"]
-mod skipped;
-#[path = "cli/stages.rs"]
 mod stages;
-#[path = "cli/tensors.rs"]
 mod tensors;
-#[path = "common/token_prior.rs"]
-mod token_prior;
-#[path = "cli/unclip.rs"]
 mod unclip;
-#[path = "cli/upsampler.rs"]
 mod upsampler;
 
 use std::ffi::{OsStr, OsString};
@@ -162,4 +141,74 @@ fn succeeds<S: AsRef<OsStr>>(place: &Folder, args: &[S]) -> Output {
 #[should_panic(expected = "device: CPU")]
 fn a_good_run_is_no_refusal() {
     refused(&["x", "--model", golden("if_stage1").to_str().unwrap(), "--steps", "1"], &[]);
+}
+
+/// The binary alone, in a folder of its own with no model anywhere near and no cache, draws the first picture: the default
+/// model is a part of it.
+#[test]
+#[cfg(feature = "bundled")]
+fn the_binary_alone_draws() {
+    let place = Folder::new();
+    let alone = |name: &str| {
+        fs::create_dir_all(place.0.join(name)).unwrap();
+        place.0.join(name)
+    };
+    let program = alone("bin").join("ancestral");
+    fs::copy(env!("CARGO_BIN_EXE_ancestral"), &program).unwrap();
+    let run = |cache: &Path, more: &[&str]| {
+        let mut command = Command::new(&program);
+        for name in ["ANCESTRAL_MODELS", "ANCESTRAL_CACHE_DIR", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.env("HOME", alone("home")).env("XDG_DATA_HOME", alone("data")).env("XDG_CACHE_HOME", cache);
+        command.env("TMPDIR", alone("tmp")).current_dir(alone("here"));
+        let picture = place.0.join("here/ancestral.png");
+        let _ = fs::remove_file(&picture);
+        let args = ["generate", "a red circle", "--device", "cpu"];
+        let more = if more.is_empty() { &["--steps", "3,1"] } else { more };
+        let output = command.args(args).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        fs::read(&picture).unwrap()
+    };
+    let first = run(&alone("cache"), &[]);
+    let models = |at: &str| fs::read_dir(place.0.join(at)).map_or(0, |entries| entries.count());
+    if cfg!(target_os = "linux") {
+        assert_eq!((models("cache/ancestral/models"), models("tmp")), (1, 0), "unpacked into the cache");
+    }
+    assert_eq!(run(&alone("cache"), &[]), first, "from what was unpacked");
+    // The upsampler that it names beside itself is there, too.
+    let large = run(&alone("cache"), &["--stages", "3", "--steps", "2,1,1"]);
+    assert_eq!(image::load_from_memory(&large).unwrap().width(), 1024);
+    // What the folder of models gives.
+    let usual = Folder::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
+    command.env("ANCESTRAL_MODELS", root.join("models")).current_dir(&usual.0);
+    command.args(["generate", "a red circle", "--steps", "3,1", "--device", "cpu"]);
+    assert!(command.output().unwrap().status.success());
+    assert_eq!(fs::read(usual.0.join("ancestral.png")).unwrap(), first);
+    // Where there can be no cache, among the temporary files.
+    fs::write(place.0.join("file"), "no folder").unwrap();
+    assert_eq!(run(&place.0.join("file"), &[]), first);
+    if cfg!(target_os = "linux") {
+        assert_eq!(models("tmp/ancestral/models"), 1);
+    }
+}
+
+/// The library needs nothing of what the command does.
+#[test]
+fn the_library_alone_needs_no_command_line() {
+    let tree = |features: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["tree", "--offline", "--edges", "normal", "--prefix", "none"]).args(features);
+        let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let needs = |tree: &str, name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
+    let (all, library) = (tree(&[]), tree(&["--no-default-features"]));
+    for name in ["clap", "indicatif", "env_logger"] {
+        assert!(needs(&all, name) && !needs(&library, name), "{name}");
+    }
+    assert!(needs(&library, "wgpu"));
 }

@@ -1,11 +1,11 @@
 //! Several callers of one GPU.
 
 use crate::device::{on_gpu, skip};
-use ancestral::device::{Device, Gpu, ProgramOptions, Weights};
-use ancestral::graph::{Graph, Storage, Tensor};
-use ancestral::kernels::elementwise::scale;
-use ancestral::kernels::matmul::matmul;
-use ancestral::weights::Checkpoint;
+use ancestral::internals::device::{Device, Gpu, ProgramOptions, Weights};
+use ancestral::internals::graph::{Graph, Storage, Tensor};
+use ancestral::internals::kernels::elementwise::scale;
+use ancestral::internals::kernels::matmul::matmul;
+use ancestral::internals::weights::Checkpoint;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 /// Twice x, on a device.

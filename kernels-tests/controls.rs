@@ -5,15 +5,15 @@ use crate::cases::steps::{CLIPS, VARIANCES, a_step};
 use crate::cases::{Case, OUTPUT, Rng, all};
 use crate::device::on_gpu;
 use crate::harness::{F16, F32, Tolerance, compare, reference, run};
-use ancestral::device::{Device, ProgramOptions};
-use ancestral::diffusion::reference::apply;
-use ancestral::diffusion::{Thresholding, Variance, coefficients};
-use ancestral::graph::{Graph, Storage};
-use ancestral::kernels::Precision;
-use ancestral::kernels::elementwise::add;
-use ancestral::kernels::matmul::matmul;
-use ancestral::kernels::quantile::quantile;
-use ancestral::kernels::step::{StepInputs, step};
+use ancestral::internals::device::{Device, ProgramOptions};
+use ancestral::internals::diffusion::reference::apply;
+use ancestral::internals::diffusion::{Thresholding, Variance, coefficients};
+use ancestral::internals::graph::{Graph, Storage};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::kernels::elementwise::add;
+use ancestral::internals::kernels::matmul::matmul;
+use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::step::{StepInputs, step};
 
 fn find(name: &str) -> Case {
     all().into_iter().find(|c| c.name == name).unwrap_or_else(|| panic!("no case {name}"))

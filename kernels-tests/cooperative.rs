@@ -5,9 +5,9 @@
 use crate::cases::all;
 use crate::device::{has_f16, on_gpu, skip};
 use crate::harness::{F16, F32, compare, reference, run};
-use ancestral::device::{Device, ProgramOptions, Variants};
-use ancestral::graph::Storage;
-use ancestral::kernels::{ALL, Kernel, Needs, Precision, Shader};
+use ancestral::internals::device::{Device, ProgramOptions, Variants};
+use ancestral::internals::graph::Storage;
+use ancestral::internals::kernels::{ALL, Kernel, Needs, Precision, Shader};
 
 const OPERATIONS: &str = "
 alias Left = vec2<u32>;   // first quad, quads from row to row
@@ -86,7 +86,7 @@ fn check(device: &Device) {
         return;
     }
     let mut checked = 0;
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         let Some(shader) = kernel.shaders.iter().find(|s| s.needs.cooperative) else { continue };
         let name = emulated(shader).name;
         let alone: &'static Kernel =

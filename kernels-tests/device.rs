@@ -1,7 +1,7 @@
 //! The GPU the tests run on.
 
 pub use crate::skipped::{say, skip};
-use ancestral::device::{Device, DeviceChoice};
+use ancestral::internals::device::{Device, DeviceChoice};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Names the adapter to take; part of its name.

@@ -4,11 +4,11 @@ use crate::cases::{Case, OUTPUT, Rng, all};
 use crate::device::on_gpu;
 use crate::harness::{F32, Tolerance, compare, evaluate, know_weights, run};
 use crate::shaders::check_storage;
-use ancestral::device::{Device, ProgramOptions};
-use ancestral::graph::gradient::gradient;
-use ancestral::graph::{Graph, Source, Storage, TensorId};
-use ancestral::kernels::ALL;
-use ancestral::kernels::elementwise::mul;
+use ancestral::internals::device::{Device, ProgramOptions};
+use ancestral::internals::graph::gradient::gradient;
+use ancestral::internals::graph::{Graph, Source, Storage, TensorId};
+use ancestral::internals::kernels::ALL;
+use ancestral::internals::kernels::elementwise::mul;
 use std::collections::{BTreeMap, HashMap};
 
 /// Elements of each input that are moved.
@@ -194,9 +194,9 @@ fn gradients_on_the_gpu() {
 fn gradients_of_tensors_read_often_add_up() {
     let mut g = Graph::new();
     let x = g.input("x", &[2, 3], Storage::Elem);
-    let twice = ancestral::kernels::elementwise::add(&mut g, &x, &x);
+    let twice = ancestral::internals::kernels::elementwise::add(&mut g, &x, &x);
     let product = mul(&mut g, &twice, &x);
-    let y = ancestral::kernels::elementwise::scale(&mut g, &product, 3.0);
+    let y = ancestral::internals::kernels::elementwise::scale(&mut g, &product, 3.0);
     let of = gradient(&mut g, &y, &[&x, &twice]).expect("defined");
     let given = vec![1.0, -2.0, 0.5, 4.0, 0.0, 3.0];
     let values = evaluate(&g, HashMap::from([(x.id, given.clone())]));
@@ -210,7 +210,8 @@ fn gradients_that_are_not_defined_are_refused_by_name() {
     let x = g.input("x", &[2, 3], Storage::Elem);
     let other = g.input("other", &[2, 3], Storage::Elem);
     let t = g.input("t", &[2], Storage::F32);
-    let embedded = ancestral::kernels::timestep_embedding::timestep_embedding(&mut g, &t, 3, true, 0.0);
+    let embedded =
+        ancestral::internals::kernels::timestep_embedding::timestep_embedding(&mut g, &t, 3, true, 0.0);
     let y = mul(&mut g, &x, &embedded);
     let error = gradient(&mut g, &y, &[&t]).expect_err("no gradient with respect to time").to_string();
     assert!(error.contains("timestep_embedding"), "{error}");

@@ -3,10 +3,10 @@
 use crate::cases::{Case, OUTPUT, all, benched};
 use crate::device::{has_f16, on_gpu, skip};
 use crate::shaders::check_storage;
-use ancestral::device::{Device, ProgramOptions, Variants, Weights};
-use ancestral::graph::rewrites::Rewrite;
-use ancestral::graph::{Graph, Source, Storage, TensorId};
-use ancestral::kernels::{ALL, Precision, Shader};
+use ancestral::internals::device::{Device, ProgramOptions, Variants, Weights};
+use ancestral::internals::graph::rewrites::Rewrite;
+use ancestral::internals::graph::{Graph, Source, Storage, TensorId};
+use ancestral::internals::kernels::{ALL, Precision, Shader};
 use half::f16;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -242,7 +242,7 @@ fn chosen() -> Vec<Case> {
 fn untested(device: &Device, ran: &BTreeSet<&str>) -> Vec<String> {
     let precisions = paths(device).into_iter().map(|path| path.precision).collect::<Vec<_>>();
     let (mut missed, mut skipped) = (Vec::new(), Vec::new());
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         let able = |s: &Shader| match device {
             Device::Cpu => s.name == kernel.name,
             Device::Gpu(gpu) => precisions.iter().any(|precision| gpu.meets(s.needs, *precision)),
@@ -313,7 +313,7 @@ fn cases_on_the_gpu() {
 #[test]
 fn every_kernel_has_cases() {
     let cases = all();
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         assert!(
             cases.iter().any(|c| c.kernel == kernel.name),
             "`{}` has no cases in kernels-tests/cases",
@@ -323,7 +323,7 @@ fn every_kernel_has_cases() {
     let mut names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).collect();
     names.sort_unstable();
     let measured = benched();
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         assert!(measured.iter().any(|c| c.kernel == kernel.name), "`{}` is measured nowhere", kernel.name);
     }
     let twice = names.windows(2).find(|pair| pair[0] == pair[1]);

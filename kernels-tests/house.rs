@@ -77,11 +77,6 @@ const RANKS: &[&[&str]] = &[
 ];
 /// A node names its kernel, and kernels record nodes: the one pair that may know each other.
 const PAIR: [&str; 2] = ["kernels", "graph"];
-/// Modules of before the rebuilding, which are not held to this yet. The list only shrinks.
-const OLD: &[&str] = &[
-    "bisect", "clip", "edit", "engine", "estimate", "guidance", "latent", "layout", "picture", "request",
-    "systems",
-];
 /// Longest file of source, in lines.
 const MAX_LINES: usize = 450;
 
@@ -253,20 +248,16 @@ fn short(file: &Path) -> String {
     file.strip_prefix(src()).expect("a file of src").display().to_string()
 }
 
-fn is_old(file: &Path) -> bool {
-    OLD.contains(&top(file).as_str())
-}
-
 /// The arrows that run up, in words.
 fn upward(arrows: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> Vec<String> {
     let rank = |file: &Path| RANKS.iter().position(|rank| rank.contains(&top(file).as_str()));
     let mut wrong = Vec::new();
-    for (from, to) in arrows.iter().filter(|(from, _)| !is_old(from) && top(from) != "lib") {
+    for (from, to) in arrows.iter().filter(|(from, _)| top(from) != "lib") {
         for to in to {
             let up = match (rank(from), rank(to)) {
                 (Some(from), Some(to)) => to < from,
                 // A module without a rank: none of the house's.
-                (from_rank, _) => from_rank != Some(0) || !is_old(to),
+                _ => true,
             };
             let pair = PAIR.contains(&top(from).as_str()) && PAIR.contains(&top(to).as_str());
             if up && !pair {
@@ -291,11 +282,8 @@ fn reach<'a>(
 
 /// The circles of files, each as the files that reach one another.
 fn circles(arrows: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> Vec<Vec<String>> {
-    let arrows: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> = arrows
-        .iter()
-        .filter(|(from, _)| !is_old(from))
-        .map(|(from, to)| (from, to.iter().filter(|to| !is_old(to)).collect()))
-        .collect();
+    let arrows: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> =
+        arrows.iter().map(|(from, to)| (from, to.iter().collect())).collect();
     let reached: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> =
         arrows.keys().map(|file| (*file, reach(file, &arrows))).collect();
     let mut circles = BTreeSet::new();
@@ -326,7 +314,7 @@ fn no_circles_of_files() {
 fn no_file_is_too_long() {
     let mut all = BTreeSet::new();
     rust_files(&src(), &mut all);
-    let long = |file: &&PathBuf| !is_old(file) && read(file).lines().count() > MAX_LINES;
+    let long = |file: &&PathBuf| read(file).lines().count() > MAX_LINES;
     let long: Vec<String> = all.iter().filter(long).map(|file| short(file)).collect();
     assert!(long.is_empty(), "more than {MAX_LINES} lines: {}", long.join(", "));
 }

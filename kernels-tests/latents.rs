@@ -2,9 +2,9 @@
 //! components move the embedding and nothing else.
 
 use crate::device::{on_gpu, say};
-use ancestral::device::DeviceChoice;
-use ancestral::latent::{Latent, Layout, text_diff};
-use ancestral::{Engine, GenerateConfig, LoadOptions, Picture};
+use crate::golden::scratch::Scratch;
+use ancestral::vectors::text_diff;
+use ancestral::{DeviceChoice, Engine, Latent, Layout, LoadOptions, Picture, Settings, UnClipSettings};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,28 +20,13 @@ fn engine(device: DeviceChoice) -> Engine {
 
 /// The same, but that its decoder's output is taken for v.
 fn v_engine(device: DeviceChoice) -> Engine {
-    let folder = std::env::temp_dir().join(format!("ancestral-v-{}-{device:?}", std::process::id()));
-    copy(&golden(), &folder);
+    let folder = Scratch::new("v").expect("a folder");
+    folder.copy(&golden()).expect("a copy");
     let scheduler = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "timestep_spacing": "trailing",
         "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}"#;
-    fs::write(folder.join("decoder_scheduler/scheduler_config.json"), scheduler).expect("a scheduler");
+    fs::write(folder.path().join("decoder_scheduler/scheduler_config.json"), scheduler).expect("a scheduler");
     let options = LoadOptions { device, ..Default::default() };
-    let engine = Engine::load(&folder, &options).expect("the model");
-    fs::remove_dir_all(&folder).expect("the copy goes");
-    engine
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let from = entry.expect("an entry").path();
-        let to = to.join(from.file_name().expect("a name"));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            fs::copy(&from, &to).expect("a copy");
-        }
-    }
+    Engine::load(folder.path(), &options).expect("the model")
 }
 
 /// Slow waves, of the decoder's size.
@@ -61,10 +46,15 @@ fn psnr(a: &Picture, b: &Picture) -> f64 {
     10.0 * (4.0 / mean).log10()
 }
 
+/// So many evaluations in each step of an inversion.
+fn solved_by(evaluations: usize) -> UnClipSettings {
+    UnClipSettings { inversion: Some(evaluations), ..Default::default() }
+}
+
 /// The least PSNR of the decoder's pictures of some pictures' latents.
-fn there_and_back(engine: &mut Engine, steps: usize, evaluations: usize) -> f64 {
+fn there_and_back(engine: &Engine, steps: usize, evaluations: usize) -> f64 {
     let pictures = [0.0, 1.0, 2.5].map(waves);
-    let cfg = || GenerateConfig::new().steps([steps]).inversion(evaluations).count(3);
+    let cfg = || Settings::new().steps(steps).system(solved_by(evaluations)).count(3);
     let latents = engine.invert(&pictures, cfg()).expect("latents");
     let drawn = engine.generate("", cfg().stages(1).latents(latents)).expect("pictures");
     pictures.iter().zip(&drawn).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
@@ -79,9 +69,9 @@ const EPSILON: RoundTrips<'_> = &[(100, 20, 35.0)];
 /// 26.5, 82.0, 33.7, 112.5.
 const V: RoundTrips<'_> = &[(10, 1, 25.0), (10, 5, 75.0), (25, 1, 32.0), (25, 5, 100.0)];
 
-fn check_round_trips(mut engine: Engine, trips: RoundTrips<'_>) {
+fn check_round_trips(engine: Engine, trips: RoundTrips<'_>) {
     for &(steps, evaluations, least) in trips {
-        let found = there_and_back(&mut engine, steps, evaluations);
+        let found = there_and_back(&engine, steps, evaluations);
         let name = engine.device().name();
         say(&format!("there and back on {name}: {steps} steps of {evaluations} evaluations: {found:.1} dB"));
         assert!(found >= least, "{steps} steps of {evaluations} evaluations: {found:.1} dB, wanted {least}");
@@ -104,12 +94,12 @@ fn inversion_leads_back_to_the_picture_on_the_gpu() {
     on_gpu(|device| check_round_trips(v_engine(named(device)), V));
 }
 
-fn few() -> GenerateConfig<'static> {
-    GenerateConfig::new().seed(3).steps([4, 2])
+fn few() -> Settings {
+    Settings::new().seed(3).steps([4, 2])
 }
 
 /// `same` says whether a picture is one drawn in another batch.
-fn check_blends(mut engine: Engine, same: impl Fn(&Picture, &Picture) -> bool) {
+fn check_blends(engine: Engine, same: impl Fn(&Picture, &Picture) -> bool) {
     let (a, b) = (waves(0.0), waves(2.0));
     for layout in [Layout::Kept, Layout::New] {
         let blend = engine.blend([&a, &b], 5, layout, few()).expect("a blend");
@@ -144,9 +134,9 @@ fn blends_end_at_their_ends_on_the_gpu() {
 
 #[test]
 fn variations_keep_the_layout_or_not() {
-    let (mut engine, picture) = (v_engine(DeviceChoice::Cpu), waves(0.5));
-    let cfg = || GenerateConfig::new().seed(3).steps([25]).stages(1);
-    let mut vary = |layout, cfg| engine.vary(&picture, layout, cfg).expect("pictures");
+    let (engine, picture) = (v_engine(DeviceChoice::Cpu), waves(0.5));
+    let cfg = || Settings::new().seed(3).steps([25]).stages(1);
+    let vary = |layout, cfg| engine.vary(&picture, layout, cfg).expect("pictures");
     let same = vary(Layout::Kept, cfg());
     assert!(psnr(&picture, &same[0]) > 100.0);
     let [kept, far] = [0.05, 1.0].map(|eta| vary(Layout::Kept, cfg().eta(eta).count(2)));
@@ -161,7 +151,7 @@ fn variations_keep_the_layout_or_not() {
 
 #[test]
 fn text_diffs_turn_the_embedding_alone() {
-    let (mut engine, picture) = (engine(DeviceChoice::Cpu), waves(0.5));
+    let (engine, picture) = (engine(DeviceChoice::Cpu), waves(0.5));
     let texts = ["a red fox", "a boat near the river"];
     let strengths = [0.0, 0.25, 0.5];
     let morph = engine.morph(&picture, texts, &strengths, Layout::Kept, few()).expect("pictures");
@@ -179,8 +169,8 @@ fn text_diffs_turn_the_embedding_alone() {
 
 #[test]
 fn latents_and_pictures_that_make_no_sense() {
-    let (mut engine, a, b) = (engine(DeviceChoice::Cpu), waves(0.0), waves(1.0));
-    let cfg = GenerateConfig::new;
+    let (engine, a, b) = (engine(DeviceChoice::Cpu), waves(0.0), waves(1.0));
+    let cfg = Settings::new;
     let broken = Picture { width: 17, ..a.clone() };
     let says = |result: ancestral::Result<Vec<Picture>>, part: &str| {
         let error = result.expect_err(part).to_string();
@@ -190,9 +180,9 @@ fn latents_and_pictures_that_make_no_sense() {
     says(engine.vary(&broken, Layout::New, cfg()), "17x16 pixels");
     says(engine.vary(&a, Layout::New, cfg().eta(0.5)), "eta");
     says(engine.vary(&a, Layout::Kept, cfg().eta(1.5)), "0 to 1");
-    says(engine.vary(&a, Layout::Kept, cfg().inversion(0)), "0 evaluations");
+    says(engine.vary(&a, Layout::Kept, cfg().system(solved_by(0))), "0 evaluations");
     says(engine.vary(&a, Layout::Kept, cfg().steps([1000])), "1000 steps");
-    says(engine.vary(&a, Layout::Kept, cfg().init([b.clone()])), "leave");
+    says(engine.vary(&a, Layout::Kept, cfg().init([b.clone()])), "a picture to begin at cannot");
     says(engine.blend([&a, &a], 5, Layout::Kept, cfg()), "the same");
     says(engine.blend([&a, &b], 1, Layout::Kept, cfg()), "2 or more");
     says(engine.blend([&a, &b], 1000, Layout::New, cfg()), "1000 pictures");
@@ -217,7 +207,7 @@ fn latents_and_pictures_that_make_no_sense() {
     // Other models have no embeddings.
     let folder = golden().join("../../ddpm/pipeline");
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
-    let mut other = Engine::load(folder, &options).expect("the golden's model");
+    let other = Engine::load(folder, &options).expect("the golden's model");
     says(other.vary(&a, Layout::Kept, cfg()), "unCLIP");
     says(other.vary(&a, Layout::New, cfg()), "unCLIP");
     says(other.generate("", cfg().latents([latent(&embedding, None)])), "unCLIP");

@@ -2,11 +2,12 @@
 //! shaders that read it expect. A mistake there is silent in f32 and wrong in f16.
 
 use crate::shaders::check_storage;
-use ancestral::clip::Clip;
-use ancestral::graph::{Graph, fuse::fuse};
-use ancestral::models::adm::{self, presets};
-use ancestral::models::{ar_prior, prior, t5, text_proj, unet, unet2d};
-use ancestral::systems::{ddpm, imagen};
+use ancestral::Clip;
+use ancestral::internals::graph::{Graph, fuse::fuse};
+use ancestral::internals::models::adm::{self, presets};
+use ancestral::internals::models::network::DenoisingNetwork;
+use ancestral::internals::models::text_unet::TextUNet;
+use ancestral::internals::models::{ar_prior, prior, t5, text_proj, unet, unet2d};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
@@ -33,7 +34,7 @@ fn text_encoder() {
 fn imagen_networks() {
     for stage in ["if_stage1", "if_stage2"] {
         let config: unet::Config = config(&format!("{stage}/pipeline/unet/config.json"));
-        check(stage, imagen::network_graph(&config));
+        check(stage, TextUNet::new(config).smallest());
     }
 }
 
@@ -41,27 +42,27 @@ fn imagen_networks() {
 fn ddpm_networks() {
     for case in ["ddpm", "ddpm_resnet"] {
         let config: unet2d::Config = config(&format!("{case}/pipeline/unet/config.json"));
-        check(case, ddpm::network_graph(&config));
+        check(case, config.smallest());
     }
 }
 
 #[test]
 fn unclip_networks() {
     let path = |part: &str| format!("unclip/pipeline/{part}/config.json");
-    check("prior", config::<prior::Config>(&path("prior")).graph());
+    check("prior", config::<prior::Config>(&path("prior")).smallest());
     let tokens: ar_prior::Config = config("ar_prior/odd/prior_ar/config.json");
     check("prior_ar", tokens.whole());
     check("prior_ar, its prefix", tokens.prefix_graph(2));
     check("prior_ar, a step", tokens.step_graph(4));
     check("text_proj", config::<text_proj::Config>(&path("text_proj")).graph(2, true, 7));
-    check("decoder", imagen::network_graph(&config::<unet::Config>(&path("decoder"))));
-    check("super_res_first", ddpm::network_graph(&config::<unet2d::Config>(&path("super_res_first"))));
+    check("decoder", TextUNet::new(config::<unet::Config>(&path("decoder"))).smallest());
+    check("super_res_first", config::<unet2d::Config>(&path("super_res_first")).smallest());
 }
 
 #[test]
 fn guided_diffusion_networks() {
     for preset in presets::UNETS {
-        check(preset.name, preset.flags::<adm::Config>().graph());
+        check(preset.name, preset.flags::<adm::Config>().smallest());
     }
     for preset in presets::CLASSIFIERS {
         check(preset.name, preset.flags::<adm::classifier::Config>().graph());

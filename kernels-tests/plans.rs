@@ -2,21 +2,20 @@
 //! and of the bundled model. The configs are in `goldens/layouts` (IF-II's widths are from memory: its shape counts
 //! here, not its numbers).
 
-use ancestral::device::{Device, DeviceLimits, ProgramOptions};
-use ancestral::estimate::{RunCost, Target, plan_network};
-use ancestral::graph::fuse::fuse;
-use ancestral::graph::plan::{Limits, Plan};
-use ancestral::graph::{Graph, Source, Storage, TensorId};
-use ancestral::kernels::Precision;
-use ancestral::models::adm::{self, presets};
-use ancestral::models::{ar_prior, glide, prior, unet, unet2d};
-use ancestral::systems::ddpm;
-use ancestral::systems::denoise::Network;
-use ancestral::systems::denoise::{Parts, Shape};
-use ancestral::systems::glide::network as glide_network;
-use ancestral::systems::imagen::{self, Stage};
-use ancestral::systems::unclip::prior_network;
-use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use ancestral::cost::{RunCost, Target, plan_network};
+use ancestral::internals::device::{Device, DeviceLimits, ProgramOptions};
+use ancestral::internals::graph::fuse::fuse;
+use ancestral::internals::graph::plan::{Limits, Plan};
+use ancestral::internals::graph::{Graph, Source, Storage, TensorId};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::models::adm::{self, presets};
+use ancestral::internals::models::network::{DenoisingNetwork, Shape};
+use ancestral::internals::models::text_unet::TextUNet;
+use ancestral::internals::models::{ar_prior, glide, prior, unet, unet2d};
+use ancestral::internals::pipeline::denoiser::Parts;
+use ancestral::internals::pipeline::imagen::load_stage;
+use ancestral::internals::pipeline::stage::At;
+use ancestral::{DeviceChoice, Engine, LoadOptions, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,20 +42,25 @@ fn layout(name: &str) -> unet::Config {
 fn parts_of_karlo(part: &str, steps: usize) -> Parts {
     let name = if part.contains('.') { part.to_string() } else { format!("karlo.{part}") };
     let text = fs::read_to_string(layout_file(&format!("{name}.config.json"))).expect("a config");
-    let (network, side, channels, tokens): (Box<Network>, _, _, _) = match part {
+    let (network, tokens): (Box<dyn DenoisingNetwork>, _) = match part {
         "prior" => {
             let config: prior::Config = serde_json::from_str(&text).expect("a config");
-            (prior_network(&config), 1, config.embedding_dim, config.num_embeddings)
+            let tokens = config.num_embeddings;
+            (Box::new(config), tokens)
         }
-        "decoder" => (imagen::network(&layout("karlo.decoder")), 64, 3, 81),
-        _ => {
-            let config: unet2d::Config = serde_json::from_str(&text).expect("a config");
-            (ddpm::network(&config), config.sample_size, 3, 0)
-        }
+        "decoder" => (Box::new(TextUNet::new(layout("karlo.decoder"))), 81),
+        _ => (Box::new(serde_json::from_str::<unet2d::Config>(&text).expect("a config")), 0),
     };
-    let guided = tokens > 0;
-    let shape = Shape { pictures: 1, height: side, width: side, channels, tokens, guided, dynamic: false };
-    let mut parts = Parts::record(shape, steps, &network);
+    let shape = Shape { pictures: 1, tokens, guided: tokens > 0, ..Shape::default() };
+    fused(&*network, shape, steps)
+}
+
+/// The fused parts of a network at the size it was trained for, of pictures a quarter as large where it enlarges any.
+fn fused(network: &dyn DenoisingNetwork, shape: Shape, steps: usize) -> Parts {
+    let side = network.sides().side;
+    let (height, width, channels) = (side, side, network.sample_channels());
+    let enlarges = network.enlarges().then_some((side / 4, side / 4));
+    let mut parts = Parts::record(Shape { height, width, channels, enlarges, ..shape }, steps, network);
     for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
         fuse(graph);
     }
@@ -135,10 +139,10 @@ fn a_step_of_the_autoregressive_prior_is_one_token() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("kernels-tests/goldens/layouts/dalle2.prior_ar.config.json");
     for on in [target, target16] {
-        let cost = plan_network(&path, None, &GenerateConfig::new(), &on).expect("a plan");
-        println!("{cost}");
+        let cost = plan_network(&path, None, &Settings::new(), &on).expect("a plan");
+        println!("{cost:?}");
         assert_eq!(cost.networks[0].parts.iter().map(|part| part.runs).collect::<Vec<_>>(), [1, 318]);
-        assert!(cost.fits(), "{cost}");
+        assert!(cost.fits(), "{cost:?}");
     }
 }
 
@@ -155,13 +159,8 @@ fn a_step_of_karlos_decoder_has_no_text() {
 }
 
 fn parts(config: &unet::Config, pictures: usize, guided: bool, steps: usize) -> Parts {
-    let (height, width) = (config.sample_size, config.sample_size);
-    let shape = Shape { pictures, height, width, channels: 3, tokens: 77, guided, dynamic: true };
-    let mut parts = Parts::record(shape, steps, &imagen::network(config));
-    for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
-        fuse(graph);
-    }
-    parts
+    let shape = Shape { pictures, tokens: 77, guided, dynamic: true, ..Shape::default() };
+    fused(&TextUNet::new(config.clone()), shape, steps)
 }
 
 #[test]
@@ -188,13 +187,8 @@ fn a_step_of_if_i_m_takes_few_dispatches() {
 fn parts_of_glide(name: &str, guided: bool, steps: usize) -> Parts {
     let preset = glide::PRESETS.iter().find(|preset| preset.name == name).expect("a published network");
     let config: glide::Config = preset.flags();
-    let (side, tokens) = (config.unet.image_size, config.text.text_ctx);
-    let shape = Shape { pictures: 1, height: side, width: side, channels: 3, tokens, guided, dynamic: false };
-    let mut parts = Parts::record(shape, steps, &glide_network(&config));
-    for graph in [&mut parts.once, &mut parts.times, &mut parts.step] {
-        fuse(graph);
-    }
-    parts
+    let shape = Shape { pictures: 1, tokens: config.text.text_ctx, guided, ..Shape::default() };
+    fused(&config, shape, steps)
 }
 
 /// GLIDE's text goes through its transformer once a run, and into keys and values once.
@@ -223,12 +217,23 @@ fn plans_say_what_programs_take() {
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
     let engine = Engine::load(&folder, &options).expect("it loads");
     let target = Target::of(&Device::Cpu);
-    let cost = engine.plan(&GenerateConfig::new().steps([1]), &target).expect("it plans");
+    let cost = engine.plan("a fox", &Settings::new().steps([1]), &target).expect("it plans");
     let planned = &cost.networks[1];
-    let mut stage = Stage::load(&folder, None).expect("it loads");
-    let (height, width) = (stage.unet.sample_size, stage.unet.sample_size);
-    let shape = Shape { pictures: 1, height, width, channels: 3, tokens: 77, guided: true, dynamic: true };
-    let denoiser = stage.denoiser(&Device::Cpu, &ProgramOptions::default(), shape).expect("it fits");
+    let stage = load_stage(&folder, None, 0).expect("it loads");
+    let side = stage.network().sides().side;
+    let (channels, enlarges) = (3, None);
+    let shape = Shape {
+        pictures: 1,
+        height: side,
+        width: side,
+        channels,
+        enlarges,
+        tokens: 77,
+        guided: true,
+        dynamic: true,
+    };
+    let at = At { device: &Device::Cpu, options: &ProgramOptions::default() };
+    let mut denoiser = stage.networks[0].denoiser(at, shape, 1).expect("it fits");
     let least: u64 = planned.parts.iter().map(|p| p.activations_least).sum();
     assert_eq!(least, denoiser.memory().1);
     let step = planned.parts.iter().find(|p| p.name == "step").expect("a step");
@@ -257,8 +262,8 @@ fn any_adapter(memory: u64) -> Target {
 
 #[track_caller]
 fn fits(what: &str, cost: &RunCost, most: u64) {
-    println!("{what}: {} bytes\n{cost}", cost.peak);
-    assert!(cost.fits() && cost.peak <= most, "{what} takes {} bytes:\n{cost}", cost.peak);
+    println!("{what}: {} bytes\n{cost:?}", cost.peak);
+    assert!(cost.fits() && cost.peak <= most, "{what} takes {} bytes:\n{cost:?}", cost.peak);
 }
 
 /// From a repository's `goldens/layouts`.
@@ -343,7 +348,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     write_karlo(&karlo);
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
     let engine = Engine::load(&karlo, &options).expect("it loads");
-    let plan = |engine: &Engine, on: &Target| engine.plan(&GenerateConfig::new(), on).expect("it plans");
+    let plan = |engine: &Engine, on: &Target| engine.plan("a fox", &Settings::new(), on).expect("it plans");
     let cost = plan(&engine, &any_adapter(8_000_000_000));
     fits("Karlo", &cost, 3_000_000_000);
     assert!(cost.networks.iter().map(|network| network.weights).sum::<u64>() > 6_000_000_000);
@@ -358,7 +363,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     .expect("it is there");
     let unet: unet2d::Config =
         serde_json::from_slice(&fs::read(&config).expect("a config")).expect("a config");
-    let graph = ddpm::network_graph(&unet);
+    let graph = unet.smallest();
     let listed = graph.weights().map(|(name, shape)| {
         let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
         format!("{name} {}", shape.join("x"))
@@ -370,7 +375,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     let engine = Engine::load_cascade(&[karlo, upsampler], &options).expect("it loads");
     let cost = plan(&engine, &card(8_000_000_000));
     let last = cost.networks.last().expect("networks");
-    assert_eq!((last.name.as_str(), last.sizes.as_str()), ("upsampler", "1024x1024, batch 1, 15 steps"));
+    assert_eq!((last.name.as_str(), last.sizes.as_str()), ("upscaler-2", "1024x1024, batch 1, 15 steps"));
     fits("Karlo and DALL·E 2's second upsampler", &cost, 4 << 30);
 }
 
@@ -378,7 +383,7 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
 #[test]
 fn a_megapixel_fits_four_gigabytes() {
     const MOST: u64 = 4 << 30;
-    let cfg = GenerateConfig::new().steps([15]).size(1024, 1024);
+    let cfg = Settings::new().steps([15]).size(1024, 1024);
     let path = layout_file("dalle2.upsampler.config.json");
     fits("DALL·E 2's", &plan_network(&path, None, &cfg, &card(MOST)).expect("it plans"), MOST);
     let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");

@@ -2,9 +2,9 @@
 
 use crate::golden::scratch::Scratch;
 use crate::token_prior::{COMPONENTS, add_to};
-use ancestral::engine::{DrawnEmbedding, PriorKind};
-use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use ancestral::{DeviceChoice, DrawnEmbedding, Engine, LoadOptions, PriorKind, Settings, UnClipSettings};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 const PROMPT: &str = "a red fox stands near the river";
 const BOTH: [PriorKind; 2] = [PriorKind::Diffusion, PriorKind::Autoregressive];
@@ -23,11 +23,16 @@ fn load(folder: &Scratch) -> Engine {
     Engine::load(folder.path(), &options).expect("the folder loads")
 }
 
-fn config<'a>() -> GenerateConfig<'a> {
-    GenerateConfig::new().seed(5).steps([4, 3, 2])
+/// Settings by which a prior of a kind draws.
+fn config_of(kind: PriorKind) -> Settings {
+    config().system(UnClipSettings { prior: Some(kind), ..Default::default() })
 }
 
-fn drawn(engine: &mut Engine, cfg: GenerateConfig<'_>) -> Vec<DrawnEmbedding> {
+fn config() -> Settings {
+    Settings::new().seed(5).steps([4, 3, 2])
+}
+
+fn drawn(engine: &Engine, cfg: Settings) -> Vec<DrawnEmbedding> {
     engine.prior_embeddings(PROMPT, cfg).expect("embeddings")
 }
 
@@ -38,15 +43,15 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn either_prior_draws() {
     let folder = folder();
-    let mut engine = load(&folder);
+    let engine = load(&folder);
     assert_eq!(engine.priors(), BOTH);
-    let usual = drawn(&mut engine, config());
-    let [diffusion, tokens] = BOTH.map(|kind| drawn(&mut engine, config().prior(kind)));
+    let usual = drawn(&engine, config());
+    let [diffusion, tokens] = BOTH.map(|kind| drawn(&engine, config_of(kind)));
     assert_eq!(usual, diffusion);
     assert!(difference(&tokens[0].embedding, &diffusion[0].embedding) > 0.1);
     assert!(tokens[0].score().abs() <= 1.0 && tokens[0].candidate == 0);
     // What it draws are middles of buckets along the first axes, and the mean along all others.
-    let again = drawn(&mut engine, config().prior(PriorKind::Autoregressive).seed(6));
+    let again = drawn(&engine, config_of(PriorKind::Autoregressive).seed(6));
     let (a, b) = (&tokens[0].embedding, &again[0].embedding);
     assert_eq!(a[COMPONENTS..], b[COMPONENTS..]);
     let apart = a.iter().zip(b).map(|(a, b)| f64::from(a - b) / 0.25);
@@ -58,46 +63,48 @@ fn either_prior_draws() {
 #[test]
 fn pictures_are_of_the_prior_that_is_asked_for() {
     let folder = folder();
-    let mut engine = load(&folder);
-    let mut tokens = Vec::new();
-    let mut picture = |prior: PriorKind| {
-        let cfg = config().prior(prior).on_progress(|progress| {
+    let engine = load(&folder);
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let picture = |prior: PriorKind| {
+        let seen = tokens.clone();
+        let cfg = config_of(prior).on_progress(move |progress| {
             if progress.stage == 0 {
-                tokens.push((progress.steps, progress.size));
+                seen.lock().expect("unpoisoned").push((progress.steps, progress.size));
             }
             true
         });
         engine.generate(PROMPT, cfg).expect("a picture").remove(0).values
     };
-    let [diffusion, autoregressive] = BOTH.map(&mut picture);
+    let [diffusion, autoregressive] = BOTH.map(picture);
     assert!(difference(&diffusion, &autoregressive) > 0.01);
+    let tokens = tokens.lock().expect("unpoisoned");
     assert_eq!((tokens[0], tokens.last()), ((4, (1, 1)), Some(&(COMPONENTS, (1, 1)))));
 }
 
 #[test]
 fn a_model_with_tokens_alone_draws_by_them() {
     let folder = folder();
-    let with_both = drawn(&mut load(&folder), config().prior(PriorKind::Autoregressive));
+    let with_both = drawn(&load(&folder), config_of(PriorKind::Autoregressive));
     let index = folder.path().join("model_index.json");
     let text = std::fs::read(&index).expect("an index");
     let mut parts: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     parts.as_object_mut().expect("an object").remove("prior");
     std::fs::write(&index, parts.to_string()).expect("writable");
-    let mut engine = load(&folder);
+    let engine = load(&folder);
     assert_eq!(engine.priors(), [PriorKind::Autoregressive]);
-    assert_eq!(drawn(&mut engine, config()), with_both);
-    let refused = engine.prior_embeddings(PROMPT, config().prior(PriorKind::Diffusion)).unwrap_err();
+    assert_eq!(drawn(&engine, config()), with_both);
+    let refused = engine.prior_embeddings(PROMPT, config_of(PriorKind::Diffusion)).unwrap_err();
     assert!(refused.to_string().contains("no diffusion prior"), "{refused}");
 }
 
 #[test]
 fn a_picture_s_embedding_is_its_own() {
     let folder = folder();
-    let mut engine = load(&folder);
+    let engine = load(&folder);
     for kind in BOTH {
-        let together = drawn(&mut engine, config().prior(kind).count(3));
+        let together = drawn(&engine, config_of(kind).count(3));
         for (i, of) in together.iter().enumerate() {
-            let alone = drawn(&mut engine, config().prior(kind).seed(5 + i as u64));
+            let alone = drawn(&engine, config_of(kind).seed(5 + i as u64));
             let off = difference(&of.embedding, &alone[0].embedding);
             assert!(off < 1e-4, "{kind}: picture {i} is off by {off}");
         }
@@ -108,12 +115,14 @@ fn a_picture_s_embedding_is_its_own() {
 #[test]
 fn the_best_candidate_is_kept() {
     let folder = folder();
-    let mut engine = load(&folder);
+    let engine = load(&folder);
     for kind in BOTH {
-        let of = |candidates: usize| config().prior(kind).count(2).candidates(candidates);
-        let one = drawn(&mut engine, of(1));
-        assert_eq!(one, drawn(&mut engine, config().prior(kind).count(2)));
-        let four = drawn(&mut engine, of(4));
+        let of = |candidates: usize| {
+            config().count(2).system(UnClipSettings { prior: Some(kind), candidates, ..Default::default() })
+        };
+        let one = drawn(&engine, of(1));
+        assert_eq!(one, drawn(&engine, config_of(kind).count(2)));
+        let four = drawn(&engine, of(4));
         for (one, four) in one.iter().zip(&four) {
             assert_eq!((one.scores.len(), four.scores.len()), (1, 4));
             // The first candidate is what there is without others.
@@ -135,10 +144,10 @@ fn the_best_candidate_is_kept() {
 #[test]
 fn a_run_can_be_cancelled() {
     let folder = folder();
-    let mut engine = load(&folder);
-    let before = drawn(&mut engine, config().prior(PriorKind::Autoregressive));
-    let cfg = config().prior(PriorKind::Autoregressive).on_progress(|progress| progress.done < 3.0);
+    let engine = load(&folder);
+    let before = drawn(&engine, config_of(PriorKind::Autoregressive));
+    let cfg = config_of(PriorKind::Autoregressive).on_progress(|progress| progress.done < 3.0);
     let cancelled = engine.prior_embeddings(PROMPT, cfg).unwrap_err();
     assert!(matches!(cancelled, ancestral::Error::Cancelled), "{cancelled}");
-    assert_eq!(drawn(&mut engine, config().prior(PriorKind::Autoregressive)), before);
+    assert_eq!(drawn(&engine, config_of(PriorKind::Autoregressive)), before);
 }

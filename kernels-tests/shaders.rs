@@ -2,8 +2,8 @@
 //! tensors densely, has the uniform its Rust module declares, and translates as wgpu has it translated for Vulkan,
 //! Metal and DX12.
 
-use ancestral::graph::{Graph, Source, Storage};
-use ancestral::kernels::{ALL, FieldType, Kernel, Precision, Shader};
+use ancestral::internals::graph::{Graph, Source, Storage};
+use ancestral::internals::kernels::{ALL, FieldType, Kernel, Precision, Shader};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ResourceBinding, ScalarKind, ShaderStage, TypeInner};
@@ -346,7 +346,7 @@ pub fn check_storage(graph: &Graph) -> Checked {
 
 #[test]
 fn shaders_are_sound_at_every_precision() {
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         for shader in kernel.shaders {
             for precision in
                 PRECISIONS.into_iter().filter(|p| !shader.needs.cooperative || *p == Precision::F16)

@@ -2,12 +2,16 @@
 //! read; every command there is one the program takes. And the recorded names and shapes against those of the
 //! published models (`goldens/layouts`).
 
-use ancestral::graph::Graph;
-use ancestral::kernels::epilogue::Activation;
-use ancestral::models::adm::{self, presets};
-use ancestral::models::clip::detect::{self, GlideFile, TransformersFile};
-use ancestral::models::{ar_prior, clip, efficient_unet, glide, prior, t5, text_proj, unet, unet2d};
-use ancestral::systems::{ddpm, imagen};
+use ancestral::internals::graph::Graph;
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::models::adm::flags::Flags;
+use ancestral::internals::models::adm::{self, presets};
+use ancestral::internals::models::clip::detect::{self, GlideFile, TransformersFile};
+use ancestral::internals::models::network::DenoisingNetwork;
+use ancestral::internals::models::text_unet::TextUNet;
+use ancestral::internals::models::{
+    ar_prior, clip, efficient_unet, glide, prior, t5, text_proj, unet, unet2d,
+};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -46,7 +50,7 @@ fn published_config<T: DeserializeOwned>(name: &str) -> T {
 
 fn diffusion_prior(config: &prior::Config) -> Weights {
     config.validate(Path::new("prior")).unwrap();
-    weights(&config.graph())
+    weights(&config.smallest())
 }
 
 fn token_prior(config: &ar_prior::Config) -> Weights {
@@ -61,12 +65,12 @@ fn projection(config: &text_proj::Config) -> Weights {
 
 fn conditional(config: &unet::Config) -> Weights {
     config.validate(Path::new("unet")).unwrap();
-    weights(&imagen::network_graph(config))
+    weights(&TextUNet::new(config.clone()).smallest())
 }
 
 fn unconditional(config: &unet2d::Config) -> Weights {
     config.validate(Path::new("unet")).unwrap();
-    weights(&ddpm::network_graph(config))
+    weights(&config.smallest())
 }
 
 /// A published checkpoint of OpenAI's, by its flags.

@@ -2,12 +2,12 @@
 
 mod cli;
 
-use ancestral::Error;
-use ancestral::device::list_adapters;
+use ancestral::{Error, list_adapters};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use cli::output::{note, say};
-use cli::{bisect, edit, generate, latents, plan, tune};
+use cli::remedy::remedy;
+use cli::{bisect, edit, generate, plan, tune, variations};
 use std::process::ExitCode;
 
 /// Text-to-image diffusion on any GPU.
@@ -25,13 +25,13 @@ enum Command {
     /// Change part of a picture: what a mask says is drawn anew, as a prompt says
     Edit(Box<edit::Edit>),
     /// Draw others of a picture, with its layout or with new ones
-    Vary(Box<latents::Vary>),
+    Vary(Box<variations::Vary>),
     /// Draw the pictures between two pictures
-    Blend(Box<latents::Blend>),
+    Blend(Box<variations::Blend>),
     /// Move a picture along the difference of two captions: what one says becomes what the other says
-    Morph(Box<latents::Morph>),
+    Morph(Box<variations::Morph>),
     /// Draw a picture again from a few principal components of what CLIP sees in it
-    Reconstruct(Box<latents::Reconstruct>),
+    Reconstruct(Box<variations::Reconstruct>),
     /// Say what a run will cost, and which limit of the device is in its way, before anything is uploaded
     Plan(Box<plan::Plan>),
     /// Measure which kernels are fastest for a run, ahead of it; kept on disk for this adapter and driver
@@ -40,6 +40,24 @@ enum Command {
     Bisect(bisect::Bisect),
     /// List the devices a model can run on
     Devices,
+}
+
+impl Command {
+    /// What it is called.
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Generate(_) => "generate",
+            Command::Edit(_) => "edit",
+            Command::Vary(_) => "vary",
+            Command::Blend(_) => "blend",
+            Command::Morph(_) => "morph",
+            Command::Reconstruct(_) => "reconstruct",
+            Command::Plan(_) => "plan",
+            Command::Tune(_) => "tune",
+            Command::Bisect(_) => "bisect",
+            Command::Devices => "devices",
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -52,13 +70,14 @@ fn main() -> ExitCode {
         }
         error.exit()
     });
+    let name = cli.command.name();
     let result = match cli.command {
-        Command::Generate(args) => generate::run(*args),
+        Command::Generate(args) => generate::run(&args),
         Command::Edit(args) => edit::run(&args),
-        Command::Vary(args) => latents::vary(&args),
-        Command::Blend(args) => latents::blend(&args),
-        Command::Morph(args) => latents::morph(&args),
-        Command::Reconstruct(args) => latents::reconstruct(&args),
+        Command::Vary(args) => variations::vary(&args),
+        Command::Blend(args) => variations::blend(&args),
+        Command::Morph(args) => variations::morph(&args),
+        Command::Reconstruct(args) => variations::reconstruct(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Plan(args) => match plan::run(&args) {
             Ok(true) => Ok(()),
@@ -74,16 +93,18 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            note(format_args!("error: {}", one_line(&error)));
+            note(format_args!("error: {}", one_line(&error, name)));
             ExitCode::FAILURE
         }
     }
 }
 
 /// An error on one line: names from a file may hold line breaks and what else steers a terminal.
-fn one_line(error: &Error) -> String {
+fn one_line(error: &Error, command: &str) -> String {
     const LONGEST: usize = 4_000;
-    let text: String = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let remedy = remedy(error, command).map_or(String::new(), |remedy| format!("; {remedy}"));
+    let text: String =
+        format!("{error}{remedy}").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -2,15 +2,18 @@
 //! should, text diffs move what they name, and the upsampler's pictures are sharp.
 
 use super::{BLUE, RED, WHITE, alike, disc, gpu};
-use ancestral::clip::Clip;
-use ancestral::engine::{Bundled, PriorKind};
-use ancestral::kernels::Precision;
-use ancestral::latent::Layout;
-use ancestral::{Device, DeviceChoice, Engine, GenerateConfig, LoadOptions, Picture};
+use ancestral::{
+    Bundled, Clip, Device, DeviceChoice, Engine, Layout, LoadOptions, Picture, Precision, PriorKind,
+};
+use ancestral::{Settings, UnClipSettings};
 
 fn engine(device: DeviceChoice) -> Engine {
     let options = LoadOptions { device, precision: Some(Precision::F32), ..Default::default() };
     Engine::bundled_as(Bundled::UnClip, &options).expect("the bundled model loads")
+}
+
+fn of(kind: PriorKind) -> UnClipSettings {
+    UnClipSettings { prior: Some(kind), ..Default::default() }
 }
 
 /// Peak signal-to-noise ratio in dB, of values from -1 to 1.
@@ -29,7 +32,7 @@ fn blueness(picture: &Picture) -> f64 {
 
 #[test]
 fn embeddings_of_both_priors_fit_their_prompt_best() {
-    let (mut engine, clip) = (engine(DeviceChoice::Cpu), Clip::bundled().expect("the bundled CLIP"));
+    let (engine, clip) = (engine(DeviceChoice::Cpu), Clip::bundled().expect("the bundled CLIP"));
     let prompts = [
         "a red circle",
         "a blue circle",
@@ -45,7 +48,7 @@ fn embeddings_of_both_priors_fit_their_prompt_best() {
     for kind in [PriorKind::Diffusion, PriorKind::Autoregressive] {
         let mut right = 0;
         for (i, prompt) in prompts.iter().enumerate() {
-            let cfg = GenerateConfig::new().seed(1).count(4).prior(kind);
+            let cfg = Settings::new().seed(1).count(4).system(of(kind));
             for drawn in engine.prior_embeddings(prompt, cfg).expect("embeddings") {
                 let cosine =
                     |text: &[f32]| text.iter().zip(&drawn.embedding).map(|(a, b)| a * b).sum::<f32>();
@@ -61,9 +64,9 @@ fn embeddings_of_both_priors_fit_their_prompt_best() {
 
 #[test]
 fn a_picture_comes_back_from_its_noise_and_moves_along_captions() {
-    let mut engine = engine(DeviceChoice::Cpu);
+    let engine = engine(DeviceChoice::Cpu);
     let circle = disc(32, (16.0, 16.0), 6.0, RED, WHITE);
-    let small = || GenerateConfig::new().seed(2).stages(1);
+    let small = || Settings::new().seed(2).stages(1);
     let back = engine.vary(&circle, Layout::Kept, small().eta(0.0)).expect("a picture").remove(0);
     let near = psnr(&circle, &back);
     println!("there and back: {near:.1} dB");
@@ -90,9 +93,9 @@ fn a_picture_comes_back_from_its_noise_and_moves_along_captions() {
 fn the_bundled_unclip_draws_the_same_on_both_devices() {
     let Some(choice) = gpu() else { return };
     for kind in [PriorKind::Diffusion, PriorKind::Autoregressive] {
-        let one = |mut engine: Engine| {
+        let one = |engine: Engine| {
             let steps: &[usize] = if kind == PriorKind::Diffusion { &[8, 8] } else { &[] };
-            let cfg = GenerateConfig::new().seed(5).stages(2).prior(kind).steps(steps);
+            let cfg = Settings::new().seed(5).stages(2).system(of(kind)).steps(steps);
             engine.generate("a blue star", cfg).expect("a picture").remove(0).to_bytes()
         };
         alike(&one(engine(DeviceChoice::Cpu)), &one(engine(choice.clone()))).expect("the same picture");

@@ -2,11 +2,13 @@
 //! to 256 keys, two sets of keys, what is added to the scores.
 
 use super::{Case, Maker, case};
-use ancestral::graph::{Graph, Source, Storage, Tensor};
-use ancestral::kernels::attention::{KeyValue, Options, Params, Rows, attention};
-use ancestral::kernels::attention_key_gradient::attention_key_gradient;
-use ancestral::kernels::attention_query_gradient::{Params as SetParams, attention_query_gradient};
-use ancestral::kernels::attention_statistics::attention_statistics;
+use ancestral::internals::graph::{Graph, Source, Storage, Tensor};
+use ancestral::internals::kernels::attention::{KeyValue, Options, Params, Rows, attention};
+use ancestral::internals::kernels::attention_key_gradient::attention_key_gradient;
+use ancestral::internals::kernels::attention_query_gradient::{
+    Params as SetParams, attention_query_gradient,
+};
+use ancestral::internals::kernels::attention_statistics::attention_statistics;
 
 /// What a case is made of; most leave it at [`PLAIN`].
 #[derive(Clone, Copy)]

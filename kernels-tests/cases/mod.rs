@@ -12,8 +12,8 @@ mod rows;
 mod sizes;
 pub mod steps;
 
-use ancestral::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
-use ancestral::kernels::{ALL, Kernel};
+use ancestral::internals::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
+use ancestral::internals::kernels::{ALL, Kernel};
 
 /// One kernel at one size.
 pub struct Case {
@@ -54,7 +54,7 @@ pub fn benched() -> Vec<Case> {
     let mut benched = sizes::cases();
     let mut rest = all();
     rest.sort_by(|a, b| b.graph.cost().flops.total_cmp(&a.graph.cost().flops));
-    for kernel in ALL {
+    for kernel in ALL.iter() {
         if !benched.iter().any(|case| case.kernel == kernel.name) {
             benched.extend(rest.iter().position(|case| case.kernel == kernel.name).map(|at| rest.remove(at)));
         }

@@ -2,14 +2,14 @@
 //! HW = 1, means far from zero.
 
 use super::{Case, Maker, case};
-use ancestral::graph::{Source, Storage, Tensor};
-use ancestral::kernels::batch_norm::batch_norm;
-use ancestral::kernels::elementwise::{activate, add, mul, scale};
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::group_norm::{GroupNorm, group_norm};
-use ancestral::kernels::group_norm_gradient::group_norm_gradient;
-use ancestral::kernels::layer_norm::{l2_normalise, layer_norm, rms_norm};
-use ancestral::kernels::layer_norm_gradient::layer_norm_gradient;
+use ancestral::internals::graph::{Source, Storage, Tensor};
+use ancestral::internals::kernels::batch_norm::batch_norm;
+use ancestral::internals::kernels::elementwise::{activate, add, mul, scale};
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_norm::{GroupNorm, group_norm};
+use ancestral::internals::kernels::group_norm_gradient::group_norm_gradient;
+use ancestral::internals::kernels::layer_norm::{l2_normalise, layer_norm, rms_norm};
+use ancestral::internals::kernels::layer_norm_gradient::layer_norm_gradient;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = group_cases();

@@ -1,12 +1,12 @@
 //! Cases of `resample`, `resample_gradient`, `concat`, `embedding` and `timestep_embedding`.
 
 use super::{Case, case};
-use ancestral::graph::Storage;
-use ancestral::kernels::concat::concat;
-use ancestral::kernels::embedding::embedding;
-use ancestral::kernels::resample::{Resample, resample};
-use ancestral::kernels::resample_gradient::resample_gradient;
-use ancestral::kernels::timestep_embedding::timestep_embedding;
+use ancestral::internals::graph::Storage;
+use ancestral::internals::kernels::concat::concat;
+use ancestral::internals::kernels::embedding::embedding;
+use ancestral::internals::kernels::resample::{Resample, resample};
+use ancestral::internals::kernels::resample_gradient::resample_gradient;
+use ancestral::internals::kernels::timestep_embedding::timestep_embedding;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = resample_cases();

@@ -2,17 +2,17 @@
 
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
-use ancestral::graph::{Graph, Storage, Tensor};
-use ancestral::kernels::conv2d::{self, Window, conv2d};
-use ancestral::kernels::conv2d_gradient::conv2d_gradient;
-use ancestral::kernels::elementwise::{activate, add, mul, scale};
-use ancestral::kernels::epilogue::{Activation, Epilogue};
-use ancestral::kernels::matmul::{batched_matmul, matmul};
-use ancestral::kernels::product::product;
-use ancestral::kernels::product_slices::{self, product_slices};
-use ancestral::kernels::sum_slices::sum_slices;
-use ancestral::kernels::winograd_input::{tiles, winograd_input};
-use ancestral::kernels::winograd_output::winograd_output;
+use ancestral::internals::graph::{Graph, Storage, Tensor};
+use ancestral::internals::kernels::conv2d::{self, Window, conv2d};
+use ancestral::internals::kernels::conv2d_gradient::conv2d_gradient;
+use ancestral::internals::kernels::elementwise::{activate, add, mul, scale};
+use ancestral::internals::kernels::epilogue::{Activation, Epilogue};
+use ancestral::internals::kernels::matmul::{batched_matmul, matmul};
+use ancestral::internals::kernels::product::product;
+use ancestral::internals::kernels::product_slices::{self, product_slices};
+use ancestral::internals::kernels::sum_slices::sum_slices;
+use ancestral::internals::kernels::winograd_input::{tiles, winograd_input};
+use ancestral::internals::kernels::winograd_output::winograd_output;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = matmul_cases();

@@ -3,16 +3,16 @@
 
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
-use ancestral::graph::{Storage, Tensor};
-use ancestral::kernels::activation_gradient::activation_gradient;
-use ancestral::kernels::cut::{columns, cut, place};
-use ancestral::kernels::elementwise::{activate, add, mul, scale};
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::pick::{pick, scatter};
-use ancestral::kernels::softmax::{log_softmax, softmax};
-use ancestral::kernels::softmax_gradient::softmax_gradient;
-use ancestral::kernels::sum_axis::{mean_rows, spread_axis, sum_axis, sum_rows};
-use ancestral::kernels::transpose::transpose;
+use ancestral::internals::graph::{Storage, Tensor};
+use ancestral::internals::kernels::activation_gradient::activation_gradient;
+use ancestral::internals::kernels::cut::{columns, cut, place};
+use ancestral::internals::kernels::elementwise::{activate, add, mul, scale};
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::pick::{pick, scatter};
+use ancestral::internals::kernels::softmax::{log_softmax, softmax};
+use ancestral::internals::kernels::softmax_gradient::softmax_gradient;
+use ancestral::internals::kernels::sum_axis::{mean_rows, spread_axis, sum_axis, sum_rows};
+use ancestral::internals::kernels::transpose::transpose;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = softmax_cases();

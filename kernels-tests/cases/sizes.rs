@@ -1,24 +1,24 @@
 //! Sizes that are measured: those that occur in IF-I-XL, ADM-64, IF-II, T5-XXL and the bundled model. No values.
 
 use super::{Case, Maker, sized};
-use ancestral::graph::Tensor;
-use ancestral::kernels::activation_gradient::activation_gradient;
-use ancestral::kernels::attention::{KeyValue, Options, attention};
-use ancestral::kernels::concat::concat;
-use ancestral::kernels::conv2d::{Window, conv2d};
-use ancestral::kernels::elementwise::activate;
-use ancestral::kernels::embedding::embedding;
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::group_norm::{GroupNorm, group_norm};
-use ancestral::kernels::group_norm_gradient::group_norm_gradient;
-use ancestral::kernels::layer_norm::layer_norm;
-use ancestral::kernels::layer_norm_gradient::layer_norm_gradient;
-use ancestral::kernels::matmul::matmul;
-use ancestral::kernels::quantile::quantile;
-use ancestral::kernels::resample::{Resample, resample};
-use ancestral::kernels::softmax::log_softmax;
-use ancestral::kernels::step::{StepInputs, step};
-use ancestral::kernels::timestep_embedding::timestep_embedding;
+use ancestral::internals::graph::Tensor;
+use ancestral::internals::kernels::activation_gradient::activation_gradient;
+use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
+use ancestral::internals::kernels::concat::concat;
+use ancestral::internals::kernels::conv2d::{Window, conv2d};
+use ancestral::internals::kernels::elementwise::activate;
+use ancestral::internals::kernels::embedding::embedding;
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_norm::{GroupNorm, group_norm};
+use ancestral::internals::kernels::group_norm_gradient::group_norm_gradient;
+use ancestral::internals::kernels::layer_norm::layer_norm;
+use ancestral::internals::kernels::layer_norm_gradient::layer_norm_gradient;
+use ancestral::internals::kernels::matmul::matmul;
+use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::resample::{Resample, resample};
+use ancestral::internals::kernels::softmax::log_softmax;
+use ancestral::internals::kernels::step::{StepInputs, step};
+use ancestral::internals::kernels::timestep_embedding::timestep_embedding;
 
 pub(super) fn cases() -> Vec<Case> {
     [heavy(), light()].into_iter().flatten().collect()

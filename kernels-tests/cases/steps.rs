@@ -1,10 +1,12 @@
 //! Cases of `quantile` and `step`: every kind of clipping, variance and guidance; ties and edges of the rank.
 
 use super::{Case, Maker, case};
-use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients};
-use ancestral::graph::{Storage, Tensor};
-use ancestral::kernels::quantile::quantile;
-use ancestral::kernels::step::{StepInputs, step};
+use ancestral::internals::diffusion::{
+    Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients,
+};
+use ancestral::internals::graph::{Storage, Tensor};
+use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::step::{StepInputs, step};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = step_cases();

@@ -25,7 +25,7 @@ fn classes_and_guidance() {
     asked(&[], &["draws a class", "--class", "0"]);
     asked(&["--class", "10"], &["class 10 is out of range", "0 to 9"]);
     asked(&["--class", "tench"], &["no class is called `tench`"]);
-    asked(&["--class", "1", "--class", "2"], &["2 classes for 1 pictures"]);
+    asked(&["--class", "1", "--class", "2", "--count", "1"], &["2 classes for 1 pictures"]);
     asked(&["--class", "1", "--size", "24x24"], &["24x24", "classifier takes 16x16", "--guidance-scale 0"]);
     asked(&["--class", "1", "--guidance-scale", "1,2"], &["2 guidance scales"]);
     asked(&["--class", "1", "--clip", "-1"], &["clipping to -1"]);

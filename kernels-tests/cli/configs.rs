@@ -1,7 +1,7 @@
 //! Broken JSON files and tokenizers, and configs that ask for the impossible.
 
 use super::{Folder, copy, golden, refused, refused_model};
-use ancestral::{DeviceChoice, Engine, GenerateConfig, LoadOptions};
+use ancestral::{DeviceChoice, Engine, LoadOptions, Settings};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -279,10 +279,8 @@ fn damaged_files_never_panic() {
             bytes[at] = b"0123456789-.,\"[]{}eE nft\0\xff"[draw(26)];
         }
         fs::write(&path, bytes).unwrap();
-        let request = GenerateConfig::new().size(16, 16).steps([1]);
-        match Engine::load(&folder.0, &options)
-            .and_then(|mut engine| engine.generate("a red circle", request))
-        {
+        let request = Settings::new().size(16, 16).steps([1]);
+        match Engine::load(&folder.0, &options).and_then(|engine| engine.generate("a red circle", request)) {
             Ok(_) => drawn += 1,
             Err(_) => refused += 1,
         }

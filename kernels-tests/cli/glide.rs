@@ -167,7 +167,7 @@ fn plans() {
     };
     let golden = golden();
     let text = plan(&[golden.to_str().unwrap(), "--device", "webgpu", "--count", "2"]);
-    for part in ["stage 1 U-Net", "batch 4 (guided), 100 steps", "stage 2 U-Net", "batch 2, 27 steps"] {
+    for part in ["base: 16x16, batch 4 (guided), 100 steps", "upscaler: 32x32, batch 2, 27 steps"] {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
 }

@@ -65,11 +65,16 @@ fn folders() {
     let text = planned(
         &[one, two, "--device", "cpu", "--steps", "7,3", "--count", "2"],
         true,
-        &["text encoder", "stage 1 U-Net", "batch 4 (guided), 7 steps", "stage 2 U-Net", "3 steps", "CPU"],
+        &[
+            "text encoder",
+            "base: 16x16, batch 4 (guided), 7 steps",
+            "upscaler: 32x32, batch 4 (guided), 3 steps",
+            "CPU",
+        ],
     );
     assert_eq!(counts(&text, "step").0, 7);
     let first = planned(&[one, two, "--device", "webgpu", "--stages", "1"], true, &["WebGPU", "100 steps"]);
-    assert!(!first.contains("stage 2"), "{first}");
+    assert!(first.contains("base: ") && !first.contains("upscaler"), "{first}");
     let ddpm = golden("ddpm");
     planned(&[ddpm.to_str().unwrap(), "--device", "webgpu", "--steps", "10"], true, &["batch 1, 10 steps"]);
     planned(&["--device", "cpu"], true, &["32x32", "256x256"]);

@@ -197,3 +197,38 @@ fn arguments_that_are_not_text() {
     succeeds(&place, &args);
     assert_eq!(place.names(), [OsStr::from_bytes(b"\xff-0.png"), OsStr::from_bytes(b"\xff-1.png")]);
 }
+
+/// DDIM's randomness goes to models that are sampled by DDIM, without `--sampler` too; elsewhere it is said what is missing.
+#[test]
+fn eta_by_itself() {
+    asked(&["--eta", "0.5"], &["eta is DDIM's", "`--sampler ddim`", "leave `--eta` out"]);
+    asked(&["--eta", "0.5", "--sampler", "ddpm"], &["eta is DDIM's", "`--sampler ddim`"]);
+    let (place, model) = (Folder::new(), super::copy("ddpm"));
+    let scheduler = model.0.join("scheduler/scheduler_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&scheduler).unwrap()).unwrap();
+    config["_class_name"] = "DDIMScheduler".into();
+    fs::remove_file(&scheduler).unwrap();
+    fs::write(&scheduler, config.to_string()).unwrap();
+    let draw = |more: &[&str]| {
+        let args = ["--model", model.0.to_str().unwrap(), "--steps", "3", "--output", "out.png"];
+        succeeds(&place, &[&args[..], more].concat());
+        fs::read(place.0.join("out.png")).unwrap()
+    };
+    let usual = draw(&[]);
+    assert_eq!(draw(&["--eta", "0"]), usual);
+    assert_ne!(draw(&["--eta", "0.5"]), usual);
+    assert_eq!(draw(&["--eta", "0.5"]), draw(&["--eta", "0.5", "--sampler", "ddim"]));
+}
+
+/// Storage is a person's to choose, on any device.
+#[test]
+fn precision_can_be_chosen() {
+    let (place, model) = (Folder::new(), golden("if_stage1"));
+    let model = model.to_str().unwrap();
+    let args = ["x", "--steps", "2", "--model", model];
+    succeeds(&place, &[&args[..], &["--precision", "f32", "--output", "a.png"]].concat());
+    succeeds(&place, &[&args[..], &["--output", "b.png"]].concat());
+    let read = |name: &str| fs::read(place.0.join(name)).unwrap();
+    assert_eq!(read("a.png"), read("b.png"), "the CPU computes in f32");
+    asked(&["--precision", "f8"], &["--precision", "f32", "f16"]);
+}

@@ -1,8 +1,8 @@
 //! Going on from a finished stage, and tuning ahead.
 
 use super::{Folder, error_of, generate, golden, refused, stderr, succeeds};
-use ancestral::device::DeviceChoice;
-use ancestral::{Engine, Error, GenerateConfig, LoadOptions, Picture};
+use crate::told::Told;
+use ancestral::{DeviceChoice, Engine, Error, LoadOptions, Picture, Settings};
 use std::fs;
 use std::process::{Command, Output};
 
@@ -18,7 +18,7 @@ fn a_finished_stage_can_be_gone_on_from() {
     succeeds(&place, &[&models[..], &["--stages", "1", "--output", "low.png"]].concat());
     succeeds(&place, &[&models[..], &["--from", "low.png", "--output", "high.png"]].concat());
     let size = |name: &str| {
-        let picture = Picture::open(&place.0.join(name)).unwrap();
+        let picture = Picture::open(place.0.join(name)).unwrap();
         (picture.width, picture.height)
     };
     assert!(size("high.png").0 > size("low.png").0);
@@ -39,25 +39,28 @@ fn a_finished_stage_can_be_gone_on_from() {
 #[test]
 fn nothing_finished_is_lost() {
     let options = LoadOptions { device: DeviceChoice::Cpu, ..Default::default() };
-    let mut engine = Engine::load_cascade(&cascade(), &options).unwrap();
-    let mut finished: Option<(usize, Vec<Picture>)> = None;
-    let cfg = GenerateConfig::new().count(2).steps([2, 2]);
+    let engine = Engine::load_cascade(&cascade(), &options).unwrap();
+    let finished: Told<(usize, Vec<Picture>)> = Told::new();
+    let kept = finished.clone();
+    let cfg = Settings::new().count(2).steps([2, 2]);
     let stopped = cfg
-        .on_stage(|stage, pictures| finished = Some((stage, pictures.to_vec())))
+        .on_stage(move |stage, pictures| kept.push((stage, pictures.to_vec())))
         .on_progress(|progress| progress.stage == 0);
     assert!(matches!(engine.generate("x", stopped), Err(Error::Cancelled)));
-    let (stage, pictures) = finished.expect("the first stage was finished");
+    let (stage, pictures) = finished.take().pop().expect("the first stage was finished");
     assert_eq!((stage, pictures.len()), (0, 2));
-    let mut seen = Vec::new();
-    let going_on = GenerateConfig::new().count(2).steps([2, 2]).from_pictures(pictures);
+    let seen = Told::new();
+    let told = seen.clone();
+    let going_on = Settings::new().count(2).steps([2, 2]).from_pictures(pictures);
     let drawn = engine.generate(
         "x",
-        going_on.on_progress(|p| {
-            seen.push(p.stage);
+        going_on.on_progress(move |p| {
+            told.push(p.stage);
             true
         }),
     );
     assert_eq!(drawn.unwrap().len(), 2);
+    let seen = seen.take();
     assert!(!seen.is_empty() && seen.iter().all(|stage| *stage == 1), "{seen:?}");
 }
 

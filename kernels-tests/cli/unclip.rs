@@ -1,7 +1,7 @@
 //! Karlo from the command line: both pipelines, stages, plans, and what is refused.
 
-use super::token_prior;
 use super::{Folder, copy, error_of, generate, golden, refused, stderr, succeeds};
+use crate::token_prior;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -115,10 +115,7 @@ fn one_network_for_all_steps_of_super_resolution() {
     assert!(output.status.success(), "{}", stderr(&output));
     let plan = ancestral(&["plan", folder.0.to_str().unwrap(), "--device", "webgpu"]);
     let text = String::from_utf8_lossy(&plan.stdout).into_owned();
-    assert!(
-        text.contains("super-resolution: 32x32, batch 1, 2 steps") && !text.contains("last step"),
-        "{text}"
-    );
+    assert!(text.contains("upscaler: 32x32, batch 1, 2 steps") && !text.contains("last step"), "{text}");
 }
 
 #[test]
@@ -215,7 +212,7 @@ fn priors() {
     let imagen = golden("if_stage1");
     for option in [["--prior", "diffusion"], ["--candidates", "2"]] {
         let args = [&[PROMPT, "--model", imagen.to_str().unwrap()], &option[..]].concat();
-        refused(&args, &["only an unCLIP", "leave `--prior`"]);
+        refused(&args, &["only an unCLIP", &format!("leave `{}` out", option[0])]);
     }
 }
 
@@ -282,9 +279,14 @@ fn plans_and_devices() {
         let model = golden(case);
         let output = ancestral(&["plan", model.to_str().unwrap(), "--device", "webgpu"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let all =
-            ["text projection", "decoder: 16x16, batch 2 (guided), 25 steps", "super-resolution: 32x32"];
-        for part in parts.iter().chain(&all).chain(&["last step", "it all fits"]) {
+        let all = [
+            "text projection",
+            "decoder: 16x16, batch 2 (guided), 25 steps",
+            "upscaler: 32x32, batch 1, 6 steps",
+        ];
+        for part in
+            parts.iter().chain(&all).chain(&["upscaler, last step: 32x32, batch 1, 1 steps", "it all fits"])
+        {
             assert!(text.contains(part), "`{part}` is not in: {text}{}", stderr(&output));
         }
     }

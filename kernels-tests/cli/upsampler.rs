@@ -1,9 +1,8 @@
 //! Upsamplers of our layout: alone, after an Imagen and after an unCLIP, where they are asked for, and what is refused.
 
 use super::{Folder, copy, copy_tree, error_of, golden, refused, stderr, succeeds};
-use ancestral::device::DeviceChoice;
-use ancestral::systems::denoise::{Noise, SeededNoise};
-use ancestral::{Engine, Error, GenerateConfig, LoadOptions, Picture};
+use crate::told::Told;
+use ancestral::{DeviceChoice, Engine, Error, LoadOptions, Noise, Picture, SeededNoise, Settings};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,18 +56,21 @@ fn a_cascades_last_stage_is_the_upsampler_alone() {
     let cascades = [(vec![one, two], vec![2, 2]), (vec![golden("unclip")], vec![2, 2, 2])];
     for (mut models, steps) in cascades {
         models.push(upsampler());
-        let mut engine = load(&models);
-        assert_eq!(engine.stages(), steps.len() + 1);
-        let (mut finished, mut seen) = (Vec::new(), Vec::new());
+        let engine = load(&models);
+        assert_eq!(engine.stage_names().len(), steps.len() + 1);
+        let (finished, seen) = (Told::new(), Told::new());
+        let (kept, told) = (finished.clone(), seen.clone());
         let mut noise = recorded(Vec::new());
-        let mut cfg = GenerateConfig::new().count(2).steps(steps.clone());
-        assert_eq!(engine.picture_size(&cfg).unwrap(), (128, 128));
-        cfg = cfg.on_stage(|stage, pictures| finished.push((stage, pictures.to_vec()))).on_progress(|p| {
-            seen.push((p.stage, p.stages, p.size));
-            true
-        });
-        let pictures = engine.generate_from_noise(PROMPT, &mut cfg, &mut noise).unwrap();
-        drop(cfg);
+        let mut cfg = Settings::new().count(2).steps(steps.clone());
+        assert_eq!(engine.picture_size(PROMPT, &cfg).unwrap(), (128, 128));
+        cfg = cfg.on_stage(move |stage, pictures| kept.push((stage, pictures.to_vec()))).on_progress(
+            move |p| {
+                told.push((p.stage, p.stages, p.size));
+                true
+            },
+        );
+        let pictures = engine.generate_from_noise(PROMPT, &cfg, &mut noise).unwrap();
+        let (mut finished, seen) = (finished.take(), seen.take());
         assert_eq!(seen.last(), Some(&(steps.len(), steps.len() + 1, (128, 128))));
         // Every stage but the last is kept; the prior has no picture.
         let stages: Vec<usize> = finished.iter().map(|(stage, _)| *stage).collect();
@@ -77,8 +79,8 @@ fn a_cascades_last_stage_is_the_upsampler_alone() {
         assert_eq!((small[0].width, pictures[0].width), (32, 128));
         let again = |models: &[PathBuf]| {
             let start = noise.drawn.last().cloned().into_iter().collect();
-            let mut cfg = GenerateConfig::new().count(2).from_pictures(small.clone());
-            load(models).generate_from_noise(PROMPT, &mut cfg, &mut recorded(start)).unwrap()
+            let cfg = Settings::new().count(2).from_pictures(small.clone());
+            load(models).generate_from_noise(PROMPT, &cfg, &mut recorded(start)).unwrap()
         };
         for models in [&models[..], &[upsampler()]] {
             let found = again(models);
@@ -211,14 +213,14 @@ fn optional_ones_wait_to_be_asked() {
     ] {
         let (text, output) = plan(args);
         assert_eq!(
-            text.contains("upsampler: 128x128, batch 1"),
+            text.contains("upscaler-2: 128x128, batch 1"),
             there,
             "{args:?}: {text}{}",
             stderr(&output)
         );
     }
-    assert!(plan(&["up", "--device", "webgpu"]).0.contains("upsampler: 64x64, batch 1, 3 steps"));
-    assert!(plan(&["up", "--device", "webgpu", "--size", "1024x1024"]).0.contains("upsampler: 1024x1024"));
+    assert!(plan(&["up", "--device", "webgpu"]).0.contains("upscaler: 64x64, batch 1, 3 steps"));
+    assert!(plan(&["up", "--device", "webgpu", "--size", "1024x1024"]).0.contains("upscaler: 1024x1024"));
     error_of(&plan(&["up", "--size", "1022x1024"]).1, &["1022x1024", "multiples of 4"]);
 }
 
@@ -286,11 +288,12 @@ fn files_that_make_no_sense() {
 /// Nothing that is finished is lost where the upsampler ends early.
 #[test]
 fn finished_stages_are_kept() {
-    let mut engine = load(&[golden("unclip"), upsampler()]);
-    let mut finished = Vec::new();
-    let cfg = GenerateConfig::new().steps([2, 2, 2]);
-    let stopped = cfg.on_stage(|stage, pictures: &[Picture]| finished.push((stage, pictures[0].width)));
+    let engine = load(&[golden("unclip"), upsampler()]);
+    let finished = Told::new();
+    let kept = finished.clone();
+    let cfg = Settings::new().steps([2, 2, 2]);
+    let stopped = cfg.on_stage(move |stage, pictures: &[Picture]| kept.push((stage, pictures[0].width)));
     let stopped = engine.generate(PROMPT, stopped.on_progress(|progress| progress.stage < 3));
     assert!(matches!(stopped, Err(Error::Cancelled)));
-    assert_eq!(finished, [(1, 16), (2, 32)]);
+    assert_eq!(finished.take(), [(1, 16), (2, 32)]);
 }

@@ -1,9 +1,9 @@
-//! Checks of `ancestral::diffusion` against stored numbers of diffusers, OpenAI's code and torch.
+//! Checks of `ancestral::internals::diffusion` against stored numbers of diffusers, OpenAI's code and torch.
 
 use std::path::Path;
 
-use ancestral::diffusion::reference::{apply, quantile_abs};
-use ancestral::diffusion::{
+use ancestral::internals::diffusion::reference::{apply, quantile_abs};
+use ancestral::internals::diffusion::{
     Arithmetic, BetaSchedule, Coefficients, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
     Thresholding, Variance, add_noise, steps,
 };
@@ -304,11 +304,11 @@ fn check_steps(
     class: &str,
     report: &mut Report,
 ) -> Result<(), String> {
-    let config = config_of(class, parameters)?;
+    let mut config = config_of(class, parameters)?;
     let mut sampler = config.sampler;
-    if let Sampler::Ddim { eta, rederive_epsilon } = &mut sampler {
+    if let Sampler::Ddim { eta } = &mut sampler {
         *eta = parameters["eta"].as_f64().unwrap_or(0.0);
-        *rederive_epsilon = parameters["use_clipped_model_output"].as_bool().unwrap_or(false);
+        config.rederive_epsilon = parameters["use_clipped_model_output"].as_bool().unwrap_or(false);
     }
     let count = parameters["steps"].as_u64().ok_or("no steps")? as usize;
     let steps = steps(&config, &sampler, count).map_err(|error| error.to_string())?;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ancestral::diffusion::reference::apply;
-use ancestral::diffusion::{
+use ancestral::internals::diffusion::reference::apply;
+use ancestral::internals::diffusion::{
     BetaSchedule, NoiseStream, Sampler, SchedulerConfig, Timesteps, Variance, VarianceType, add_noise, steps,
 };
 use serde_json::Value;
@@ -69,7 +69,7 @@ fn read_config(case_dir: &Path, scheduler: &str) -> Result<SchedulerConfig, Stri
 fn sampler_of(what: &str, config: &SchedulerConfig) -> Sampler {
     let eta = what.split_once("eta ").map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default());
     match eta.and_then(|eta| eta.parse().ok()) {
-        Some(eta) => Sampler::Ddim { eta, rederive_epsilon: false },
+        Some(eta) => Sampler::Ddim { eta },
         None => config.sampler,
     }
 }
@@ -154,7 +154,7 @@ pub fn check_openai_constants(file: &Path) -> Result<String, String> {
             continue;
         }
         let steps = steps(&config, &Sampler::Ddpm, respaced).map_err(|error| error.to_string())?;
-        let constant = |step: &ancestral::diffusion::Step| {
+        let constant = |step: &ancestral::internals::diffusion::Step| {
             let c = step.coefficients;
             let (log_min, log_max) = match c.variance {
                 Variance::LearnedRange { log_min, log_max } => (log_min, log_max),
@@ -204,7 +204,7 @@ pub fn check_openai_runs(case_dir: &Path) -> Result<String, String> {
         }
         let what = manifest["goldens"][&file]["what"].as_str().unwrap_or_default();
         let eta = what.split_once("eta ").and_then(|(_, rest)| rest.trim().parse().ok()).unwrap_or(0.0);
-        let ddim = Sampler::Ddim { eta, rederive_epsilon: true };
+        let ddim = Sampler::Ddim { eta };
         let sampler = if kind == "ddim" { ddim } else { Sampler::Ddpm };
         let respacing = run["respacing"][kind].as_str().unwrap_or_default().to_string();
         let steps =

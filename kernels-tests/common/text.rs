@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ancestral::text::{T5Tokenizer, caption};
+use ancestral::internals::text::{T5Tokenizer, caption};
 use safetensors::SafeTensors;
 
 /// Compares token ids and masks of a case's prompts, plain and cleaned, with the reference's.

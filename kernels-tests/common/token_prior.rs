@@ -1,7 +1,7 @@
 //! A small autoregressive prior of random weights, for pipelines of the goldens that have none.
 
-use ancestral::diffusion::NoiseStream;
-use ancestral::models::ar_prior::Config;
+use ancestral::internals::diffusion::NoiseStream;
+use ancestral::internals::models::ar_prior::Config;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use std::fs;

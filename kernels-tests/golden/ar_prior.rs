@@ -4,16 +4,25 @@
 use crate::golden::case::{Case, Checked, Tensor, Tensors, need, text};
 use crate::golden::forward;
 use crate::golden::report::{Limit, Report};
-use ancestral::device::{Device, ProgramOptions};
-use ancestral::diffusion::NoiseStream;
-use ancestral::models::prior::HIDDEN;
-use ancestral::systems::unclip::{AutoregressivePrior, Captions, TokenSampling};
+use ancestral::PromptEmbeds;
+use ancestral::internals::device::{Device, ProgramOptions};
+use ancestral::internals::diffusion::NoiseStream;
+use ancestral::internals::models::ar_prior::TokenSampling;
+use ancestral::internals::models::prior::HIDDEN;
+use ancestral::internals::pipeline::sampler::StepDone;
+use ancestral::internals::pipeline::stage::At;
+use ancestral::internals::pipeline::text::Halves;
+use ancestral::internals::pipeline::unclip::AutoregressivePrior;
 use serde_json::Value;
 
 /// All checks of a case.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
     let priors = case.manifest["priors"].as_object().cloned().unwrap_or_default();
     for (name, about) in &priors {
+        if !case.holds(&format!("{name}.safetensors")) {
+            report.skip(name);
+            continue;
+        }
         let golden = case.read(&format!("{name}.safetensors"))?;
         let prior = AutoregressivePrior::load(&case.dir.join(name), None).map_err(text)?;
         let mut prior = Prior { case, name, golden, prior };
@@ -58,17 +67,19 @@ impl Prior<'_> {
     }
 
     /// Two rows of the known sequences as a run's captions.
-    fn captions(&self, rows: [usize; 2]) -> Checked<Captions> {
-        let of = |name: &str| -> Checked<Vec<f32>> {
-            let all = self.need(name)?;
-            Ok(rows.iter().flat_map(|row| all.at(*row).values).collect())
+    fn captions(&self, [negative, prompt]: [usize; 2]) -> Checked<Halves> {
+        let of = |row: usize| -> Checked<PromptEmbeds> {
+            let states = self.need("states")?.at(row);
+            let channels = states.shape[states.shape.len() - 1];
+            Ok(PromptEmbeds {
+                states: states.values,
+                channels,
+                pooled: self.need("embeds")?.at(row).values,
+                mask: self.mask(&self.need("lens")?.values[row..=row]),
+                truncated: false,
+            })
         };
-        Ok(Captions {
-            states: of("states")?,
-            embeds: of("embeds")?,
-            mask: self.mask(&of("lens")?),
-            truncated: false,
-        })
+        Ok(Halves { negative: vec![of(negative)?], prompts: vec![of(prompt)?] })
     }
 
     fn mask(&self, lens: &[f32]) -> Vec<f32> {
@@ -110,9 +121,10 @@ impl Prior<'_> {
         let (logits, limit) =
             (self.need(&format!("{run}.logits"))?, Limit::once(self.spread(&format!("{run}.logits"))?));
         let (pictures, captions) = (uniforms.shape[0], self.captions([0, 1])?);
-        let options = ProgramOptions::default();
+        let at = At { device, options: &ProgramOptions::default() };
         let guided = sampling.guidance_scale > 1.0;
-        let mut decoder = self.prior.decoder(device, &options, pictures, guided).map_err(text)?;
+        let counts = [usize::from(guided), 1];
+        let mut decoder = self.prior.decoder(at, pictures, counts).map_err(text)?;
         // A second run by the same programs sees nothing of the first.
         let mut cached = Vec::new();
         for pass in ["", ", again"] {
@@ -134,7 +146,6 @@ impl Prior<'_> {
         let known = self.known(device, &captions, (tokens, guided))?;
         report.compare(&format!("{what} logits without a cache"), &known, &cached, limit);
 
-        let at = (device, &options);
         let tokens: Vec<Vec<usize>> = (0..pictures)
             .map(|i| tokens.at(i).values.iter().map(|token| *token as usize).collect())
             .collect();
@@ -142,7 +153,7 @@ impl Prior<'_> {
         let spread = Limit::once(self.spread(&format!("{run}.embeddings"))?);
         let uniforms = uniforms.clone();
         let mut count = 0;
-        let mut on_step = |_: ancestral::systems::denoise::StepDone<'_>| {
+        let mut on_step = |_: StepDone<'_>| {
             count += 1;
             true
         };
@@ -167,23 +178,24 @@ impl Prior<'_> {
     fn known(
         &self,
         device: &Device,
-        captions: &Captions,
+        captions: &Halves,
         (tokens, guided): (&Tensor, bool),
     ) -> Checked<Vec<f32>> {
         let config = &self.prior.config;
         let (pictures, steps, buckets) = (tokens.shape[0], config.num_components, config.num_buckets);
         let halves: &[usize] = if guided { &[0, 1] } else { &[1] };
         let rows = halves.len() * pictures;
-        let of = |values: &[f32]| -> Vec<f32> {
-            let len = values.len() / 2;
-            halves.iter().flat_map(|half| values[half * len..(half + 1) * len].repeat(pictures)).collect()
+        let known = [&captions.negative[0], &captions.prompts[0]];
+        let of = |part: &dyn Fn(&PromptEmbeds) -> &[f32]| -> Vec<f32> {
+            halves.iter().flat_map(|half| part(known[*half]).repeat(pictures)).collect()
         };
-        let dots = of(&[config.dot_unsaid() as f32, config.dot_default as f32]);
+        let dots = [config.dot_unsaid() as f32, config.dot_default as f32];
+        let dots: Vec<f32> = halves.iter().flat_map(|half| vec![dots[*half]; pictures]).collect();
         let known: Vec<f32> =
             tokens.values.chunks_exact(steps).flat_map(|of| of[..steps - 1].to_vec()).collect();
-        let mask = config.mask(&of(&captions.mask), config.tokens(), config.tokens());
+        let mask = config.mask(&of(&|embeds| &embeds.mask), config.tokens(), config.tokens());
         let (states, embeds, components) =
-            (of(&captions.states), of(&captions.embeds), known.repeat(halves.len()));
+            (of(&|embeds| &embeds.states), of(&|embeds| &embeds.pooled), known.repeat(halves.len()));
         let inputs = [
             ("states", &states[..]),
             ("embeds", &embeds),

@@ -3,10 +3,9 @@
 use crate::device::on_gpu;
 use crate::golden::case::{own_goldens, text};
 use crate::golden::scratch::Scratch;
-use ancestral::bisect::bisect;
-use ancestral::device::Device;
-use ancestral::kernels::Precision;
-use ancestral::systems::ddpm::{Ddpm, network_graph};
+use ancestral::internals::device::Device;
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::pipeline::{bisect::bisect, ddpm::load_stage};
 use ancestral::{DeviceChoice, Engine, LoadOptions};
 use safetensors::SafeTensors;
 
@@ -41,8 +40,8 @@ fn spoiled(tensor: &str) -> Scratch {
 }
 
 fn names_the_node(other: &Device) {
-    let ddpm = Ddpm::load(&own_goldens().join("ddpm/pipeline")).expect("it loads");
-    let graph = network_graph(&ddpm.unet);
+    let ddpm = load_stage(&own_goldens().join("ddpm/pipeline")).expect("it loads");
+    let graph = ddpm.network().smallest();
     let len = graph.info(graph.find_input("x").expect("an input")).len();
     let x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin()).collect();
     let inputs: [(&str, &[f32]); 2] = [("x", &x), ("t", &[321.0])];
@@ -50,8 +49,9 @@ fn names_the_node(other: &Device) {
         ["conv_in", "mid_block.resnets.0.conv2", "up_blocks.2.resnets.1.conv1", "time_embedding.linear_2"]
     {
         let scratch = spoiled(&format!("{layer}.weight"));
-        let wrong = Ddpm::load(scratch.path()).expect("it loads");
-        let sides = ((&Device::Cpu, ddpm.weights()), (other, wrong.weights()));
+        let wrong = load_stage(scratch.path()).expect("it loads");
+        let [right, wrong] = [&ddpm, &wrong].map(|stage| &**stage.networks[0].weights());
+        let sides = ((&Device::Cpu, right), (other, wrong));
         let parting = bisect(&graph, &inputs, sides, Precision::F32, TOLERANCE).map_err(text);
         let parting = parting.expect("both run").unwrap_or_else(|| panic!("{layer}: no difference is found"));
         assert!(parting.label.contains(layer), "{layer}: {parting:?} is named");

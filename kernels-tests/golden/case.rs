@@ -65,7 +65,7 @@ impl Tensor {
     /// Values with channels last: pictures are stored `[N, C, H, W]`.
     pub fn channels_last(&self) -> Vec<f32> {
         match self.shape[..] {
-            [_, c, h, w] => ancestral::systems::denoise::channels_last(&self.values, c, h, w),
+            [_, c, h, w] => ancestral::internals::diffusion::channels_last(&self.values, c, h, w),
             _ => self.values.clone(),
         }
     }
@@ -100,9 +100,10 @@ impl Case {
     /// Reads the manifest.
     pub fn open(dir: &Path) -> Checked<Case> {
         let path = dir.join("manifest.json");
-        let manifest = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let manifest =
-            serde_json::from_slice(&manifest).map_err(|error| format!("{}: {error}", path.display()))?;
+            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let manifest = serde_json::from_str(&finite(&manifest))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut places = vec![dir.join("pipeline"), dir.to_path_buf()];
         places.extend(folders(dir));
@@ -148,6 +149,11 @@ impl Case {
         tensors.map(|(file, about)| (file.clone(), what(about))).collect()
     }
 
+    /// Whether the manifest names a golden file.
+    pub fn holds(&self, file: &str) -> bool {
+        self.manifest["goldens"][file].is_object()
+    }
+
     /// Reads a golden file and proves it to be what the manifest says.
     pub fn read(&self, file: &str) -> Checked<Tensors> {
         let path = self.dir.join(file);
@@ -187,6 +193,31 @@ impl Case {
         }
         Err(format!("the manifest's `{key}` has {} numbers for {steps} steps", list.len()))
     }
+}
+
+/// Python writes numbers that JSON has not: null in their place.
+fn finite(json: &str) -> String {
+    // Every second part of what quotes divide is a string; an escaped quote is part of one.
+    let mut text = false;
+    let parts = json.split_inclusive('"').map(|part| {
+        let inside = text;
+        let escapes = part.trim_end_matches('"').chars().rev().take_while(|c| *c == '\\').count();
+        text = part.ends_with('"') && (!inside || escapes % 2 == 1);
+        match inside {
+            true => part.to_string(),
+            false => ["-Infinity", "Infinity", "NaN"]
+                .iter()
+                .fold(part.into(), |part: String, of| part.replace(of, "null")),
+        }
+    });
+    parts.collect()
+}
+
+#[test]
+fn golden_manifests_may_be_pythons() {
+    let json = r#"{"a \" NaN": [NaN, -Infinity, 1.5], "b\\": Infinity, "c": "NaN"}"#;
+    let found: Value = serde_json::from_str(&finite(json)).expect("JSON");
+    assert_eq!(found, serde_json::json!({"a \" NaN": [null, null, 1.5], "b\\": null, "c": "NaN"}));
 }
 
 /// The subfolders of a folder, sorted.

@@ -6,18 +6,19 @@ use crate::golden::existing;
 use crate::golden::forward;
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Stored;
-use ancestral::clip::Clip;
-use ancestral::device::{Device, Weights};
-use ancestral::diffusion::{Sampler, Timesteps, steps};
-use ancestral::graph::{Graph, Storage};
-use ancestral::guidance::{State, Weighted};
-use ancestral::kernels::Precision;
-use ancestral::models::clip::{ImageEncoder, detect, text as text_encoder};
-use ancestral::picture::{ByteRounding, Picture};
-use ancestral::systems::adm::Stage;
-use ancestral::systems::denoise::{Guided, Noise};
-use ancestral::weights::{Checkpoint, read_json};
-use ancestral::{Engine, GenerateConfig, LoadOptions};
+use ancestral::Clip;
+use ancestral::guidance::State;
+use ancestral::internals::device::{Device, Weights};
+use ancestral::internals::diffusion::{Sampler, Timesteps, steps};
+use ancestral::internals::graph::{Graph, Storage};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::models::clip::{ImageEncoder, detect, text as text_encoder};
+use ancestral::internals::pipeline::adm::load_stage;
+use ancestral::internals::pipeline::sampler::Led;
+use ancestral::internals::pipeline::stage::At;
+use ancestral::internals::settings::guidance::Guide;
+use ancestral::internals::weights::{Checkpoint, read_json};
+use ancestral::{ByteRounding, Engine, LoadOptions, Noise, Picture, Settings};
 use serde_json::Value;
 
 /// Spread of GLIDE's vectors, whose manifest says none: what this project's own float32 and float64 measured on the same
@@ -121,10 +122,10 @@ fn check_glide(case: &Case, device: &Device, report: &mut Report) -> Checked {
         clip.guidance(device).vectors(need(&golden, "z_t")?.values.clone(), weight).build().map_err(text)?;
     let (item, mut gradient) = (values.len() / n, vec![0.0; values.len()]);
     for (i, time) in t.values.iter().enumerate() {
-        let alpha_bar = ancestral::diffusion::Schedule::new(
-            &ancestral::diffusion::BetaSchedule::SquaredCosCapV2,
+        let alpha_bar = ancestral::internals::diffusion::Schedule::new(
+            &ancestral::internals::diffusion::BetaSchedule::SquaredCosCapV2,
             1000,
-            ancestral::diffusion::Arithmetic::Float64,
+            ancestral::internals::diffusion::Arithmetic::Float64,
             false,
         );
         let alpha_bar = alpha_bar.map_err(text)?.alpha_bars[*time as usize];
@@ -183,7 +184,8 @@ fn check_vision(case: &Case, device: &Device, report: &mut Report) -> Checked {
 }
 
 fn unnormalised(pixel: &[f32]) -> Vec<f32> {
-    let (means, deviations) = (ancestral::models::clip::MEANS, ancestral::models::clip::DEVIATIONS);
+    let (means, deviations) =
+        (ancestral::internals::models::clip::MEANS, ancestral::internals::models::clip::DEVIATIONS);
     let value = |c: usize| (f64::from(pixel[c]) * deviations[c] + means[c]) * 2.0 - 1.0;
     (0..3).map(|c| value(c) as f32).collect()
 }
@@ -363,7 +365,7 @@ fn check_run(case: &Case, device: &Device, report: &mut Report) -> Checked {
     };
     let folder = case.dir.join("diffusion");
     let (weights, flags) = (folder.join("diffusion.safetensors"), folder.join("config.json"));
-    let mut stage = Stage::load(&weights, (Some(&flags), "diffusion"), &[]).map_err(text)?;
+    let (stage, ..) = load_stage(&weights, (Some(&flags), "diffusion"), &[]).map_err(text)?;
     let x = need(&golden, "x")?;
     let count = need(&golden, "timesteps")?.values.len();
     let respacing = count.to_string();
@@ -377,29 +379,29 @@ fn check_run(case: &Case, device: &Device, report: &mut Report) -> Checked {
         return Err("the manifest lacks the run's spread".into());
     }
     let [pictures, _, height, width] = x.at(0).picture()?;
-    let shape = stage.shape(&list, pictures, (width, height));
-    let denoiser = stage.denoiser(device, &Default::default(), shape).map_err(text)?;
+    let shape = stage.shape(pictures, (width, height), &list, 1.0);
+    let at = At { device, options: &Default::default() };
+    let mut denoiser = stage.networks[0].denoiser(at, shape, count).map_err(text)?;
     for (i, step) in list.iter().enumerate() {
-        let mut steered = guidance(vec![noise.at(i).values])?;
-        let mut guided = Guided::classifier_free(1.0);
-        guided.by_gradients.push(Weighted { weight: of_all, guidance: &mut steered });
+        let guides = [Guide::new(of_all, guidance(vec![noise.at(i).values])?)];
+        let led = Led { guides: &guides, ..Led::classifier_free(1.0) };
         let mut drawn = Stored::new([golden["noise"].at(i).values]);
         let (start, one) = (x.at(i).channels_last(), std::slice::from_ref(step));
-        let next = denoiser.sample(one, &mut guided, &mut drawn, start, &mut |_| true).map_err(text)?;
+        let next = denoiser.sample(one, &led, &mut drawn, start, &mut |_| true).map_err(text)?;
         // The spread of a step from float64's sample is no larger than the run's so far, nor than a step's own.
         let limit = Limit::once(spreads[i + 1].max(spreads[1]));
         report.golden(&format!("run step {i} x"), &next, &x.at(i + 1), limit);
     }
     let options =
         LoadOptions { device: existing(device), precision: Some(Precision::F32), ..LoadOptions::default() };
-    let mut engine = Engine::load(&folder, &options).map_err(text)?;
+    let engine = Engine::load(&folder, &options).map_err(text)?;
     let steered = guidance((0..count).map(|i| noise.at(i).values).collect())?;
-    let mut cfg = GenerateConfig::new().count(pictures).respacing([respacing]).sampler(Sampler::Ddpm);
+    let mut cfg = Settings::new().count(pictures).respacing([respacing]).sampler(Sampler::Ddpm);
     cfg = cfg.guide(of_all, steered);
     let mut draws = vec![x.at(0).values];
     draws.extend((0..count).map(|i| golden["noise"].at(i).values));
     let drawn: &mut dyn Noise = &mut Stored::new(draws);
-    let found = engine.generate_from_noise("", &mut cfg, drawn).map_err(text)?;
+    let found = engine.generate_from_noise("", &cfg, drawn).map_err(text)?;
     let values: Vec<f32> = found.iter().flat_map(|picture| picture.values.clone()).collect();
     report.golden("run engine", &values, &x.at(count), Limit::run(spreads[count]));
     Ok(())

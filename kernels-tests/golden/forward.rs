@@ -2,11 +2,11 @@
 
 use crate::golden::case::{Checked, Tensors, need, text};
 use crate::golden::report::{Limit, Report};
-use ancestral::device::{Device, Keep, ProgramOptions, Variants, Weights};
-use ancestral::graph::{Graph, Storage};
-use ancestral::kernels::Precision;
-use ancestral::kernels::elementwise::activate;
-use ancestral::kernels::epilogue::Activation;
+use ancestral::internals::device::{Device, Keep, ProgramOptions, Variants, Weights};
+use ancestral::internals::graph::{Graph, Storage};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::kernels::elementwise::activate;
+use ancestral::internals::kernels::epilogue::Activation;
 
 /// Golden names of what goes in.
 const INPUTS: [&str; 4] = ["sample", "timestep", "encoder_hidden_states", "class_labels"];

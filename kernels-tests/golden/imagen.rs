@@ -4,17 +4,24 @@ use crate::golden::case::{Case, Checked, Tensor, Tensors, need, text};
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Run;
 use crate::golden::{existing, forward};
-use ancestral::device::{Device, Keep, ProgramOptions, Variants, Weights};
-use ancestral::graph::{Graph, Storage};
-use ancestral::kernels::Precision;
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::resample::{Resample, resample};
-use ancestral::models::{t5, unet};
-use ancestral::picture::Picture;
-use ancestral::systems::denoise::{Guided, channels_last};
-use ancestral::systems::imagen::{Conditioning, LowRes, Stage, TextEncoder};
-use ancestral::systems::initial_noise;
-use ancestral::{Engine, GenerateConfig, LoadOptions};
+use ancestral::internals::device::{Device, Keep, ProgramOptions, Variants, Weights};
+use ancestral::internals::diffusion::{SchedulerConfig, add_noise};
+use ancestral::internals::graph::{Graph, Storage};
+use ancestral::internals::kernels::Precision;
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::models::text_unet::augment;
+use ancestral::internals::models::{t5, unet};
+use ancestral::internals::pipeline::cascade;
+use ancestral::internals::pipeline::denoiser::Denoiser;
+use ancestral::internals::pipeline::imagen::load_stage;
+use ancestral::internals::pipeline::resolve::resolve;
+use ancestral::internals::pipeline::run::{self, Line, StageRun};
+use ancestral::internals::pipeline::stage::{At, Stage};
+use ancestral::internals::pipeline::system::{Conditioner, System};
+use ancestral::internals::pipeline::text::{T5Text, t5_caption};
+use ancestral::internals::settings::Source;
+use ancestral::internals::weights::read_json;
+use ancestral::{Condition, Engine, LoadOptions, Picture, Settings};
 use serde_json::Value;
 
 const OPTIONS: ProgramOptions = ProgramOptions {
@@ -26,30 +33,45 @@ const OPTIONS: ProgramOptions = ProgramOptions {
 
 /// Everything a case stores, of either stage.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
-    let mut stage = Stage::load(&case.pipeline, None).map_err(text)?;
+    let stage = load(case, None)?;
+    let mut fp16 = false;
     for (file, what) in case.goldens() {
         let golden = case.read(&file)?;
         let has = |name: &str| golden.contains_key(name);
         if has("sample") && has("out") {
-            let found = forward_of(&stage, &golden, device)?;
-            let act = Activation::from_name(&stage.unet.act_fn).ok_or("no activation of that name")?;
+            let found = forward_of(case, &stage, &golden, device)?;
+            let act = Activation::from_name(&unet(case)?.act_fn).ok_or("no activation of that name")?;
             forward::check("forward", &found, &golden, (case.spread("forward")?, act), report)?;
         } else if has("last_hidden_state") {
             check_text(case, &golden, device, report)?;
         } else if has("unet_out") || has("t5_last_hidden_state") {
+            fp16 = true;
             check_fp16(case, &golden, device, report)?;
         } else if has("x") && has("timesteps") {
             let scale = case.manifest["run"]["guidance_scale"].as_f64().unwrap_or(1.0);
             let run = Run::new(case, (&file, &what), &stage.scheduler, scale)?;
-            check_run(case, &mut stage, &run, device, report)?;
+            check_run(case, &stage, &run, device, report)?;
         } else if !has("ids_plain") && !has("ids_clean") {
             return Err(format!("{file}: none of the known kinds of golden"));
         }
     }
+    if !fp16 && case.pipeline.join("unet/diffusion_pytorch_model.fp16.safetensors").exists() {
+        report.skip("fp16 files");
+    }
     Ok(())
 }
 
-fn forward_of(stage: &Stage, golden: &Tensors, device: &Device) -> Checked<forward::Outputs> {
+/// The case's stage, which noises what it enlarges as the manifest's run does.
+fn load(case: &Case, variant: Option<&str>) -> Checked<Stage> {
+    let level = case.manifest["run"]["noise_level"].as_u64().unwrap_or(0);
+    load_stage(&case.pipeline, variant, level as usize).map_err(text)
+}
+
+fn unet(case: &Case) -> Checked<unet::Config> {
+    read_json(&case.pipeline.join("unet/config.json")).map_err(text)
+}
+
+fn forward_of(case: &Case, stage: &Stage, golden: &Tensors, device: &Device) -> Checked<forward::Outputs> {
     let (sample, context) = (need(golden, "sample")?, need(golden, "encoder_hidden_states")?);
     let (timestep, [n, c, h, w]) = (need(golden, "timestep")?, sample.picture()?);
     let mut g = Graph::new();
@@ -66,22 +88,17 @@ fn forward_of(stage: &Stage, golden: &Tensors, device: &Device) -> Checked<forwa
         noise_level: level.as_ref(),
         class_labels: None,
     };
-    let out = stage.unet.forward(&mut g, &inputs);
+    let out = unet(case)?.forward(&mut g, &inputs);
     g.output("out", &out);
     let sample = sample.channels_last();
     let mut values: Vec<(&str, &[f32])> =
         vec![("x", &sample), ("t", &timestep.values), ("context", &context.values)];
     values.extend(golden.get("class_labels").map(|levels| ("noise_level", levels.values.as_slice())));
-    forward::run(device, stage.weights(), g, &values)
+    forward::run(device, stage.networks[0].weights(), g, &values)
 }
 
 /// States of token ids, `mask` where there is one; after every block, too.
-fn encode(
-    text: &TextEncoder,
-    ids: &Tensor,
-    mask: Option<&Tensor>,
-    device: &Device,
-) -> Checked<forward::Outputs> {
+fn encode(text: &T5Text, ids: &Tensor, mask: Option<&Tensor>, device: &Device) -> Checked<forward::Outputs> {
     let (batch, len) = (ids.shape[0], ids.shape[1]);
     let mask: Vec<bool> =
         mask.map_or(vec![true; batch * len], |m| m.values.iter().map(|&m| m != 0.0).collect());
@@ -91,7 +108,7 @@ fn encode(
 }
 
 fn check_text(case: &Case, golden: &Tensors, device: &Device, report: &mut Report) -> Checked {
-    let encoder = TextEncoder::load(&case.pipeline, None).map_err(text)?;
+    let encoder = T5Text::load(&case.pipeline, None).map_err(text)?;
     let limit = Limit::once(case.spread("T5")?);
     let found = encode(&encoder, need(golden, "ids")?, golden.get("mask"), device)?;
     let last = need(golden, "last_hidden_state")?;
@@ -124,13 +141,13 @@ fn check_fp16(case: &Case, golden: &Tensors, device: &Device, report: &mut Repor
         others.iter().find(|t| t.contains_key(name)).ok_or_else(|| format!("no golden file has `{name}`"))
     };
     if let Some(expected) = golden.get("unet_out") {
-        let stage = Stage::load(&case.pipeline, Some("fp16")).map_err(text)?;
-        let found = forward_of(&stage, with("sample")?, device)?;
+        let stage = load(case, Some("fp16"))?;
+        let found = forward_of(case, &stage, with("sample")?, device)?;
         let limit = Limit::once(case.spread("forward")?);
         report.golden("fp16 files: U-Net", found.get("out").unwrap_or_default(), expected, limit);
     }
     if let Some(expected) = golden.get("t5_last_hidden_state") {
-        let encoder = TextEncoder::load(&case.pipeline, Some("fp16")).map_err(text)?;
+        let encoder = T5Text::load(&case.pipeline, Some("fp16")).map_err(text)?;
         let inputs = with("last_hidden_state")?;
         let found = encode(&encoder, need(inputs, "ids")?, inputs.get("mask"), device)?;
         let limit = Limit::once(case.spread("T5")?);
@@ -139,23 +156,26 @@ fn check_fp16(case: &Case, golden: &Tensors, device: &Device, report: &mut Repor
     Ok(())
 }
 
-fn check_run(case: &Case, stage: &mut Stage, run: &Run, device: &Device, report: &mut Report) -> Checked {
+fn check_run(case: &Case, stage: &Stage, run: &Run, device: &Device, report: &mut Report) -> Checked {
     if run.tensors.contains_key("prompt_embeds") && case.manifest["run"]["prompts"].is_array() {
         check_prompts(case, run, device, report)?;
     }
     let context = context(run)?;
-    let low_res = check_low_res(case, stage, run, device, report)?;
-    let denoiser = stage.denoiser(device, &OPTIONS, run.shape).map_err(text)?;
+    let at = At { device, options: &OPTIONS };
+    let mut denoiser = stage.networks[0].denoiser(at, run.shape, run.steps.len()).map_err(text)?;
     denoiser.write("context", &context);
-    if let Some((values, level)) = &low_res {
-        denoiser.write("low_res", values);
-        denoiser.write("noise_level", &vec![*level as f32; run.shape.batch()]);
+    if !stage.network().enlarges() {
+        run.check(&mut denoiser, report)?;
+        return check_engine(case, run, device, report);
     }
-    run.check(denoiser, report)?;
-    match &low_res {
-        Some((_, level)) => check_stage(stage, run, (&context, *level), device, report),
-        None => check_engine(case, run, device, report),
-    }
+    check_low_res(case, run, device, report)?;
+    let level =
+        case.manifest["run"]["noise_level"].as_f64().ok_or("the manifest's run has no noise_level")?;
+    denoiser.write("low_res", &need(&run.tensors, "low_res")?.channels_last());
+    denoiser.write("low_res_noise", &need(&run.tensors, "upscale_noise")?.channels_last());
+    denoiser.write("noise_level", &vec![level as f32; run.shape.batch()]);
+    run.check(&mut denoiser, report)?;
+    check_stage(load(case, None)?, run, context, device, report)
 }
 
 /// The unconditional half first, where the run is guided.
@@ -174,7 +194,7 @@ fn strings(value: &Value) -> Vec<String> {
 
 /// The prompts' words to the states the run was given.
 fn check_prompts(case: &Case, run: &Run, device: &Device, report: &mut Report) -> Checked {
-    let encoder = TextEncoder::load(&case.pipeline, None).map_err(text)?;
+    let encoder = T5Text::load(&case.pipeline, None).map_err(text)?;
     let manifest = &case.manifest["run"];
     let clean = manifest["clean_caption"].as_bool().unwrap_or(false);
     // A stage without T5 goldens states no spread of its own for it.
@@ -184,88 +204,103 @@ fn check_prompts(case: &Case, run: &Run, device: &Device, report: &mut Report) -
         if !prompts.is_empty() {
             // Several pictures of a prompt repeat its states.
             let pictures = (golden.shape[0] / prompts.len()).max(1);
+            let prompts: Vec<String> = prompts.iter().map(|prompt| t5_caption(prompt, clean)).collect();
             let prompts: Vec<&str> =
                 prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.as_str(), pictures)).collect();
-            let found = encoder.encode(device, &prompts, clean).map_err(text)?;
-            report.golden(&format!("states of the {key}"), &found.states, golden, limit);
+            let found = encoder.encode(At { device, options: &OPTIONS }, &prompts).map_err(text)?;
+            let states: Vec<f32> = found.into_iter().flat_map(|embeds| embeds.states).collect();
+            report.golden(&format!("states of the {key}"), &states, golden, limit);
         }
     }
     Ok(())
 }
 
-/// Super-resolution: the picture enlarged, then noised; returns the stored one (if there is one) with its noise level.
-fn check_low_res(
-    case: &Case,
-    stage: &Stage,
-    run: &Run,
-    device: &Device,
-    report: &mut Report,
-) -> Checked<Option<(Vec<f32>, usize)>> {
-    if !stage.is_super_resolution() {
-        return Ok(None);
-    }
-    let level =
-        case.manifest["run"]["noise_level"].as_u64().ok_or("the manifest's run has no noise_level")?;
+/// Super-resolution: the picture enlarged, and then noised.
+fn check_low_res(case: &Case, run: &Run, device: &Device, report: &mut Report) -> Checked {
+    let config = case.pipeline.join("image_noising_scheduler/scheduler_config.json");
+    let level = case.manifest["run"]["noise_level"].as_u64().unwrap_or_default() as usize;
+    let noising =
+        SchedulerConfig::read(&config).and_then(|noising| add_noise(&noising, level)).map_err(text)?;
     let (low_res, z) = (need(&run.tensors, "low_res")?, need(&run.tensors, "upscale_noise")?);
     let limit = Limit::once(case.spread("forward")?);
-    let [n, c, h, w] = low_res.picture()?;
-    if let Some(golden) = run.tensors.get("upscaled") {
+    for (name, by) in [("upscaled", (1.0, 0.0)), ("upscaled_noised", noising)] {
         let mut g = Graph::new();
-        let x = g.input("x", &[n, h, w, c], Storage::Elem);
-        let mode = Resample::Bilinear { align_corners: true };
-        let up = resample(&mut g, "up", &x, run.shape.height, run.shape.width, mode);
-        g.output("out", &up);
-        let found = forward::run(device, &Weights::none(), g, &[("x", &low_res.channels_last())])?;
-        report.golden("upscaled", found.get("out").unwrap_or_default(), golden, limit);
+        let low = g.input("low_res", &run.shape.small(), Storage::Elem);
+        let noise = g.input("z", &run.shape.sample(), Storage::Elem);
+        let out = augment(&mut g, &low, &noise, by);
+        g.output("out", &out);
+        let inputs: [(&str, &[f32]); 2] = [("low_res", &low_res.channels_last()), ("z", &z.channels_last())];
+        let found = forward::run(device, &Weights::none(), g, &inputs)?;
+        report.held(name, found.get("out").unwrap_or_default(), run.tensors.get(name), limit);
     }
-    let from = low_res.channels_last();
-    let found =
-        stage.augment(device, (&from, h, w), level as usize, run.shape, &z.channels_last()).map_err(text)?;
-    let Some(noised) = run.tensors.get("upscaled_noised") else {
-        return Ok(Some((found, level as usize)));
-    };
-    report.golden("upscaled_noised", &found, noised, limit);
-    Ok(Some((noised.channels_last(), level as usize)))
+    Ok(())
 }
 
-/// The whole super-resolution stage: its draws in their order, the picture enlarged and noised, all steps.
-fn check_stage(
-    stage: &mut Stage,
-    run: &Run,
-    (context, noise_level): (&[f32], usize),
-    device: &Device,
-    report: &mut Report,
-) -> Checked {
+/// A super-resolution stage by itself, of states that are known.
+struct Alone {
+    stages: [Stage; 1],
+    /// Of the whole batch.
+    context: Vec<f32>,
+}
+
+impl System for Alone {
+    fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    fn condition(&self) -> Condition {
+        Condition::Nothing
+    }
+
+    fn line(&self, settings: &Settings) -> ancestral::Result<Line> {
+        let Source::Stage { pictures, .. } = &settings.source else { unreachable!("it begins at pictures") };
+        let side = pictures[0].width;
+        Ok(Line { alone: Some(run::Alone { side, any: false }), ..Line::all(vec![0]) })
+    }
+
+    fn begin<'a>(
+        &'a self,
+        _: At<'a>,
+        _: &'a run::Run,
+        _: &'a Settings,
+    ) -> ancestral::Result<Box<dyn Conditioner + 'a>> {
+        Ok(Box::new(Known(&self.context)))
+    }
+}
+
+struct Known<'a>(&'a [f32]);
+
+impl Conditioner for Known<'_> {
+    fn condition(&mut self, _: &StageRun, denoiser: &mut Denoiser) -> ancestral::Result<()> {
+        denoiser.write("context", self.0);
+        Ok(())
+    }
+}
+
+/// The whole super-resolution stage by the cascade: its draws in their order, the picture enlarged and noised, all steps.
+fn check_stage(stage: Stage, run: &Run, context: Vec<f32>, device: &Device, report: &mut Report) -> Checked {
+    let [_, channels, height, width] = need(&run.tensors, "low_res")?.picture()?;
+    let low_res = need(&run.tensors, "low_res")?.channels_last();
+    let picture = |values: &[f32]| Picture {
+        width,
+        height,
+        channels,
+        values: values.to_vec(),
+        rounding: Default::default(),
+    };
+    let pictures: Vec<Picture> = low_res.chunks_exact(channels * height * width).map(picture).collect();
+    let settings = Settings::new()
+        .count(pictures.len())
+        .from_pictures(pictures)
+        .size(run.shape.width, run.shape.height)
+        .steps(run.steps.len())
+        .guidance_scale(run.guidance_scale);
+    let system = Alone { stages: [stage], context };
+    let resolved = resolve(&system, "", &settings).map_err(text)?;
     let mut noise = run.draws(None, run.tensors.get("upscale_noise"));
-    let low_res = need(&run.tensors, "low_res")?;
-    let [_, c, h, w] = low_res.picture()?;
-    let from = channels_last(&low_res.values, c, h, w);
-    let start = initial_noise(&mut noise, run.shape);
-    let z = initial_noise(&mut noise, run.shape);
-    let values = stage.augment(device, (&from, h, w), noise_level, run.shape, &z).map_err(text)?;
-    let low_res = Some(LowRes { values: &values, noise_level });
-    let conditioning = Conditioning { context, low_res };
-    let (scale, shape) = (run.guidance_scale, run.shape);
-    let found = stage
-        .sample(
-            device,
-            &OPTIONS,
-            &run.steps,
-            &mut Guided::classifier_free(scale),
-            shape,
-            &conditioning,
-            &mut noise,
-            start,
-            &mut |_| true,
-        )
-        .map_err(text)?;
-    let item = shape.height * shape.width * shape.channels;
-    let (width, height) = (shape.width, shape.height);
-    let pictures: Vec<Picture> = found
-        .chunks_exact(item)
-        .map(|v| Picture { width, height, channels: 3, values: v.to_vec(), rounding: Default::default() })
-        .collect();
-    run.check_pictures("stage", &pictures, None, report);
+    let at = At { device, options: &OPTIONS };
+    let found = cascade::draw(&system, at, &resolved, &settings, &mut noise).map_err(text)?;
+    run.check_pictures("stage", &found, None, report);
     Ok(())
 }
 
@@ -278,16 +313,16 @@ fn check_engine(case: &Case, run: &Run, device: &Device, report: &mut Report) ->
     }
     let options =
         LoadOptions { device: existing(device), precision: Some(Precision::F32), ..LoadOptions::default() };
-    let mut engine = Engine::load(&case.pipeline, &options).map_err(text)?;
+    let engine = Engine::load(&case.pipeline, &options).map_err(text)?;
     for (i, prompt) in prompts.iter().enumerate() {
-        let mut cfg = GenerateConfig::new()
+        let cfg = Settings::new()
             .steps([run.steps.len()])
             .guidance_scale([run.guidance_scale])
             .negative_prompt(negative.get(i).cloned().unwrap_or_default())
             .clean_caption(manifest["clean_caption"].as_bool().unwrap_or(false))
             .size(shape.width, shape.height);
         let mut noise = run.draws(Some(i), None);
-        let pictures = engine.generate_from_noise(prompt, &mut cfg, &mut noise).map_err(text)?;
+        let pictures = engine.generate_from_noise(prompt, &cfg, &mut noise).map_err(text)?;
         run.check_pictures(&format!("engine, picture {i}"), &pictures, Some(i), report);
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! Whole systems against numbers that PyTorch computed: `goldens/*`, or the folder `ANCESTRAL_GOLDENS` names.
 //!
 //! ```text
-//! cargo test --release --test kernels golden                        # the project's own cases
-//! cargo test --release --test kernels golden -- --nocapture         # with every difference and its limit
-//! ANCESTRAL_GOLDENS=FOLDER cargo test --release --test kernels golden   # other cases (a folder of them, or one)
-//! ANCESTRAL_GLIDE_TOKENIZER=FOLDER cargo test --release --test kernels golden_glide_tokens   # the published tables' ids
+//! cargo test --release --test contracts golden                        # the project's own cases
+//! cargo test --release --test contracts golden -- --nocapture         # with every difference and its limit
+//! ANCESTRAL_GOLDENS=FOLDER cargo test --release --test contracts golden   # other cases (a folder of them, or one)
+//! ANCESTRAL_GLIDE_TOKENIZER=FOLDER cargo test --release --test contracts golden_glide_tokens   # the published tables' ids
 //! ```
+//! Of a caller's case is checked what it holds; what it lacks is skipped, counted and said. The project's own lack nothing.
 //! A case is a folder with a `manifest.json`; what it is shows in its files, and how far results may be off in the
 //! manifest's `tolerance_notes` (the spread of fp32 against fp64): ten times that for a forward, the text encoder or one
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
@@ -36,7 +37,7 @@ mod unclip;
 mod upsampler;
 
 use crate::device::{on_gpu, say, skip};
-use ancestral::device::{Device, DeviceChoice};
+use ancestral::internals::device::{Device, DeviceChoice};
 use case::{Case, Checked, Kind, cases, chosen, own_goldens};
 use report::Report;
 use serde_json::Value;
@@ -81,6 +82,10 @@ fn check_all(kind: Kind, device: &Device) {
     for case in of(kind) {
         let mut report = Report::new(format!("golden {} on {}", case.name, device.name()));
         let checked = check(&case, device, &mut report);
+        if !chosen() && report.skips() > 0 {
+            let (name, skips) = (&case.name, report.skips());
+            failures.push(format!("golden {name}: the project's own case lacks {skips} goldens"));
+        }
         let (table, summary, failed) = report.finish(checked);
         println!("{table}");
         say(&summary);

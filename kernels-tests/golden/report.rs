@@ -65,6 +65,7 @@ pub struct Report {
     title: String,
     checks: Vec<Check>,
     failures: Vec<String>,
+    skipped: Vec<String>,
     /// Negative control: every golden's last value is moved just beyond its limit.
     pub planted: bool,
 }
@@ -115,6 +116,24 @@ impl Report {
         self.compare(what, found, &golden.channels_last(), limit);
     }
 
+    /// [`Report::golden`] where the case stores it.
+    pub fn held(&mut self, what: &str, found: &[f32], golden: Option<&Tensor>, limit: Limit) {
+        match golden {
+            Some(golden) => self.golden(what, found, golden, limit),
+            None => self.skip(what),
+        }
+    }
+
+    /// Notes what cannot be compared, since the case does not store it.
+    pub fn skip(&mut self, what: &str) {
+        self.skipped.push(what.into());
+    }
+
+    /// How many comparisons were skipped.
+    pub fn skips(&self) -> usize {
+        self.skipped.len()
+    }
+
     /// Two things that must be the same.
     pub fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: &T, expected: &T) {
         self.checks.push(Check { what: what.into(), found: Limit::EXACT, limit: Limit::EXACT });
@@ -142,6 +161,9 @@ impl Report {
             failures.push(format!("{}: nothing was compared", self.title));
         }
         let mut table = format!("{}\n", self.title);
+        for what in &self.skipped {
+            let _ = writeln!(table, "  {what:44} skipped: the case does not store it");
+        }
         for check in &self.checks {
             let Check { what, found, limit } = check;
             let _ = writeln!(
@@ -155,8 +177,14 @@ impl Report {
         let worst = values.max_by(|a, b| a.share().total_cmp(&b.share()));
         let worst =
             worst.map_or(String::new(), |w| format!("worst {:.3} of its limit: {}", w.share(), w.what));
-        let summary =
-            format!("{}: {} checks, {} failures, {worst}", self.title, self.checks.len(), failures.len());
+        let skipped = match &self.skipped[..] {
+            [] => String::new(),
+            [first, rest @ ..] => {
+                format!("{} skipped ({first}{}), ", 1 + rest.len(), if rest.is_empty() { "" } else { ", …" })
+            }
+        };
+        let (checks, failed) = (self.checks.len(), failures.len());
+        let summary = format!("{}: {checks} checks, {failed} failures, {skipped}{worst}", self.title);
         (table, summary, failures)
     }
 }

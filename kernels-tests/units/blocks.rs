@@ -1,15 +1,17 @@
 //! The blocks of the networks, recorded by the code the models record them with.
 
 use super::{Checked, Layer, permute};
-use ancestral::graph::{Source, Storage, Tensor};
-use ancestral::kernels::attention::{KeyValue, Options, attention};
-use ancestral::kernels::elementwise::activate;
-use ancestral::kernels::embedding::embedding;
-use ancestral::kernels::epilogue::Activation;
-use ancestral::models::attention::{AddedKv, CrossNorm, Projections, SelfAttention};
-use ancestral::models::blocks::{Resize, ResnetNames, ResnetOptions, linear_no_bias, resnet_block};
-use ancestral::models::embeddings::{text_embedding, timestep_mlp};
-use ancestral::models::t5;
+use ancestral::internals::graph::{Source, Storage, Tensor};
+use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
+use ancestral::internals::kernels::elementwise::activate;
+use ancestral::internals::kernels::embedding::embedding;
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::models::attention::{AddedKv, CrossNorm, Projections, SelfAttention};
+use ancestral::internals::models::blocks::{
+    Resize, ResnetNames, ResnetOptions, linear_no_bias, resnet_block,
+};
+use ancestral::internals::models::embeddings::{text_embedding, timestep_mlp};
+use ancestral::internals::models::t5;
 
 /// Records the block if the family is one of these. Weights are the entry's `w.*`.
 pub(super) fn record(layer: &mut Layer<'_>, family: &str) -> Checked<bool> {

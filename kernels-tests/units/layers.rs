@@ -1,19 +1,21 @@
 //! The single layers: one kernel each.
 
 use super::{Checked, Layer};
-use ancestral::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients};
-use ancestral::graph::Storage;
-use ancestral::kernels::attention::{KeyValue, Options, attention};
-use ancestral::kernels::conv2d::{Window, conv2d};
-use ancestral::kernels::elementwise::{activate, mul};
-use ancestral::kernels::epilogue::Activation;
-use ancestral::kernels::group_norm::{GroupNorm, group_norm};
-use ancestral::kernels::layer_norm::{layer_norm, rms_norm};
-use ancestral::kernels::matmul::matmul;
-use ancestral::kernels::quantile::quantile;
-use ancestral::kernels::resample::{Resample, resample};
-use ancestral::kernels::step::{StepInputs, step};
-use ancestral::kernels::timestep_embedding::timestep_embedding;
+use ancestral::internals::diffusion::{
+    Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients,
+};
+use ancestral::internals::graph::Storage;
+use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
+use ancestral::internals::kernels::conv2d::{Window, conv2d};
+use ancestral::internals::kernels::elementwise::{activate, mul};
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_norm::{GroupNorm, group_norm};
+use ancestral::internals::kernels::layer_norm::{layer_norm, rms_norm};
+use ancestral::internals::kernels::matmul::matmul;
+use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::resample::{Resample, resample};
+use ancestral::internals::kernels::step::{StepInputs, step};
+use ancestral::internals::kernels::timestep_embedding::timestep_embedding;
 
 /// Records the layer if the family is one of these.
 pub(super) fn record(layer: &mut Layer<'_>, family: &str) -> Checked<bool> {

@@ -2,7 +2,7 @@
 
 use super::model::Choice;
 use super::output::say;
-use ancestral::{DeviceChoice, Error};
+use ancestral::{Device, DeviceChoice, Error};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub struct Bisect {
 
 /// Compares, and prints where they part.
 pub fn run(args: &Bisect) -> Result<(), Error> {
-    let device = ancestral::Device::open(&DeviceChoice::parse(&args.device))?;
+    let device = Device::open(&DeviceChoice::parse(&args.device))?;
     let engine = args.choice.load(&args.model, DeviceChoice::Cpu, false)?;
     say(format_args!("CPU against {}", device.name()));
     for (network, parting) in engine.bisect(&device, args.tolerance)? {

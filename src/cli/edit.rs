@@ -3,11 +3,9 @@
 use super::drawing::Drawing;
 use super::model::Model;
 use super::parse::parse_resampling;
+use super::remedy::refuse;
 use super::steering::Steering;
-use ancestral::edit::{Mask, Photo, Rectangle};
-use ancestral::engine::Condition;
-use ancestral::systems::repaint::Resampling;
-use ancestral::{Engine, Error, GenerateConfig};
+use ancestral::{Condition, Error, Mask, Photo, Problem, Rectangle, Resampling, Setting, Settings};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -43,11 +41,11 @@ pub struct Edit {
 pub fn run(args: &Edit) -> Result<(), Error> {
     let started = Instant::now();
     let drawing = &args.drawing;
-    drawing.check_outputs()?;
+    drawing.check_outputs(1)?;
     let photo = Photo::open(&args.picture)?;
     let size = (photo.width(), photo.height());
     let masks = args.mask.iter().map(|text| mask(text, size)).collect::<Result<Vec<_>, _>>()?;
-    let mut engine = args.model.load(drawing.quiet)?;
+    let engine = args.model.load(drawing.output.quiet)?;
     let mut prompts = args.prompt.clone();
     let follows = engine.condition() == Condition::Prompt;
     if prompts.is_empty() && !follows {
@@ -56,25 +54,27 @@ pub fn run(args: &Edit) -> Result<(), Error> {
     if prompts.len() != masks.len() {
         let what =
             format!("masks given: {}, prompts: {}; give a prompt for each mask", masks.len(), prompts.len());
-        return Err(Error::Request(what));
+        return refuse(Setting::Prompt, Problem::Mismatch, what);
     }
     let steers = args.steering.load(&args.model)?;
-    let edit = |engine: &mut Engine, photo: &Photo, at: usize, seed: u64, count: usize| {
-        let guidance =
-            steers.as_ref().map(|steers| steers.guidance(engine, &prompts[at], seed)).transpose()?;
-        let cfg = drawing.config().seed(seed).count(count).resampling(args.resampling);
-        let cfg = args.strength.into_iter().fold(cfg, GenerateConfig::strength);
-        let cfg = guidance.into_iter().fold(cfg, |cfg, guidance| cfg.guide(1.0, guidance));
-        let prompt = if follows || !args.steering.reads_prompt() { &prompts[at] } else { "" };
-        engine.edit(photo, &masks[at], prompt, cfg)
+    let edit = |photo: &Photo, at: usize, seed: u64, count: usize| {
+        let prompt = &prompts[at..at + 1];
+        let guidance = steers.as_ref().map(|steers| steers.guidance(&engine, prompt, seed)).transpose()?;
+        let settings = drawing.settings().seed(seed).count(count).resampling(args.resampling);
+        let settings = if drawing.class.is_empty() { settings } else { settings.classes(&drawing.class) };
+        let settings = args.strength.into_iter().fold(settings, Settings::strength);
+        let settings =
+            guidance.into_iter().fold(settings, |settings, guidance| settings.guide(1.0, guidance));
+        let read = drawing.class.is_empty() && (follows || !args.steering.reads_prompt());
+        engine.edit(photo, &masks[at], if read { &prompt[0] } else { "" }, settings)
     };
-    let mut edited = edit(&mut engine, &photo, 0, drawing.seed, drawing.count)?;
+    let mut edited = edit(&photo, 0, drawing.output.seed, drawing.count(1))?;
     for at in 1..masks.len() {
         for (i, photo) in edited.iter_mut().enumerate() {
-            *photo = edit(&mut engine, photo, at, drawing.seed.wrapping_add(i as u64), 1)?.remove(0);
+            *photo = edit(photo, at, drawing.output.seed.wrapping_add(i as u64), 1)?.remove(0);
         }
     }
-    drawing.save(&edited, Photo::save, started)
+    drawing.output.save(&edited, |photo, path| photo.save(path), started)
 }
 
 /// The mask that an argument says, for a picture of this size.
@@ -83,8 +83,11 @@ fn mask(text: &str, size: (usize, usize)) -> Result<Mask, Error> {
     match rectangles {
         Ok(rectangles) => Mask::rectangles(&rectangles, size),
         Err(_) if Path::new(text).exists() => Mask::open(Path::new(text), size),
-        Err(_) => Err(Error::Request(format!(
-            "the mask `{text}` is neither a file nor a rectangle; give a picture, or X,Y,WIDTH,HEIGHT in pixels"
-        ))),
+        Err(_) => {
+            let what = format!(
+                "the mask `{text}` is neither a file nor a rectangle; give a picture, or X,Y,WIDTH,HEIGHT in pixels"
+            );
+            refuse(Setting::Mask, Problem::Malformed, what)
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! Which model, and on which device.
 
 use super::output::note;
-use ancestral::engine::Bundled;
-use ancestral::{Device, DeviceChoice, Engine, Error, LoadOptions};
+use ancestral::{Bundled, Device, DeviceChoice, Engine, Error, LoadOptions, Precision};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -20,9 +19,59 @@ pub struct Choice {
     /// repeat it for each model, e.g. --flags "--num_heads 4 --noise_schedule linear"
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     flags: Vec<String>,
+    #[command(flatten)]
+    files: Files,
+}
+
+/// Which of a model's files are read, and how they are stored.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct Files {
     /// Which files of the model to read, e.g. fp16
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
+    /// Storage of activations and weights on a GPU [default: what serves the device best]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    /// 4 bytes an element
+    F32,
+    /// 2 bytes an element, but for what needs f32's range
+    F16,
+}
+
+impl Files {
+    /// The storage that was asked for.
+    pub fn precision(&self) -> Option<Precision> {
+        self.precision.map(|precision| match precision {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::F16 => Precision::F16,
+        })
+    }
+
+    fn options(&self, device: DeviceChoice) -> LoadOptions {
+        let (variant, precision) = (self.variant.clone(), self.precision());
+        LoadOptions { device, variant, precision, ..LoadOptions::default() }
+    }
+}
+
+/// Where it runs.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct Where {
+    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
+    #[arg(short, long, value_name = "NAME", default_value = "auto")]
+    device: String,
+}
+
+impl Where {
+    /// The device that was asked for.
+    pub fn choice(&self) -> DeviceChoice {
+        DeviceChoice::parse(&self.device)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -36,15 +85,15 @@ enum SystemName {
 }
 
 impl Choice {
+    /// The storage that was asked for.
+    pub fn precision(&self) -> Option<Precision> {
+        self.files.precision()
+    }
+
     /// Loads the model and says what was taken for granted of its files.
     pub fn load(&self, model: &[PathBuf], device: DeviceChoice, quiet: bool) -> Result<Engine, Error> {
-        let options = LoadOptions {
-            device,
-            variant: self.variant.clone(),
-            precision: None,
-            classifier: self.classifier.clone(),
-            flags: self.flags.clone(),
-        };
+        let (classifier, flags) = (self.classifier.clone(), self.flags.clone());
+        let options = LoadOptions { classifier, flags, ..self.files.options(device) };
         let engine = match (model.is_empty(), self.system) {
             (false, _) => Engine::load_cascade(model, &options),
             (true, SystemName::Imagen) => Engine::bundled_as(Bundled::Imagen, &options),
@@ -72,27 +121,23 @@ pub struct UnClip {
     /// pictures are apart [default: the bundled one]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
-    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
-    #[arg(short, long, value_name = "NAME", default_value = "auto")]
-    device: String,
-    /// Which files of the model to read, e.g. fp16
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    files: Files,
 }
 
 impl UnClip {
     /// Loads it, and says on which device.
     pub fn load(&self, quiet: bool) -> Result<Engine, Error> {
-        let device = DeviceChoice::parse(&self.device);
-        let options =
-            LoadOptions { device: device.clone(), variant: self.variant.clone(), ..Default::default() };
+        let options = self.files.options(self.place.choice());
         let engine = match self.model.is_empty() {
             true => Engine::bundled_as(Bundled::UnClip, &options),
             false => Engine::load_cascade(&self.model, &options),
         }?;
         if !quiet {
             engine.notes().iter().for_each(note);
-            say_device(&engine, &device);
+            say_device(&engine, &options.device);
         }
         Ok(engine)
     }
@@ -106,9 +151,8 @@ pub struct Model {
     /// upsamplers [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
-    /// auto (a hardware GPU, else the CPU), gpu, cpu, or part of an adapter's name, e.g. llvmpipe
-    #[arg(short, long, value_name = "NAME", default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    place: Where,
     #[command(flatten)]
     choice: Choice,
 }
@@ -116,7 +160,7 @@ pub struct Model {
 impl Model {
     /// Loads it, and says on which device.
     pub fn load(&self, quiet: bool) -> Result<Engine, Error> {
-        let device = DeviceChoice::parse(&self.device);
+        let device = self.place.choice();
         let engine = self.choice.load(&self.model, device.clone(), quiet)?;
         if !quiet {
             say_device(&engine, &device);

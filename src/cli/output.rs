@@ -1,7 +1,7 @@
 //! Files, lines, progress bars.
 
-use ancestral::picture::check_output;
-use ancestral::{Error, Progress};
+use ancestral::{Error, Progress, check_output};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,27 +28,43 @@ pub fn outputs(path: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 { vec![path.to_path_buf()] } else { (0..count).map(|i| numbered(path, i)).collect() }
 }
 
-/// Refuses outputs that cannot be written, before minutes are spent on them.
-pub fn check_outputs(path: &Path, count: usize) -> Result<(), Error> {
-    // A count that makes no sense is refused by the engine, after these few.
-    outputs(path, count.min(1_000)).iter().try_for_each(|path| check_output(path))
+/// Where pictures go, and of which seed they are.
+#[derive(Args)]
+pub struct Output {
+    /// Where the PNG goes; several pictures are numbered NAME-0.png, NAME-1.png, …
+    #[arg(id = "output", short, long, value_name = "FILE", default_value = "ancestral.png")]
+    pub path: PathBuf,
+    /// Seed of the noise: the same seed gives the same picture
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
-/// Writes the results to their files, and says where they are and, unless quiet, how long it took since `started`.
-pub fn save<T>(
-    results: &[T],
-    write: impl Fn(&T, &Path) -> Result<(), Error>,
-    path: &Path,
-    (quiet, started): (bool, Instant),
-) -> Result<(), Error> {
-    for (result, path) in results.iter().zip(outputs(path, results.len())) {
-        write(result, &path)?;
-        say(path.display());
+impl Output {
+    /// Refuses outputs that cannot be written, before minutes are spent on them.
+    pub fn check(&self, count: usize) -> Result<(), Error> {
+        // A count that makes no sense is refused by the engine, after these few.
+        outputs(&self.path, count.min(1_000)).iter().try_for_each(|path| check_output(path))
     }
-    if !quiet {
-        note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
+
+    /// Writes the results to their files, and says where they are and, unless quiet, how long it took since `started`.
+    pub fn save<T>(
+        &self,
+        results: &[T],
+        write: impl Fn(&T, &Path) -> Result<(), Error>,
+        started: Instant,
+    ) -> Result<(), Error> {
+        for (result, path) in results.iter().zip(outputs(&self.path, results.len())) {
+            write(result, &path)?;
+            say(path.display());
+        }
+        if !self.quiet {
+            note(format_args!("took {:.1} s", started.elapsed().as_secs_f64()));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A line on standard output. Whoever reads it may have gone; that is no reason to fail.

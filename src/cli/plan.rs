@@ -1,15 +1,13 @@
 //! `ancestral plan`.
 
-use super::drawing::sized;
+use super::drawing::{Extent, Prior};
 use super::model::Choice;
 use super::output::say;
-use super::parse::{parse_memory, parse_size};
-use super::prior::Prior;
-use ancestral::device::DeviceLimits;
-use ancestral::estimate::{Target, plan_network};
-use ancestral::kernels::Precision;
-use ancestral::{Device, DeviceChoice, Error, GenerateConfig};
-use clap::{Args, ValueEnum};
+use super::parse::{StageValue, parse_memory, per_stage};
+use super::tables::table;
+use ancestral::cost::{Target, plan_network};
+use ancestral::{Device, DeviceChoice, DeviceLimits, Error, Precision, Settings};
+use clap::Args;
 use std::path::PathBuf;
 
 /// Dispatches, arithmetic, traffic and memory of a run, from configs and tensor names alone.
@@ -36,9 +34,6 @@ pub struct Plan {
     /// Whose limits: webgpu (what every adapter has), auto, gpu, cpu, or part of an adapter's name
     #[arg(short, long, value_name = "NAME", default_value = "auto")]
     device: String,
-    /// Storage of activations and weights [default: what serves the device best]
-    #[arg(long, value_enum)]
-    precision: Option<PrecisionName>,
     /// Memory of the device in GB, where it is known: wgpu does not say
     #[arg(long, value_name = "GB", value_parser = parse_memory)]
     memory: Option<u64>,
@@ -47,28 +42,16 @@ pub struct Plan {
     count: usize,
     /// Denoising steps, by stage if separated by commas [default: the model's; 50 with --config]
     #[arg(long, value_name = "N", value_delimiter = ',')]
-    steps: Vec<usize>,
+    steps: Vec<StageValue<usize>>,
     /// Guidance scale, by stage if separated by commas; 1 runs the conditional half only
     #[arg(short, long, value_name = "X", value_delimiter = ',')]
-    guidance_scale: Vec<f64>,
-    /// Width and height of the final picture, e.g. 256x256
-    #[arg(long, value_name = "WxH", value_parser = parse_size)]
-    size: Option<(usize, usize)>,
-    /// Plan this many stages: fewer than the model has, or its optional upsampler, too [default: all but that]
-    #[arg(long, value_name = "N")]
-    stages: Option<usize>,
+    guidance_scale: Vec<StageValue<f64>>,
+    #[command(flatten)]
+    extent: Extent,
     #[command(flatten)]
     prior: Prior,
     #[command(flatten)]
     choice: Choice,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum PrecisionName {
-    /// 4 bytes an element
-    F32,
-    /// 2 bytes an element, but for what needs f32's range
-    F16,
 }
 
 /// Prints the plan; whether all of it fits.
@@ -78,24 +61,21 @@ pub fn run(args: &Plan) -> Result<bool, Error> {
         true => Target { precision: Precision::F32, limits: DeviceLimits::webgpu() },
         false => Target::of(&Device::open(&DeviceChoice::parse(&args.device))?),
     };
-    target.precision = match args.precision {
-        Some(PrecisionName::F32) => Precision::F32,
-        Some(PrecisionName::F16) => Precision::F16,
-        None => target.precision,
-    };
+    target.precision = args.choice.precision().unwrap_or(target.precision);
     target.limits.memory = args.memory.or(target.limits.memory);
-    let mut cfg = GenerateConfig::new()
+    let settings = Settings::new()
         .count(args.count)
-        .steps(args.steps.clone())
-        .guidance_scale(args.guidance_scale.clone());
-    cfg = sized(args.prior.apply(cfg), args.size, args.stages);
+        .steps(per_stage(&args.steps))
+        .guidance_scale(per_stage(&args.guidance_scale));
+    let settings = args.prior.apply(args.extent.apply(settings));
     let cost = match &args.config {
-        Some(config) => plan_network(config, args.layout.as_deref(), &cfg, &target)?,
+        Some(config) => plan_network(config, args.layout.as_deref(), &settings, &target)?,
         None => {
             // The configs and tensors' names are read here; no weight is, wherever it would run.
-            args.choice.load(&args.model, DeviceChoice::Cpu, false)?.plan(&cfg, &target)?
+            let engine = args.choice.load(&args.model, DeviceChoice::Cpu, false)?;
+            engine.plan(engine.anything(), &engine.with_anything(settings), &target)?
         }
     };
-    say(&cost);
+    say(table(&cost));
     Ok(cost.fits())
 }

@@ -1,8 +1,9 @@
 //! Guidance by CLIP.
 
 use super::model::Model;
-use ancestral::clip::{Clip, ClipGuidance};
-use ancestral::{Engine, Error, Picture};
+use super::remedy::refuse;
+use ancestral::guidance::ClipGuidance;
+use ancestral::{Clip, Engine, Error, Picture, Problem, Setting};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -48,13 +49,14 @@ impl Steering {
             let refused = "`--clip-model` is for `--clip-guidance` or `--like`; give one of them";
             return match self.clip_model[..] {
                 [] => Ok(None),
-                _ => Err(Error::Request(refused.into())),
+                _ => refuse(Setting::ClipModel, Problem::Unsupported, refused),
             };
         }
         let clip = match (self.clip_model.as_slice(), model.folder()) {
             ([], None) => Clip::bundled(),
-            ([], Some(folder)) => Clip::load(folder).map_err(|error| {
-                Error::Request(format!("no CLIP beside the model: {error}. Give one by `--clip-model PATH`"))
+            ([], Some(folder)) => Clip::load(folder).or_else(|error| {
+                let what = format!("no CLIP beside the model: {error}");
+                refuse(Setting::ClipModel, Problem::Missing, what)
             }),
             (paths, _) => Clip::load_parts(paths),
         }?;
@@ -72,14 +74,14 @@ pub struct Steers<'a> {
 
 impl Steers<'_> {
     /// The guidance of one run.
-    pub fn guidance(&self, engine: &Engine, prompt: &str, seed: u64) -> Result<ClipGuidance, Error> {
+    pub fn guidance(&self, engine: &Engine, prompts: &[String], seed: u64) -> Result<ClipGuidance, Error> {
         let mut guidance = self.clip.guidance(engine.device()).seed(seed);
         if let Some(weight) = self.by.clip_guidance {
-            if prompt.trim().is_empty() {
+            if prompts.is_empty() || prompts.iter().any(|prompt| prompt.trim().is_empty()) {
                 let what = "`--clip-guidance` steers towards a prompt: ancestral generate \"a red circle\"";
-                return Err(Error::Request(what.into()));
+                return refuse(Setting::Prompt, Problem::Missing, what);
             }
-            guidance = guidance.text(prompt, weight);
+            guidance = guidance.texts(prompts, weight);
         }
         if let Some(like) = &self.like {
             let Steering { content, structure, style, .. } = self.by;

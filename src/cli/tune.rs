@@ -1,11 +1,9 @@
 //! `ancestral tune`.
 
-use super::drawing::sized;
-use super::model::Choice;
+use super::drawing::{Extent, Prior};
+use super::model::{Choice, Where};
 use super::output::{note, say};
-use super::parse::parse_size;
-use super::prior::Prior;
-use ancestral::{Device, DeviceChoice, Error, GenerateConfig};
+use ancestral::{Device, Error, Settings};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -16,18 +14,13 @@ pub struct Tune {
     /// Model folder, or OpenAI's checkpoint; repeat it for super-resolution stages [default: a bundled model]
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
-    /// gpu, or part of an adapter's name, e.g. llvmpipe
-    #[arg(short, long, value_name = "NAME", default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    place: Where,
     /// Pictures drawn at once
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: usize,
-    /// Width and height of the final picture, e.g. 256x256
-    #[arg(long, value_name = "WxH", value_parser = parse_size)]
-    size: Option<(usize, usize)>,
-    /// Tune this many stages: fewer than the model has, or its optional upsampler, too [default: all but that]
-    #[arg(long, value_name = "N")]
-    stages: Option<usize>,
+    #[command(flatten)]
+    extent: Extent,
     #[command(flatten)]
     prior: Prior,
     #[command(flatten)]
@@ -39,16 +32,14 @@ pub struct Tune {
 
 /// Measures.
 pub fn run(args: &Tune) -> Result<(), Error> {
-    let mut engine = args.choice.load(&args.model, DeviceChoice::parse(&args.device), false)?;
+    let engine = args.choice.load(&args.model, args.place.choice(), false)?;
     let Device::Gpu(gpu) = engine.device().clone() else {
-        return Err(Error::Device(
-            "the CPU device has nothing to measure; name a GPU: ancestral tune --device llvmpipe".into(),
-        ));
+        let what = "the CPU device has nothing to measure; name a GPU: ancestral tune --device llvmpipe";
+        return Err(Error::Device { what: what.into() });
     };
     note(format_args!("device: {}", gpu.name()));
-    let cfg = args.prior.apply(GenerateConfig::new().count(args.count));
-    let cfg = sized(cfg, args.size, args.stages);
-    let choices = engine.tune(cfg, args.again)?;
+    let settings = args.prior.apply(args.extent.apply(Settings::new().count(args.count)));
+    let choices = engine.tune(settings, args.again)?;
     say(format_args!("{} sizes measured, {} known", choices.measured, choices.known));
     match gpu.tuning_file() {
         Some(path) => say(path.display()),

@@ -41,7 +41,7 @@ impl CpuProgram {
         let limits = Limits { align: size_of::<Line>() as u64, max_buffer: isize::MAX as u64 };
         let plan = Plan::new(graph, limits, |id| graph.info(id).len() as u64 * 4, kept);
         let plan = plan.map_err(|id| {
-            Error::Device(format!("a tensor of shape {:?} is larger than any memory", graph.info(id).shape))
+            Error::device(format!("a tensor of shape {:?} is larger than any memory", graph.info(id).shape))
         })?;
         check_memory(plan.bytes() + weights.bytes_to_read(graph))?;
         let mut values: Vec<Values> = graph
@@ -164,11 +164,11 @@ impl CpuProgram {
 fn check_memory(needed: u64) -> Result<()> {
     let gigabytes = |bytes: u64| bytes as f64 / 1e9;
     match free_memory() {
-        Some(free) if needed > free => Err(Error::Device(format!(
-            "this run needs {:.1} GB of memory, {:.1} GB are free: give a smaller --size, --count or model, or a GPU",
-            gigabytes(needed),
-            gigabytes(free)
-        ))),
+        Some(free) if needed > free => {
+            let (large, small) = (gigabytes(needed), gigabytes(free));
+            let what = format!("this run needs {large:.1} GB of memory, {small:.1} GB are free");
+            Err(Error::Limit { what, needed, available: free })
+        }
         _ => Ok(()),
     }
 }
@@ -182,7 +182,7 @@ mod tests {
         assert!(check_memory(0).is_ok());
         if cfg!(target_os = "linux") {
             let message = check_memory(1 << 60).unwrap_err().to_string();
-            assert!(message.contains("needs 1152921504.6 GB") && message.contains("--size"), "{message}");
+            assert!(message.contains("needs 1152921504.6 GB"), "{message}");
         }
     }
 }

@@ -34,6 +34,7 @@ impl DeviceLimits {
     }
 
     /// What the plan of a graph heeds of them.
+    #[doc(hidden)]
     pub fn plan_limits(&self) -> Limits {
         Limits { align: self.align, max_buffer: self.buffer.map_or(u64::MAX, |most| most.min(1 << 31)) }
     }

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod gpu;
+pub mod ledger;
 mod limits;
 mod memory;
 mod nmse;
@@ -14,9 +15,9 @@ pub use limits::DeviceLimits;
 pub use nmse::nmse;
 pub use options::{Keep, Monitor, ProgramOptions, Transfer, Variants};
 pub use program::{NodeTime, Program};
-pub use weight_cache::Weights;
+pub use weight_cache::{LARGE_WEIGHTS, Weights};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, request};
 use crate::graph::{Graph, TensorId, fuse::fuse};
 use crate::kernels::Precision;
 use program::Backend;
@@ -72,8 +73,8 @@ impl Device {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Existing(gpu) => Ok(Device::Gpu(gpu.clone())),
             DeviceChoice::Gpu => Gpu::open_hardware()?.map(Device::Gpu).ok_or_else(|| {
-                Error::Device(format!(
-                    "no hardware GPU answers ({}); install its Vulkan driver, or use `--device cpu`",
+                Error::device(format!(
+                    "no hardware GPU answers ({}); it needs its Vulkan driver",
                     gpu::found_adapters()
                 ))
             }),
@@ -86,6 +87,15 @@ impl Device {
                     Ok(Device::Cpu)
                 }
             },
+        }
+    }
+
+    /// Whether it is the same device, not only one of the same kind.
+    pub fn is(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Cpu, Device::Cpu) => true,
+            (Device::Gpu(a), Device::Gpu(b)) => a.is(b),
+            _ => false,
         }
     }
 
@@ -123,11 +133,12 @@ impl Device {
     ///
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
     /// above the device's limits, a kernel its compiler refuses.
+    #[doc(hidden)]
     pub fn program(&self, mut graph: Graph, weights: &Weights, options: &ProgramOptions) -> Result<Program> {
         // The kernels count elements in 32 bits.
         if let Some(large) = graph.tensors.iter().find(|t| u32::try_from(t.len()).is_err()) {
             let what = "has more elements than kernels can count; give a smaller `--size` or `--count`";
-            return Err(Error::Request(format!("a tensor of shape {:?} {what}", large.shape)));
+            return Err(request!(Graph, Missing, "a tensor of shape {:?} {what}", large.shape));
         }
         fuse(&mut graph);
         if let Device::Gpu(gpu) = self {
@@ -144,6 +155,6 @@ impl Device {
                 Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?))
             }
         };
-        Ok(Program { graph, backend })
+        Ok(Program { graph, backend, number: ledger::number() })
     }
 }

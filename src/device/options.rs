@@ -4,7 +4,7 @@ use crate::graph::TensorId;
 use crate::kernels::Precision;
 
 /// How a graph is built into a program.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramOptions {
     /// Storage of activations and weights on the GPU; the CPU computes in f32.
     pub precision: Precision,

@@ -2,6 +2,7 @@
 
 use super::cpu::CpuProgram;
 use super::gpu::GpuProgram;
+use super::ledger;
 use super::options::{Monitor, Transfer};
 use crate::error::Result;
 use crate::graph::{Graph, Node, TensorId};
@@ -16,6 +17,8 @@ pub(super) enum Backend {
 pub struct Program {
     pub(super) graph: Graph,
     pub(super) backend: Backend,
+    /// Its number in a [ledger].
+    pub(super) number: u64,
 }
 
 impl Program {
@@ -62,6 +65,7 @@ impl Program {
 
     /// Computes every node.
     pub fn run(&mut self, monitor: &mut Monitor<'_>) -> Result<()> {
+        ledger::note(self.number, self.graph.nodes.len());
         match &mut self.backend {
             Backend::Cpu(p) => p.run(&self.graph, monitor),
             Backend::Gpu(p) => p.run(&self.graph, monitor),

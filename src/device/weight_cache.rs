@@ -1,10 +1,13 @@
 //! A checkpoint's tensors on the devices.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, request};
 use crate::graph::{Graph, Repack, Source, Storage, TensorId, WeightPart};
 use crate::weights::Checkpoint;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Devices' copies of weights of more bytes are given back when their network is done.
+pub const LARGE_WEIGHTS: u64 = 1 << 30;
 
 /// A checkpoint and what of it is on the device already, so that programs of several sizes share one copy.
 pub struct Weights {
@@ -32,7 +35,7 @@ impl Weights {
     pub(super) fn checkpoint(&self, parts: &[WeightPart]) -> Result<&Checkpoint> {
         let missing = || {
             let name = WeightPart::list(parts);
-            Error::Request(format!("the graph reads the weight `{name}`, but it was given no checkpoint"))
+            request!(Graph, Missing, "the graph reads the weight `{name}`, but it was given no checkpoint")
         };
         self.checkpoint.as_ref().ok_or_else(missing)
     }
@@ -46,19 +49,18 @@ impl Weights {
             .sum()
     }
 
-    /// Whether the devices' copies take more than a gigabyte.
-    pub fn is_large(&self) -> bool {
-        const LARGE: u64 = 1 << 30;
+    /// Bytes of the devices' copies.
+    pub fn bytes(&self) -> u64 {
         let on_cpu = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
         let on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = on_cpu.values().map(|v| v.len() as u64 * 4).sum::<u64>();
-        bytes + on_gpu.values().map(wgpu::Buffer::size).sum::<u64>() > LARGE
+        bytes + on_gpu.values().map(wgpu::Buffer::size).sum::<u64>()
     }
 
     /// Gives the devices' copies back if they are large: a 10 GB encoder that is done must leave room for the U-Net.
     /// Small networks stay for the next picture. Programs that still run keep what they use.
     pub fn release_if_large(&self) {
-        if self.is_large() {
+        if self.bytes() > LARGE_WEIGHTS {
             self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
             self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }

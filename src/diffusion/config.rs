@@ -4,75 +4,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::process::{PredictionType, Process, Thresholding, VarianceType};
+use super::samplers::Sampler;
 use super::schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, request};
 use crate::files::read_json;
 
 /// More training timesteps than any model has; a file that claims more is broken.
 const MOST_TIMESTEPS: u64 = 1_000_000;
-
-/// What the network's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PredictionType {
-    /// The noise ε.
-    Epsilon,
-    /// The clean sample x_0.
-    Sample,
-    /// v = √ᾱ ε − √(1−ᾱ) x_0 (arXiv:2202.00512).
-    VPrediction,
-}
-
-/// Which variance the ancestral step adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VarianceType {
-    /// The posterior's, β̃ = β (1−ᾱ_prev)/(1−ᾱ).
-    FixedSmall,
-    /// The same by way of its logarithm.
-    FixedSmallLog,
-    /// β.
-    FixedLarge,
-    /// β by way of its logarithm. (diffusers takes the square root of that logarithm, which is NaN; here it
-    /// gives √β like OpenAI's code.)
-    FixedLargeLog,
-    /// The network's extra channels are the variance.
-    Learned,
-    /// The network's extra channels v interpolate: log σ² = (v+1)/2·log β + (1−v)/2·log β̃
-    /// (Nichol & Dhariwal 2021).
-    LearnedRange,
-}
-
-/// What happens to x̂0 before the mean is formed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Thresholding {
-    /// Nothing.
-    None,
-    /// Clamped to ±r.
-    Range(f64),
-    /// Dynamic thresholding (Imagen, arXiv:2205.11487): s = quantile of |x̂0| over each image, clamped to
-    /// [1, max]; x̂0 clamped to ±s and divided by s.
-    Dynamic {
-        /// Which quantile, 0 to 1.
-        ratio: f64,
-        /// The largest s.
-        max: f64,
-    },
-}
-
-/// How x_{t−1} is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sampler {
-    /// Ancestral (Ho et al. 2020), over whatever timesteps are chosen.
-    Ddpm,
-    /// Song et al. 2020 (arXiv:2010.02502).
-    Ddim {
-        /// 0 deterministic, 1 as random as DDPM.
-        eta: f64,
-        /// ε is derived again from the clipped x̂0: true in OpenAI's code, false in diffusers' pipelines.
-        rederive_epsilon: bool,
-    },
-    /// DDPM as Karlo's UnCLIPScheduler has it: the last step's predecessor is t − 1.
-    UnClip,
-}
 
 /// Which timesteps are visited.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,10 +45,11 @@ impl Timesteps {
                 let descending = list.windows(2).all(|pair| pair[0] > pair[1]);
                 match list.first() {
                     Some(&first) if first < total && descending => Ok(list.clone()),
-                    _ => Err(Error::Request(format!(
-                        "custom timesteps must be at least one, strictly descending and below {total}; \
-                         found {list:?}"
-                    ))),
+                    _ => Err(request!(
+                        Steps,
+                        Malformed,
+                        "custom timesteps must be at least one, strictly descending and below {total}; found {list:?}"
+                    )),
                 }
             }
         }
@@ -141,6 +81,9 @@ pub struct SchedulerConfig {
     pub set_alpha_to_one: bool,
     /// The sampler the file names.
     pub sampler: Sampler,
+    /// DDIM derives ε again from the clipped x̂0 (`use_clipped_model_output`): OpenAI's code does, diffusers' pipelines do
+    /// not.
+    pub rederive_epsilon: bool,
     /// OpenAI's loops draw noise in every step, used or not; a shared generator moves on accordingly.
     pub always_draws: bool,
 }
@@ -167,12 +110,7 @@ impl SchedulerConfig {
             ));
         };
         let json = Json { path, map: &map };
-        let samplers = [
-            ("DDPMScheduler", Sampler::Ddpm),
-            ("DDIMScheduler", Sampler::Ddim { eta: 0.0, rederive_epsilon: false }),
-            ("UnCLIPScheduler", Sampler::UnClip),
-        ];
-        let sampler = json.choice("_class_name", None, &samplers)?;
+        let sampler = json.choice("_class_name", None, Sampler::CLASSES)?;
         let unclip = sampler == Sampler::UnClip;
         let num_train_timesteps = json.unsigned("num_train_timesteps", 1000, 1..=MOST_TIMESTEPS)?;
         let config = SchedulerConfig {
@@ -187,6 +125,7 @@ impl SchedulerConfig {
             steps_offset: json.unsigned("steps_offset", 0, 0..=MOST_TIMESTEPS)?,
             set_alpha_to_one: json.boolean("set_alpha_to_one", true)?,
             sampler,
+            rederive_epsilon: false,
             always_draws: false,
         };
         // found here, a nonsensical beta is named with its file
@@ -226,6 +165,7 @@ impl SchedulerConfig {
             steps_offset: 0,
             set_alpha_to_one: true,
             sampler: Sampler::Ddpm,
+            rederive_epsilon: true,
             always_draws: true,
         }
     }
@@ -240,6 +180,18 @@ impl SchedulerConfig {
         let whole = matches!(sampler, Sampler::Ddim { .. })
             && space_timesteps(self.num_train_timesteps, &stride).is_ok();
         Timesteps::Respaced(if whole { stride } else { count.to_string() })
+    }
+
+    /// What a sampler's rule reads of it.
+    pub(super) fn process(&self) -> Process {
+        Process {
+            num_train_timesteps: self.num_train_timesteps,
+            variance_type: self.variance_type,
+            clip: self.clip,
+            spacing: self.spacing,
+            set_alpha_to_one: self.set_alpha_to_one,
+            rederive_epsilon: self.rederive_epsilon,
+        }
     }
 
     /// β and ᾱ of the trained process. Errors: see [`Schedule::new`].

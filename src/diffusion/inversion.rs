@@ -6,9 +6,10 @@
 //! Here the equation is solved by so many evaluations as the caller gives, of which that is the first (fixed points of
 //! DDIM's steps: Pan et al. 2023, arXiv:2309.04907).
 
-use super::config::{PredictionType, SchedulerConfig, Thresholding, Timesteps};
-use super::scheduler::{Coefficients, Step, Variance};
-use crate::error::{Error, Result};
+use super::config::{SchedulerConfig, Timesteps};
+use super::process::{PredictionType, Thresholding};
+use super::step::{Coefficients, Step, Variance};
+use crate::error::{Result, request};
 
 /// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what
 /// is left of them for the picture has no digits.
@@ -19,13 +20,13 @@ const SETTLED: f64 = 1e-5;
 /// `count` timesteps, evenly from the noisiest from which a picture can be told down to 0, so that DDIM's steps there can
 /// be inverted.
 ///
-/// Errors ([`Error::Request`]): none, or more than there are.
+/// Errors ([`Request`](crate::Error::Request)): none, or more than there are.
 pub fn invertible_timesteps(config: &SchedulerConfig, count: usize) -> Result<Timesteps> {
     let schedule = config.schedule()?;
     let least = if config.prediction_type == PredictionType::Epsilon { LEAST_ALPHA_BAR } else { 0.0 };
     let last = schedule.alpha_bars.iter().rposition(|&alpha_bar| alpha_bar >= least).unwrap_or(0);
     if count == 0 || count > last + 1 {
-        return Err(Error::Request(format!("{count} steps from latents: give 1 to {}", last + 1)));
+        return Err(request!(Steps, OutOfRange, "{count} steps from latents: give 1 to {}", last + 1));
     }
     let stride = last as f64 / (count.max(2) - 1) as f64;
     Ok(Timesteps::Custom((0..count).map(|i| (last as f64 - i as f64 * stride).round() as usize).collect()))
@@ -33,7 +34,7 @@ pub fn invertible_timesteps(config: &SchedulerConfig, count: usize) -> Result<Ti
 
 /// The step whose result, from x with noise x', is (x' − b out(x))/a: a better guess of the sample that `step` takes to x'.
 ///
-/// Errors ([`Error::Request`]): a step that clips or adds noise, or that x does not enter.
+/// Errors ([`Request`](crate::Error::Request)): a step that clips or adds noise, or that x does not enter.
 pub fn inverse(step: &Step) -> Result<Step> {
     let c = &step.coefficients;
     let deterministic = c.variance == Variance::Fixed { sigma: 0.0 } || !step.adds_noise;
@@ -41,9 +42,11 @@ pub fn inverse(step: &Step) -> Result<Step> {
     let b = c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out;
     if c.clip != Thresholding::None || !deterministic || a.abs() < 1e-6 {
         let t = step.timestep;
-        return Err(Error::Request(format!(
+        return Err(request!(
+            Sampler,
+            Unsupported,
             "the step at timestep {t} cannot be inverted: only DDIM's can, with eta 0, without clipping"
-        )));
+        ));
     }
     let coefficients = Coefficients {
         eps_x: 0.0,
@@ -142,7 +145,7 @@ mod tests {
         SchedulerConfig::from_json(Path::new("scheduler_config.json"), &text).expect("a scheduler")
     }
 
-    const DDIM: Sampler = Sampler::Ddim { eta: 0.0, rederive_epsilon: false };
+    const DDIM: Sampler = Sampler::Ddim { eta: 0.0 };
 
     /// The sample `step` makes of x, and the guess `inverse` makes.
     fn apply(step: &Step, x: f64, out: f64, z: f64) -> f64 {
@@ -220,7 +223,7 @@ mod tests {
     #[test]
     fn what_cannot_be_inverted_is_told() {
         let mut config = scheduler("DDPMScheduler", "epsilon");
-        let random = Sampler::Ddim { eta: 0.5, rederive_epsilon: false };
+        let random = Sampler::Ddim { eta: 0.5 };
         let noisy = steps(&config, &random, 10).expect("steps");
         assert!(inverse(&noisy[0]).is_err());
         config.clip = Thresholding::Range(1.0);

@@ -1,7 +1,7 @@
 //! A step as the numbers that one fused kernel reads (`shaders/shared/predict.wgsl`).
 
-use super::config::Thresholding;
-use super::scheduler::{Step, Variance};
+use super::process::Thresholding;
+use super::step::{Step, Variance};
 
 /// The guidance scale.
 pub(crate) const GUIDANCE: usize = 0;

@@ -1,7 +1,7 @@
 //! What the fused step kernel computes, in f64, one value at a time.
 
-use super::config::Thresholding;
-use super::scheduler::{Step, Variance};
+use super::process::Thresholding;
+use super::step::{Step, Variance};
 
 /// What one step gives.
 #[derive(Debug, Clone, PartialEq)]

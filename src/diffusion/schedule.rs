@@ -1,6 +1,6 @@
 //! β schedules, their cumulative products ᾱ, and the timesteps a sampler visits.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result, Setting, request};
 
 /// The arithmetic a schedule's scalars are computed in.
 ///
@@ -100,19 +100,23 @@ impl Schedule {
 fn check_betas(betas: &[f64], expected: usize) -> Result<()> {
     if betas.len() != expected || expected == 0 {
         let found = betas.len();
-        return Err(Error::Request(format!(
+        return Err(request!(
+            Model,
+            Malformed,
             "the schedule has {found} betas but num_train_timesteps is {expected}; \
              both must agree and be at least 1"
-        )));
+        ));
     }
     // written so that NaN fails too; a last beta of 1 is zero terminal SNR
     let bad = |(t, &beta): (usize, &f64)| !(beta > 0.0 && (beta < 1.0 || (beta == 1.0 && t + 1 == expected)));
     match betas.iter().enumerate().position(bad) {
         None => Ok(()),
-        Some(t) => Err(Error::Request(format!(
+        Some(t) => Err(request!(
+            Model,
+            Malformed,
             "beta of timestep {t} is {}; every beta must be above 0 and below 1 (the last one at most 1)",
             betas[t]
-        ))),
+        )),
     }
 }
 
@@ -121,11 +125,13 @@ fn check_alpha_bars(alpha_bars: &[f64]) -> Result<()> {
     let bad = |(t, &bar): (usize, &f64)| !((bar > 0.0 || (bar == 0.0 && t == last)) && bar < 1.0);
     match alpha_bars.iter().enumerate().position(bad) {
         None => Ok(()),
-        Some(t) => Err(Error::Request(format!(
+        Some(t) => Err(request!(
+            Model,
+            Malformed,
             "alpha_bar of timestep {t} is {}; the betas must bring it from below 1 to above 0 \
              (0 at the last one only)",
             alpha_bars[t]
-        ))),
+        )),
     }
 }
 
@@ -222,9 +228,11 @@ impl Spacing {
     ) -> Result<Vec<usize>> {
         let (total, n) = (num_train_timesteps, num_steps);
         if n == 0 || n > total {
-            return Err(Error::Request(format!(
+            return Err(request!(
+                Steps,
+                OutOfRange,
                 "{n} sampling steps asked for; this model takes 1 to {total} (its num_train_timesteps)"
-            )));
+            ));
         }
         let mut ascending: Vec<usize> = match self {
             Spacing::Leading => (0..n).map(|i| i * (total / n) + steps_offset).collect(),
@@ -232,7 +240,7 @@ impl Spacing {
             Spacing::Fractional if n == 1 => {
                 let what = "UnCLIP samplers need at least 2 steps (their stride is (T - 1) / (steps - 1)); \
                             ask for 2 or more";
-                return Err(Error::Request(what.into()));
+                return Err(Error::request(Setting::Steps, Problem::OutOfRange, what));
             }
             Spacing::Linspace | Spacing::Fractional => {
                 let stride = (total - 1) as f64 / (n - 1) as f64;
@@ -242,12 +250,14 @@ impl Spacing {
         };
         ascending.reverse();
         if ascending[0] >= total {
-            return Err(Error::Request(format!(
+            return Err(request!(
+                Steps,
+                OutOfRange,
                 "{n} steps with steps_offset {steps_offset} start at timestep {}, beyond the \
                  model's last, {}; ask for fewer steps",
                 ascending[0],
                 total - 1
-            )));
+            ));
         }
         Ok(ascending)
     }
@@ -273,10 +283,12 @@ fn trailing(total: usize, n: usize) -> Vec<usize> {
 pub fn space_timesteps(num_train_timesteps: usize, respacing: &str) -> Result<Vec<usize>> {
     let total = num_train_timesteps;
     let refuse = |why: String| {
-        Error::Request(format!(
+        request!(
+            Respacing,
+            Malformed,
             "timestep respacing `{respacing}` of {total} steps: {why}; \
              write \"150\", \"20,10,5\", \"ddim50\" or \"fast27\""
-        ))
+        )
     };
     let count =
         |text: &str| text.trim().parse::<usize>().map_err(|_| refuse(format!("`{text}` is no number")));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::reference::{apply, quantile_abs};
 use super::*;
-use crate::error::Error;
+use crate::error::{Error, Part};
 
 fn config(json: &str) -> SchedulerConfig {
     SchedulerConfig::from_json(Path::new("s.json"), json).unwrap()
@@ -12,7 +12,7 @@ fn config(json: &str) -> SchedulerConfig {
 
 fn config_error(json: &str) -> (String, String) {
     match SchedulerConfig::from_json(Path::new("s.json"), json) {
-        Err(Error::Config { key, what, .. }) => (key, what),
+        Err(Error::ModelFile { part: Part::Key(key), what, .. }) => (key, what),
         other => panic!("{other:?}"),
     }
 }
@@ -71,7 +71,8 @@ fn unclipped_ddim_with_eta_1_is_ddpm() {
     let config = SchedulerConfig { spacing: Spacing::Leading, ..unclipped_f64() };
     let (x, out, z) = (values(32, 4), values(32, 5), values(32, 6));
     for rederive_epsilon in [false, true] {
-        let ddim = steps(&config, &Sampler::Ddim { eta: 1.0, rederive_epsilon }, 20).unwrap();
+        let config = SchedulerConfig { rederive_epsilon, ..config.clone() };
+        let ddim = steps(&config, &Sampler::Ddim { eta: 1.0 }, 20).unwrap();
         for (a, b) in ddim.iter().zip(&steps(&config, &Sampler::Ddpm, 20).unwrap()) {
             let (a, b) = (apply(a, &x, &out, &[], &z, 2), apply(b, &x, &out, &[], &z, 2));
             assert!(a.x.iter().zip(&b.x).all(|(a, b)| (a - b).abs() < 1e-10));
@@ -84,7 +85,7 @@ fn prediction_types_agree_on_the_same_sample() {
     let base = SchedulerConfig { clip: Thresholding::Range(3.0), ..unclipped_f64() };
     let of = |prediction_type| {
         let config = SchedulerConfig { prediction_type, ..base.clone() };
-        steps(&config, &Sampler::Ddim { eta: 0.3, rederive_epsilon: false }, 10).unwrap()
+        steps(&config, &Sampler::Ddim { eta: 0.3 }, 10).unwrap()
     };
     let all = [of(PredictionType::Epsilon), of(PredictionType::Sample), of(PredictionType::VPrediction)];
     for i in 0..10 {
@@ -129,7 +130,7 @@ fn the_last_step_adds_no_noise() {
     assert_eq!(list[9].coefficients.mean_x0, 1.0);
     // OpenAI's loops move the generator on all the same, also in DDIM without noise
     let glide = SchedulerConfig::openai(BetaSchedule::openai_linear(1000), 1000, VarianceType::LearnedRange);
-    let ddim = Sampler::Ddim { eta: 0.0, rederive_epsilon: true };
+    let ddim = Sampler::Ddim { eta: 0.0 };
     let fast = steps(&glide, &ddim, Timesteps::Respaced("fast27".into())).unwrap();
     assert_eq!((fast.len(), fast[0].timestep), (27, 997.0));
     assert!(fast.iter().all(|s| s.draws_noise && s.coefficients.variance == Variance::Fixed { sigma: 0.0 }));
@@ -143,9 +144,9 @@ fn zero_terminal_snr_needs_a_prediction_that_survives_it() {
                 "timestep_spacing": "trailing", "prediction_type": "{prediction}"}}"#
         )
     };
-    let v = config(&json("v_prediction"));
+    let v = SchedulerConfig { rederive_epsilon: true, ..config(&json("v_prediction")) };
     assert_eq!(v.schedule().unwrap().alpha_bars[999], 0.0);
-    for sampler in [Sampler::Ddpm, Sampler::Ddim { eta: 1.0, rederive_epsilon: true }] {
+    for sampler in [Sampler::Ddpm, Sampler::Ddim { eta: 1.0 }] {
         let first = steps(&v, &sampler, 10).unwrap()[0];
         let stepped = apply(&first, &values(16, 1), &values(16, 2), &[], &values(16, 3), 1);
         assert!(stepped.x.iter().all(|x| x.is_finite()));
@@ -165,7 +166,7 @@ fn impossible_requests_are_refused_with_the_numbers() {
         assert!(message(Timesteps::Custom(custom)).contains("strictly descending and below 1000"));
     }
     for eta in [-0.1, f64::NAN, 3.0] {
-        let ddim = Sampler::Ddim { eta, rederive_epsilon: false };
+        let ddim = Sampler::Ddim { eta };
         assert!(steps(&ddpm, &ddim, 10).unwrap_err().to_string().contains("eta"), "{eta}");
     }
     let unclip = config(r#"{"_class_name": "UnCLIPScheduler"}"#);
@@ -209,8 +210,8 @@ fn configuration_errors_name_key_value_and_choices() {
         config_error(r#"{"_class_name": "UnCLIPScheduler", "variance_type": "learned"}"#).0,
         "variance_type"
     );
-    assert!(matches!(SchedulerConfig::from_json(Path::new("x"), "[1"), Err(Error::File { .. })));
-    assert!(matches!(SchedulerConfig::from_json(Path::new("x"), "[1]"), Err(Error::File { .. })));
+    assert!(matches!(SchedulerConfig::from_json(Path::new("x"), "[1"), Err(Error::ModelFile { .. })));
+    assert!(matches!(SchedulerConfig::from_json(Path::new("x"), "[1]"), Err(Error::ModelFile { .. })));
 }
 
 #[test]

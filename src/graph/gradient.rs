@@ -3,7 +3,7 @@
 //! forward node's [`Kernel::gradient`](crate::kernels::Kernel::gradient).
 
 use super::{Graph, Tensor, TensorId};
-use crate::error::{Error, Result};
+use crate::error::{Result, request};
 use crate::kernels::Backward;
 use crate::kernels::elementwise::{add, as_elem};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use std::collections::HashMap;
 /// [`recompute`](super::recompute::recompute) trades that memory for time.
 ///
 /// # Errors
-/// [`Error::Request`] where a kernel on the way has no gradient, or none with respect to the tensor in question; where
+/// [`Request`](crate::Error::Request) where a kernel on the way has no gradient, or none with respect to the tensor in question; where
 /// `scalar` does not depend on one of `inputs`.
 pub fn gradient(g: &mut Graph, scalar: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     let forward = g.nodes.len();
@@ -41,10 +41,13 @@ pub fn gradient(g: &mut Graph, scalar: &Tensor, inputs: &[&Tensor]) -> Result<Ve
         let dy = g.reshape(&dy, &g.info(node.output).shape.clone());
         let wants: Vec<bool> = node.inputs.iter().map(|id| depends[id.0]).collect();
         let refused = |what: &str| {
-            Error::Request(format!(
+            request!(
+                Guide,
+                Unsupported,
                 "the gradient through `{}` ({}) with respect to {what} is not defined",
-                node.label, node.kernel.name
-            ))
+                node.label,
+                node.kernel.name
+            )
         };
         let record = node.kernel.gradient.ok_or_else(|| refused("its inputs"))?;
         let parts = record(g, &Backward { node: &node, dy: &dy, wants: &wants }).map_err(refused)?;
@@ -64,7 +67,7 @@ pub fn gradient(g: &mut Graph, scalar: &Tensor, inputs: &[&Tensor]) -> Result<Ve
         let found = gradients.get(&input.id);
         let found = found.map(|gradient| g.reshape(gradient, &input.shape));
         found.ok_or_else(|| {
-            Error::Request("the scalar does not depend on what its gradient is asked for".into())
+            request!(Guide, Unsupported, "the scalar does not depend on what its gradient is asked for")
         })
     };
     inputs.iter().map(of).collect()

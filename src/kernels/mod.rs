@@ -3,8 +3,14 @@
 //! Each module holds the kernel's `Params` (the WGSL uniform), `record` functions that prove shapes and append
 //! nodes to a [`Graph`](crate::graph::Graph), the `reference` (the definition in plain loops with f64 sums), the
 //! `cpu` version the CPU device runs, and the cost. Families are folders, not paths: each kernel is
-//! `kernels::NAME`. Adding one is `shaders/FAMILY/x.wgsl`, `src/kernels/FAMILY/x.rs`, its name in the family's `mod.rs`
-//! and in [`ALL`], and its cases in `kernels-tests/`.
+//! `kernels::NAME`. Adding one is `shaders/FAMILY/x.wgsl`, `src/kernels/FAMILY/x.rs`, its name (twice) in the
+//! family's `mod.rs`, and its cases in `kernels-tests/cases/`.
+
+macro_rules! table {
+    ($($name:ident),* $(,)?) => {
+        pub(super) const KERNELS: &[&crate::kernels::Kernel] = &[$(&$name::KERNEL),*];
+    };
+}
 
 #[macro_use]
 mod params;
@@ -35,17 +41,10 @@ pub use shader::*;
 pub(crate) use snippets::*;
 
 pub use crate::graph::rewrites::Rewrites;
+use std::sync::LazyLock;
 
-macro_rules! table {
-    ($($name:ident),* $(,)?) => {
-        /// Every kernel; pipelines, tests and benches walk this table.
-        pub static ALL: &[&Kernel] = &[$(&$name::KERNEL),*];
-    };
-}
-
-table! {
-    activation_gradient, attention, attention_key_gradient, attention_query_gradient, attention_statistics, batch_norm,
-    concat, conv2d, conv2d_gradient, cut, elementwise, embedding, group_norm, group_norm_gradient, layer_norm,
-    layer_norm_gradient, matmul, pick, product, product_slices, quantile, resample, resample_gradient, softmax,
-    softmax_gradient, step, sum_axis, sum_slices, timestep_embedding, transpose, winograd_input, winograd_output,
-}
+/// Every kernel; pipelines, tests and benches walk this table.
+pub static ALL: LazyLock<Vec<&'static Kernel>> = LazyLock::new(|| {
+    [attention_family::KERNELS, norms::KERNELS, pointwise::KERNELS, products::KERNELS, sampling::KERNELS]
+        .concat()
+});

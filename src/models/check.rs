@@ -2,6 +2,7 @@
 //! an assertion of the recording. Sizes are bounded well above every published model; after this check the shapes of
 //! the checkpoint's tensors are compared, before anything of their size is allocated.
 
+use super::network::DenoisingNetwork;
 use super::unet::{self, CROSS_DOWN, CROSS_UP, MID, RESNET_DOWN, RESNET_UP};
 use super::unet2d::{self, DOWN, UP};
 use crate::error::{Error, Result};

@@ -9,6 +9,7 @@ use super::attention::{join, options, rows};
 use super::blocks::{linear, linears};
 use super::check::{MAX_CHANNELS, MAX_LAYERS, range, require};
 use super::embeddings::mlp;
+use super::network::{DenoisingNetwork, Shape, Sides};
 use crate::error::Result;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention::{KeyValue, MAX_HEAD_DIM, Options, Rows, attention};
@@ -244,17 +245,32 @@ impl Config {
         let y = mul(g, x, &deviation);
         add(g, &y, &mean)
     }
+}
 
-    /// The network alone, to list its weights or to compare devices.
-    pub fn graph(&self) -> Graph {
-        let (mut g, columns, tokens) = (Graph::new(), self.embedding_dim, self.num_embeddings);
+impl DenoisingNetwork for Config {
+    fn sides(&self) -> Sides {
+        Sides { side: 1, multiple: 1 }
+    }
+
+    fn sample_channels(&self) -> usize {
+        self.embedding_dim
+    }
+
+    /// Inputs besides the sample `[N, 1, 1, E]`: `embeds` and `states` of the captions, and the `mask` `[batch, L + 1]`.
+    fn record(&self, g: &mut Graph, _: Shape, x: &Tensor, t: &Tensor) -> Tensor {
+        let (batch, columns, tokens) = (t.dim(0), self.embedding_dim, self.num_embeddings);
+        let embeds = g.input("embeds", &[batch, columns], Storage::Elem);
+        let states = g.input("states", &[batch, tokens, columns], Storage::Elem);
+        let mask = g.input("mask", &[batch, tokens + 1], Storage::F32);
+        self.forward(g, &Inputs { x, t, embeds: &embeds, states: &states, mask: &mask })
+    }
+
+    /// With what [makes CLIP's embeddings](Config::denormalised) of its own; output `embedding`.
+    fn smallest(&self) -> Graph {
+        let (mut g, columns) = (Graph::new(), self.embedding_dim);
         let x = g.input("x", &[1, 1, 1, columns], Storage::F32);
         let t = g.input("t", &[1], Storage::F32);
-        let embeds = g.input("embeds", &[1, columns], Storage::Elem);
-        let states = g.input("states", &[1, tokens, columns], Storage::Elem);
-        let mask = g.input("mask", &[1, tokens + 1], Storage::F32);
-        let out =
-            self.forward(&mut g, &Inputs { x: &x, t: &t, embeds: &embeds, states: &states, mask: &mask });
+        let out = self.record(&mut g, Shape::default(), &x, &t);
         let out = g.reshape(&out, &[1, columns]);
         let embedding = self.denormalised(&mut g, &out);
         g.output("out", &out);

@@ -4,11 +4,13 @@
 use super::attention::{Projections, SelfAttention};
 use super::blocks::{Resize, ResnetNames, ResnetOptions, conv, downsample, resnet_block, upsample};
 use super::embeddings::timestep_mlp;
-use crate::graph::{Graph, Tensor};
+use super::network::{DenoisingNetwork, Shape, Sides};
+use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::conv2d::Window;
 use crate::kernels::elementwise::activate;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
+use crate::kernels::resample::{Resample, resample};
 use crate::kernels::timestep_embedding::timestep_embedding;
 use serde::Deserialize;
 
@@ -110,16 +112,6 @@ impl Config {
     /// Heights and widths must be multiples of this.
     pub fn size_multiple(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
-    }
-
-    /// Whether it enlarges a picture.
-    pub fn is_super_resolution(&self) -> bool {
-        self.in_channels == 6
-    }
-
-    /// Channels of the sample: the network's input less the picture beside it.
-    pub fn sample_channels(&self) -> usize {
-        if self.is_super_resolution() { self.in_channels / 2 } else { self.in_channels }
     }
 
     fn scale_shift(&self) -> bool {
@@ -246,5 +238,34 @@ impl Config {
         } else {
             upsample(g, "upsamplers.0.conv", &h)
         }
+    }
+}
+
+/// Unguided super-resolution's picture `[N, h, w, 3]` at the size of the sample: bicubic over all of the pixels that become
+/// one (Karlo's).
+pub fn enlarge(g: &mut Graph, low_res: &Tensor, (height, width): (usize, usize)) -> Tensor {
+    resample(g, "low_res", low_res, height, width, Resample::Bicubic { antialias: true })
+}
+
+impl DenoisingNetwork for Config {
+    fn sides(&self) -> Sides {
+        Sides { side: self.sample_size, multiple: self.size_multiple() }
+    }
+
+    fn sample_channels(&self) -> usize {
+        if self.enlarges() { self.in_channels / 2 } else { self.in_channels }
+    }
+
+    fn enlarges(&self) -> bool {
+        self.in_channels == 6
+    }
+
+    /// Input besides the sample: `low_res` `[N, h, w, 3]` in [-1, 1], of a network that enlarges.
+    fn record(&self, g: &mut Graph, shape: Shape, x: &Tensor, t: &Tensor) -> Tensor {
+        let low_res = self.enlarges().then(|| {
+            let low_res = g.input("low_res", &shape.small(), Storage::Elem);
+            enlarge(g, &low_res, (shape.height, shape.width))
+        });
+        self.forward(g, (x, low_res.as_ref()), t)
     }
 }

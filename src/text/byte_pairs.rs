@@ -9,7 +9,7 @@ use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, request};
 
 /// Larger tables are refused, before and after they are unpacked; CLIP's, the largest, has 3.4 MB unpacked.
 const MAX_FILE: u64 = 32 << 20;
@@ -71,7 +71,7 @@ impl BytePairs {
         let spelled: String = word.bytes().map(|b| letters[usize::from(b)]).collect();
         let tokens = self.bpe.tokenize(&spelled);
         let tokens =
-            tokens.map_err(|e| Error::Request(format!("the prompt's `{word}` has no tokens: {e}")))?;
+            tokens.map_err(|e| request!(Prompt, Malformed, "the prompt's `{word}` has no tokens: {e}"))?;
         ids.extend(tokens.iter().map(|token| token.id));
         Ok(())
     }
@@ -101,11 +101,19 @@ pub(super) fn alphabet() -> Vec<char> {
 /// Refuses texts far beyond any prompt, and lengths without room.
 pub(super) fn check_request(text: &str, length: usize, least: usize) -> Result<()> {
     if text.len() > MAX_TEXT {
-        let what = format!("the prompt has {} bytes; shorten it to at most {MAX_TEXT}", text.len());
-        return Err(Error::Request(what));
+        return Err(request!(
+            Prompt,
+            Malformed,
+            "the prompt has {} bytes; shorten it to at most {MAX_TEXT}",
+            text.len()
+        ));
     }
     if length < least {
-        return Err(Error::Request(format!("a prompt needs room for at least {least} tokens, not {length}")));
+        return Err(request!(
+            Prompt,
+            Malformed,
+            "a prompt needs room for at least {least} tokens, not {length}"
+        ));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, kind};
 use super::special::Specials;
 use super::unigram::Unigram;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, request};
 
 /// Larger files are refused before they are read; the largest published one (mT5) has 4.3 MB.
 const MAX_FILE: u64 = 8 << 20;
@@ -104,11 +104,15 @@ impl T5Tokenizer {
     /// [`Error::Request`] if `max_length` is 0 or the text is longer than 1 MiB.
     pub fn encode(&self, text: &str, max_length: usize) -> Result<Tokens> {
         if max_length == 0 {
-            return Err(Error::Request("a prompt needs room for at least 1 token".into()));
+            return Err(request!(Prompt, Malformed, "a prompt needs room for at least 1 token"));
         }
         if text.len() > MAX_TEXT {
-            let what = format!("the prompt has {} bytes; shorten it to at most {MAX_TEXT}", text.len());
-            return Err(Error::Request(what));
+            return Err(request!(
+                Prompt,
+                Malformed,
+                "the prompt has {} bytes; shorten it to at most {MAX_TEXT}",
+                text.len()
+            ));
         }
         let pieces = if self.specials.legacy { self.split(text) } else { self.split_modern(text) };
         let token = |piece: String| Token { id: self.id(&piece), value: piece, offsets: (0, 0) };

@@ -72,6 +72,12 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Whether a file lists tensors of all these names (of at most 255 bytes), as they stand in it. Only that is looked
+    /// for, which is much less than to open it; a broken file may list some, too.
+    pub fn lists(path: &Path, names: &[&str]) -> bool {
+        Shard::open(path).is_ok_and(|shard| names.iter().all(|name| shard.lists(name)))
+    }
+
     fn open_shards(folder: &Path, files: &[&str]) -> Result<Self> {
         let mut checkpoint =
             Checkpoint { path: folder.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };

@@ -55,6 +55,13 @@ pub(super) fn parse(path: &Path, file: &[u8], shard: usize) -> Result<Vec<(Strin
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
 }
 
+/// Where a file says what its tensors are called: its header, as it is.
+pub(super) fn listing(file: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    let length = u64::from_le_bytes(*length);
+    (length <= MAX_HEADER).then(|| rest.get(..length as usize)).flatten()
+}
+
 /// What to do with Python's older formats.
 const RESAVE: &str =
     "load it in PyTorch and save it again with torch.save, or convert it with tools/convert.py";

@@ -52,6 +52,21 @@ impl Shard {
         tensors
     }
 
+    /// Whether the file's list of tensors has a name, by a look for its bytes: nothing of the list is read or proved.
+    pub(super) fn lists(&self, name: &str) -> bool {
+        // As a text in JSON, and in a pickle: after its length, in 4 bytes or in 1.
+        let (torch, length) = (torch::is_zip(&self.map), name.len() as u8);
+        let spellings = match torch {
+            true => vec![[b"X", &[length, 0, 0, 0][..]].concat(), vec![0x8c, length]],
+            false => vec![vec![b'"']],
+        };
+        let listing = if torch { torch::listing(&self.map) } else { header::listing(&self.map) };
+        spellings.iter().any(|before| {
+            let needle = [before, name.as_bytes()].concat();
+            listing.is_some_and(|text| text.windows(needle.len()).any(|found| found == needle))
+        })
+    }
+
     /// Tells the kernel whether to expect reads here and there; a hint, which it may refuse.
     fn advise(&self, random: bool) {
         #[cfg(unix)]

@@ -82,8 +82,8 @@ impl Gpu {
         let wanted = name.to_lowercase();
         let found = adapters().into_iter().find(|a| describe(&a.get_info()).to_lowercase().contains(&wanted));
         let missing = || {
-            Error::Device(format!(
-                "no adapter's name holds `{name}` ({}); give part of a name that `ancestral devices` lists, or `--device cpu`",
+            Error::device(format!(
+                "no adapter's name holds `{name}` ({}); the list of devices has the names",
                 found_adapters()
             ))
         };
@@ -117,9 +117,8 @@ impl Gpu {
             required_limits: adapter.limits(),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
-            Error::Device(format!("{} does not open: {e}; try `--device cpu`", describe(&info)))
-        })?;
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::device(format!("{} does not open: {e}", describe(&info))))?;
         Ok(Gpu::new(info, device, queue, cooperative))
     }
 
@@ -167,6 +166,11 @@ impl Gpu {
     /// Adapter, backend and driver.
     pub fn name(&self) -> String {
         describe(&self.inner.info)
+    }
+
+    /// Whether it is the same device.
+    pub(crate) fn is(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Whether kernels with f16 storage can run.
@@ -246,8 +250,8 @@ impl Gpu {
         let reported = [internal, memory, validation].map(|scope| pollster::block_on(scope.pop()));
         self.check_lost(running)?;
         match reported.into_iter().flatten().next() {
-            Some(error) => Err(Error::Device(format!(
-                "{}: while running {running}: {error}. Please report it; `--device cpu` avoids it",
+            Some(error) => Err(Error::device(format!(
+                "{}: while running {running}: {error}. Please report it",
                 self.name()
             ))),
             None => result,
@@ -255,7 +259,7 @@ impl Gpu {
     }
 
     fn check_lost(&self, running: &str) -> Result<()> {
-        let lost = |reason: &String| Error::DeviceLost { running: running.into(), reason: reason.clone() };
+        let lost = |reason: &String| Error::Lost { running: running.into(), reason: reason.clone() };
         self.inner.lost.get().map_or(Ok(()), |reason| Err(lost(reason)))
     }
 
@@ -265,7 +269,7 @@ impl Gpu {
         self.check_lost(running)?;
         match polled {
             Ok(_) => Ok(()),
-            Err(e) => Err(Error::DeviceLost { running: running.to_string(), reason: e.to_string() }),
+            Err(e) => Err(Error::Lost { running: running.to_string(), reason: e.to_string() }),
         }
     }
 
@@ -303,7 +307,7 @@ impl Gpu {
             cache: self.inner.pipeline_cache.as_ref(),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Device(format!("{}: shader `{}`: {error}", self.name(), shader.name)));
+            return Err(Error::device(format!("{}: shader `{}`: {error}", self.name(), shader.name)));
         }
         lock().insert(key, pipeline.clone());
         Ok(pipeline)

@@ -216,7 +216,7 @@ impl<'a> Chooser<'a> {
         for &variant in candidates.iter().rev() {
             let name = variant.name(node);
             let timed = match self.time(&trial, variant, best.map(|(t, _)| t)) {
-                Err(error) if variant.is_experimental(node) && !matches!(error, Error::DeviceLost { .. }) => {
+                Err(error) if variant.is_experimental(node) && !matches!(error, Error::Lost { .. }) => {
                     log::warn!("{error}: `{name}` is not used");
                     continue;
                 }

@@ -60,18 +60,20 @@ impl Gpu {
         kept: &[TensorId],
     ) -> Result<GpuProgram> {
         if (precision.elem_f16 || precision.weight_f16) && !self.has_f16() {
-            return Err(Error::Device(format!("{} has no f16 shaders; use f32", self.name())));
+            return Err(Error::device(format!("{} has no f16 shaders; use f32", self.name())));
         }
         let limits = self.device().limits();
         let bytes = |id: TensorId| graph.info(id).bytes(precision);
         let too_large = |id: TensorId, what: &str| {
-            Error::Device(format!(
-                "{what} of shape {:?} takes {} MiB, but {} binds at most {} MiB; use a smaller picture or batch, or `--device cpu`",
+            let (needed, available) = (bytes(id), limits.max_storage_buffer_binding_size);
+            let what = format!(
+                "{what} of shape {:?} takes {} MiB, but {} binds at most {} MiB",
                 graph.info(id).shape,
-                bytes(id) >> 20,
+                needed >> 20,
                 self.name(),
-                limits.max_storage_buffer_binding_size >> 20,
-            ))
+                available >> 20,
+            );
+            Error::Limit { what, needed, available }
         };
         let plan_limits = DeviceLimits::of_wgpu("", &limits).plan_limits();
         let plan = Plan::new(graph, plan_limits, bytes, kept).map_err(|id| too_large(id, "an activation"))?;
@@ -229,7 +231,7 @@ impl GpuProgram {
             vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
         for (i, id) in node.inputs.iter().chain([&node.output]).enumerate() {
             let binding = self.binding(graph, *id).ok_or_else(|| {
-                Error::Device(format!("{}: tensor {i} has no memory; please report it", node.label))
+                Error::device(format!("{}: tensor {i} has no memory; please report it", node.label))
             })?;
             let resource = wgpu::BindingResource::Buffer(binding);
             entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
@@ -356,7 +358,7 @@ impl GpuProgram {
         self.gpu.wait("a read back", None)?;
         let mapped = staging
             .get_mapped_range(..)
-            .map_err(|e| Error::DeviceLost { running: "a read back".into(), reason: e.to_string() })?;
+            .map_err(|e| Error::Lost { running: "a read back".into(), reason: e.to_string() })?;
         let len = graph.info(id).len();
         Ok(if graph.info(id).storage.is_half(self.precision) {
             let halves: &[f16] = bytemuck::cast_slice(&mapped);

@@ -7,3 +7,7 @@ pub mod layer_norm;
 pub mod layer_norm_gradient;
 pub mod softmax;
 pub mod softmax_gradient;
+
+table! {
+    batch_norm, group_norm, group_norm_gradient, layer_norm, layer_norm_gradient, softmax, softmax_gradient,
+}

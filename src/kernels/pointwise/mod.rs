@@ -11,3 +11,8 @@ pub mod resample_gradient;
 pub mod sum_axis;
 pub mod timestep_embedding;
 pub mod transpose;
+
+table! {
+    activation_gradient, concat, cut, elementwise, embedding, pick, resample, resample_gradient, sum_axis,
+    timestep_embedding, transpose,
+}

@@ -8,3 +8,7 @@ pub mod product_slices;
 pub mod sum_slices;
 pub mod winograd_input;
 pub mod winograd_output;
+
+table! {
+    conv2d, conv2d_gradient, matmul, product, product_slices, sum_slices, winograd_input, winograd_output,
+}

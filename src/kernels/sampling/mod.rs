@@ -2,3 +2,5 @@
 
 pub mod quantile;
 pub mod step;
+
+table! { quantile, step }

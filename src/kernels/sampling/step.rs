@@ -1,6 +1,6 @@
 //! One denoising step, fused: guidance, x̂₀, clipping or thresholding, posterior mean, variance and noise.
 //!
-//! Every sampler of [`crate::diffusion`] becomes sixteen numbers; with its simplest ones the kernel computes
+//! Every sampler of `diffusion` becomes sixteen numbers; with its simplest ones the kernel computes
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
 use crate::diffusion::numbers;

@@ -1,6 +1,6 @@
 //! Classes by number or by name.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, request};
 
 /// How many names a message lists.
 const LISTED: usize = 6;
@@ -23,11 +23,12 @@ impl Classes {
     /// There are not so many names.
     pub fn new(names: Option<Vec<String>>, count: usize) -> Result<Classes> {
         match names {
-            Some(names) if names.len() != count => {
-                let what =
-                    format!("{} names for {count} classes: correct `classes` in config.json", names.len());
-                Err(Error::Request(what))
-            }
+            Some(names) if names.len() != count => Err(request!(
+                Model,
+                Malformed,
+                "{} names for {count} classes: correct `classes` in config.json",
+                names.len()
+            )),
             Some(names) => Ok(Classes::listed(names.iter().map(String::as_str))),
             None if count == 1000 => Ok(Classes::imagenet()),
             None => Ok(Classes((0..count).map(|number| vec![number.to_string()]).collect())),
@@ -75,17 +76,18 @@ impl Classes {
     pub fn number(&self, text: &str) -> Result<usize> {
         let wanted = plain(text);
         if self.is_empty() {
-            return Err(Error::Request("this model knows no classes; leave `--class` out".into()));
+            return Err(request!(Classes, Malformed, "this model knows no classes"));
         }
         if let Ok(number) = wanted.parse::<usize>() {
             return if number < self.len() {
                 Ok(number)
             } else {
-                let what = format!(
+                Err(request!(
+                    Classes,
+                    Malformed,
                     "class {number} is out of range; there are 0 to {}",
                     self.len().saturating_sub(1)
-                );
-                Err(Error::Request(what))
+                ))
             };
         }
         let called = |names: &[String]| names.iter().any(|name| plain(name) == wanted);
@@ -97,12 +99,14 @@ impl Classes {
                 let near = self.near(&wanted);
                 let near =
                     if near.is_empty() { String::new() } else { format!("; near are {}", self.list(&near)) };
-                Err(Error::Request(format!("no class is called `{text}`{near}")))
+                Err(request!(Classes, Malformed, "no class is called `{text}`{near}"))
             }
-            ([], several) | (several, _) => {
-                let what = format!("`{text}` may be {}: give the number or another name", self.list(several));
-                Err(Error::Request(what))
-            }
+            ([], several) | (several, _) => Err(request!(
+                Classes,
+                Malformed,
+                "`{text}` may be {}: give the number or another name",
+                self.list(several)
+            )),
         }
     }
 

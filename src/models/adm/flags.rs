@@ -3,7 +3,7 @@
 //! tensors' shapes with guided-diffusion's defaults for the rest; and the user's word is above all of them.
 
 use super::detect::{Shapes, first_difference};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, request};
 use crate::graph::Graph;
 use serde_json::Value;
 use std::fmt;
@@ -146,7 +146,7 @@ pub fn find<F: Flags>(
     };
     let said_by_user: Vec<&str> = user.iter().map(|(flag, _)| *flag).collect();
     set_all(&mut flags, user, true)
-        .map_err(|(flag, what)| Error::Request(format!("{section} flag `{flag}`: {what}")))?;
+        .map_err(|(flag, what)| request!(Flags, Malformed, "{section} flag `{flag}`: {what}"))?;
     flags.validate(weights)?;
     let origin = match origin {
         Origin::Shapes { unlike, .. } => {

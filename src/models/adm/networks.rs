@@ -8,6 +8,7 @@ use super::unet::Config;
 use super::values::{factors, list, multiples, number, optional, pool, schedule, truth};
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::models::network::DenoisingNetwork;
 use serde_json::Value;
 use std::path::Path;
 
@@ -76,7 +77,7 @@ impl Flags for Config {
     }
 
     fn graph(&self) -> Graph {
-        self.graph()
+        self.smallest()
     }
 }
 

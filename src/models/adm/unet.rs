@@ -9,6 +9,7 @@ use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm::{GroupNorm, group_norm};
 use crate::kernels::resample::{Resample, resample};
 use crate::models::blocks::conv;
+use crate::models::network::{DenoisingNetwork, Shape, Sides};
 
 /// How the betas grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,19 +218,26 @@ impl Config {
         let h = group_norm(g, "out.0", (&h, None), &norm, None, Activation::Silu);
         conv(g, "out.2", (&h, None), self.out_channels(), 3, Window::same(3))
     }
+}
 
-    /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts.
-    /// Inputs `x`, `t` and, where the network has them, `y` and `low_res`; output `out`.
-    pub fn graph(&self) -> Graph {
-        let mut g = Graph::new();
-        let unit = self.size_multiple();
-        let x = g.input("x", &[1, 2 * unit, 3 * unit, 3], Storage::Elem);
-        let low_res = self.small_size.map(|_| g.input("low_res", &[1, unit, unit, 3], Storage::Elem));
-        let t = g.input("t", &[1], Storage::F32);
-        let y = self.class_cond.then(|| g.input("y", &[1], Storage::F32));
-        let inputs = Inputs { x: &x, low_res: low_res.as_ref(), t: &t, y: y.as_ref() };
-        let out = self.forward(&mut g, &inputs);
-        g.output("out", &out);
-        g
+impl DenoisingNetwork for Config {
+    fn sides(&self) -> Sides {
+        Sides { side: self.image_size, multiple: self.size_multiple() }
+    }
+
+    fn sample_channels(&self) -> usize {
+        self.in_channels()
+    }
+
+    fn enlarges(&self) -> bool {
+        self.small_size.is_some()
+    }
+
+    /// Inputs besides the sample: `y`, the classes' numbers `[N]`, of a network that is told the class; `low_res`
+    /// `[N, h, w, 3]` of an upsampler.
+    fn record(&self, g: &mut Graph, shape: Shape, x: &Tensor, t: &Tensor) -> Tensor {
+        let y = self.class_cond.then(|| g.input("y", &[shape.pictures], Storage::F32));
+        let low_res = self.enlarges().then(|| g.input("low_res", &shape.small(), Storage::Elem));
+        self.forward(g, &Inputs { x, low_res: low_res.as_ref(), t, y: y.as_ref() })
     }
 }

@@ -8,8 +8,11 @@
 //! each [step](Config::step) is one token, which sees the keys and values that those before it left in a cache.
 
 mod alphabet;
+mod sampling;
 
 pub use alphabet::Alphabet;
+pub use sampling::TokenSampling;
+pub(crate) use sampling::{guide, pick};
 
 use super::attention::{join, options, rows};
 use super::blocks::{linear, linears};

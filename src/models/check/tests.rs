@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::device::{Device, ProgramOptions, Weights};
+use crate::graph::{Graph, Storage, fuse::fuse, hoist::hoist};
+use crate::models::network::Shape;
+use crate::models::text_unet::TextUNet;
 use crate::models::{prior, text_proj};
-use crate::systems::denoise::{Denoiser, Parts, Shape};
-use crate::systems::{ddpm, imagen, unclip};
-use std::sync::Arc;
 
 fn conditional() -> serde_json::Value {
     serde_json::json!({
@@ -68,13 +68,28 @@ fn records<C: serde::de::DeserializeOwned>(
     assert!(refused > 100 && recorded > 100, "{refused} refused, {recorded} recorded");
 }
 
-/// Records and fuses a whole guided step of two oblong pictures; it ends where the weights are missing.
-fn record_step(c: &unet::Config) {
-    let (height, width) = (2 * c.size_multiple(), 3 * c.size_multiple());
-    let shape = Shape { pictures: 2, height, width, channels: 3, tokens: 77, guided: true, dynamic: true };
-    let (weights, options) = (Arc::new(Weights::none()), ProgramOptions::default());
-    assert!(Denoiser::new(&Device::Cpu, &weights, &options, shape, imagen::network(c)).is_err());
-    Parts::record(shape, 7, &imagen::network(c));
+/// Records a guided forward and parts it by what varies, as a run does, once for the pictures of `shape` and once for
+/// several times as many; what is made of it ends where the weights are missing.
+fn record_forward(network: &dyn DenoisingNetwork, shape: Shape) {
+    let channels = network.sample_channels();
+    for times in [1, 7] {
+        let pictures = times * shape.pictures;
+        let shape = Shape { pictures, channels, guided: true, ..shape };
+        let mut g = Graph::new();
+        let x = g.input("x", &shape.sample(), Storage::F32);
+        let t = g.input("t", &[shape.batch()], Storage::F32);
+        let out = network.record(&mut g, shape, &x, &t);
+        g.output("out", &out);
+        let (once, rest) = hoist(&g, &["t", "x"]);
+        let (times, mut step) = hoist(&rest, &["x"]);
+        let (weights, options) = (Weights::none(), ProgramOptions::default());
+        assert!([once, times].into_iter().all(|part| {
+            let reads = part.weights().next().is_some();
+            Device::Cpu.program(part, &weights, &options).is_err() == reads
+        }));
+        fuse(&mut step);
+        assert!(Device::Cpu.program(step, &weights, &options).is_err());
+    }
 }
 
 #[test]
@@ -120,8 +135,15 @@ fn no_conditional_config_reaches_an_assertion() {
         &keys,
         |c| c.validate("config.json".as_ref()),
         |c| {
-            record_step(c);
-            imagen::network_graph(c).weights().count()
+            let network = TextUNet::new(c.clone());
+            let unit = c.size_multiple();
+            let enlarges = network.enlarges().then_some((unit, unit + 1));
+            let (height, width) = (2 * unit, 3 * unit);
+            record_forward(
+                &network,
+                Shape { pictures: 2, height, width, enlarges, tokens: 77, ..Shape::default() },
+            );
+            network.smallest().weights().count()
         },
     );
 }
@@ -158,7 +180,7 @@ fn no_unconditional_config_reaches_an_assertion() {
         &unconditional(),
         &keys,
         |c| c.validate("config.json".as_ref()),
-        |c| ddpm::network_graph(c).weights().count(),
+        |c| c.smallest().weights().count(),
     );
 }
 
@@ -188,11 +210,9 @@ fn no_config_of_unclip_reaches_an_assertion() {
         &keys,
         |c| c.validate("config.json".as_ref()),
         |c| {
-            let (channels, tokens) = (c.embedding_dim, c.num_embeddings);
-            let (pictures, height, width) = (2, 1, 1);
-            let shape = Shape { pictures, height, width, channels, tokens, guided: true, dynamic: false };
-            Parts::record(shape, 3, &unclip::prior_network(c));
-            c.graph().weights().count()
+            let tokens = c.num_embeddings;
+            record_forward(c, Shape { pictures: 2, height: 1, width: 1, tokens, ..Shape::default() });
+            c.smallest().weights().count()
         },
     );
     let base =

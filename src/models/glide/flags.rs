@@ -9,6 +9,7 @@ use crate::models::adm::detect::{self, Shapes};
 use crate::models::adm::flags::{Flags, Preset, WITHOUT_EFFECT, flags, put};
 use crate::models::adm::presets::preset;
 use crate::models::adm::values::{factors, list, multiples, number, optional, schedule, truth};
+use crate::models::network::DenoisingNetwork;
 use serde_json::Value;
 use std::path::Path;
 
@@ -122,7 +123,7 @@ impl Flags for Config {
     }
 
     fn graph(&self) -> Graph {
-        self.graph()
+        self.smallest()
     }
 }
 

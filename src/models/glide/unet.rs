@@ -7,6 +7,7 @@ use crate::kernels::concat::concat;
 use crate::kernels::elementwise::{add, mul};
 use crate::models::adm::{self, NoiseSchedule};
 use crate::models::blocks::widen;
+use crate::models::network::{DenoisingNetwork, Shape, Sides};
 use std::path::Path;
 
 /// A network's options, named as glide-text2im's.
@@ -61,11 +62,6 @@ impl Config {
         self.unet.small_size.is_some()
     }
 
-    /// The side of the pictures it enlarges, if it enlarges any: those of the network before it.
-    pub fn enlarge_from(&mut self, side: usize) {
-        self.unet.small_size = self.unet.small_size.map(|_| side);
-    }
-
     /// Refuses what the forward cannot record; `path` is the file, for the message.
     pub fn validate(&self, path: &Path) -> Result<()> {
         self.unet.validate(path)?;
@@ -104,28 +100,28 @@ impl Config {
             (known, low) => known.or(low),
         }
     }
+}
 
-    /// The network alone, to list its weights or to compare devices: as small as it may be while every weight counts.
-    /// Inputs `x`, `t`, `tokens`, `mask` and, where the network has them, `low_res`, `image` and `keep`; output `out`.
-    pub fn graph(&self) -> Graph {
-        let mut g = Graph::new();
-        let unit = self.unet.size_multiple();
-        let size = [1, 2 * unit, 3 * unit, 3];
-        let x = g.input("x", &size, Storage::Elem);
-        let t = g.input("t", &[1], Storage::F32);
-        let out = self.record(&mut g, (&x, &t), [1, unit, unit, 3]);
-        g.output("out", &out);
-        g
+impl DenoisingNetwork for Config {
+    fn sides(&self) -> Sides {
+        self.unet.sides()
     }
 
-    /// The network of a sample `[N', H, W, 3]` and times `[N]`, its other inputs by name as in [`Config::graph`]; those
-    /// to enlarge have the size `small`.
-    #[track_caller]
-    pub fn record(&self, g: &mut Graph, (x, t): (&Tensor, &Tensor), small: [usize; 4]) -> Tensor {
+    fn sample_channels(&self) -> usize {
+        self.unet.in_channels()
+    }
+
+    fn enlarges(&self) -> bool {
+        self.is_super_resolution()
+    }
+
+    /// Inputs besides the sample: `tokens` and `mask` `[batch, text_ctx]`; of an upsampler `low_res` `[N, h, w, 3]`; of a
+    /// network that inpaints `image` `[N, H, W, 3]` and `keep` `[N, H, W, 1]`, 1 where the picture is kept.
+    fn record(&self, g: &mut Graph, shape: Shape, x: &Tensor, t: &Tensor) -> Tensor {
         let ids = [t.dim(0), self.text.text_ctx];
         let tokens = g.input("tokens", &ids, Storage::F32);
         let mask = g.input("mask", &ids, Storage::F32);
-        let low_res = self.is_super_resolution().then(|| g.input("low_res", &small, Storage::Elem));
+        let low_res = self.enlarges().then(|| g.input("low_res", &shape.small(), Storage::Elem));
         let known = self.inpaint.then(|| {
             let [n, h, w] = [x.dim(0), x.dim(1), x.dim(2)];
             (g.input("image", &[n, h, w, 3], Storage::Elem), g.input("keep", &[n, h, w, 1], Storage::Elem))

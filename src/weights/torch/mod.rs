@@ -63,6 +63,13 @@ pub(super) fn parse(path: &Path, file: &[u8], shard: usize) -> Result<Vec<(Strin
     Ok(entries.into_iter().collect())
 }
 
+/// Where a file says what its tensors are called: its pickle, as it is.
+pub(super) fn listing(file: &[u8]) -> Option<&[u8]> {
+    let archive = Archive::parse(file).ok()?;
+    let folder = folder(&archive).ok()?;
+    read(&archive, &format!("{folder}data.pkl")).ok()
+}
+
 /// The one folder of the archive, with its slash: named after the file, or `archive`. Proves the byte order.
 fn folder<'a>(archive: &Archive<'a>) -> Result<&'a str, String> {
     let mut folders = archive.names().filter_map(|name| {

@@ -1,0 +1,365 @@
+//! What a run will cost, from configs and tensor names alone: dispatches, arithmetic, traffic, memory, and which limit
+//! of a device stands in the way. No weight is read and nothing is uploaded.
+//!
+//! Terms, as the report prints them:
+//! - A **dispatch** is a node of the fused graph. Where a device computes one in several (Winograd's transforms around
+//!   a product), because that measured faster there, it counts once.
+//! - **Moved** bytes: every node reads each of its inputs once and writes its output once. Kernels that read a tensor
+//!   again for want of registers or cache move more; nothing that runs node by node moves less.
+//! - The **fewest** bytes: each weight, each input and each output of the part once, as if all that is between them
+//!   never left the chip.
+//! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
+
+use super::denoiser::Parts;
+use super::memory::is_released;
+use super::sampler::{correction, moves_of};
+use crate::device::{Device, DeviceLimits};
+use crate::diffusion::Step;
+use crate::diffusion::repaint::{Keeping, Move};
+use crate::graph::fuse::fuse;
+use crate::graph::plan::{Limits, Plan};
+use crate::graph::{Graph, Source, TensorId, WeightPart};
+use crate::kernels::Precision;
+use crate::models::ar_prior;
+use crate::models::network::{DenoisingNetwork, Shape};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+/// One program of a network: how often it runs, and what a run costs.
+#[derive(Clone, Debug)]
+pub struct PartCost {
+    /// `once`, `times` or `step`.
+    pub name: &'static str,
+    /// Runs of it in a whole run.
+    pub runs: usize,
+    /// Nodes of the fused graph.
+    pub dispatches: usize,
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: f64,
+    /// Bytes moved, node by node.
+    pub moved: f64,
+    /// Bytes of weights, inputs and outputs, each once.
+    pub fewest: f64,
+    /// Bytes of the plan's buffers.
+    pub activations: u64,
+    /// Bytes of the largest set of activations alive at once.
+    pub activations_least: u64,
+    /// Bytes of inputs and constants, which have buffers of their own.
+    pub inputs: u64,
+}
+
+/// One network of a model.
+#[derive(Clone, Debug)]
+pub struct NetworkCost {
+    /// Which one: `text encoder`, `stage 1 U-Net`.
+    pub name: String,
+    /// Sizes in words: `64x64, batch 2 (guided), 100 steps`.
+    pub sizes: String,
+    /// Its programs.
+    pub parts: Vec<PartCost>,
+    /// Bytes of its weights on the device; each once, whichever programs read it.
+    pub weights: u64,
+    /// The largest tensor a shader binds: its name and bytes.
+    pub largest: (String, u64),
+    /// What the device refuses, in words; empty if it all fits.
+    pub refused: Vec<String>,
+    /// Whether its memory is given back when it is done.
+    released: bool,
+}
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub struct RunCost {
+    /// In the order in which they run.
+    pub networks: Vec<NetworkCost>,
+    /// The limits they are held against.
+    pub limits: DeviceLimits,
+    /// Most bytes on the device at once.
+    pub peak: u64,
+    /// What the device refuses of the whole, in words.
+    pub refused: Vec<String>,
+}
+
+/// How tensors are stored and what the device allows.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Storage types.
+    pub precision: Precision,
+    /// Limits.
+    pub limits: DeviceLimits,
+}
+
+impl NetworkCost {
+    /// Bytes on the device while it runs.
+    pub fn bytes(&self) -> u64 {
+        self.weights + self.parts.iter().map(|p| p.activations + p.inputs).sum::<u64>()
+    }
+
+    /// Dispatches of a whole run.
+    pub fn dispatches(&self) -> usize {
+        self.parts.iter().map(|p| p.runs * p.dispatches).sum()
+    }
+
+    /// Floating-point operations of a whole run.
+    pub fn flops(&self) -> f64 {
+        self.parts.iter().map(|p| p.runs as f64 * p.flops).sum()
+    }
+
+    /// A denoising network's cost over a stage's run of `steps`, taken a second time where they are corrected.
+    pub(crate) fn of_denoiser(
+        name: &str,
+        (shape, steps): (Shape, &[Step]),
+        (keeps, steered): (Option<Keeping>, bool),
+        network: &dyn DenoisingNetwork,
+        on: &Target,
+    ) -> Self {
+        let parts = Parts::record(shape, steps.len(), network);
+        let moves = moves_of(steps.len(), keeps);
+        let taken: Vec<usize> =
+            moves.iter().filter_map(|m| if let Move::Step(i) = m { Some(*i) } else { None }).collect();
+        let guided = if shape.guided { " (guided)" } else { "" };
+        let (width, height, batch, count) = (shape.width, shape.height, shape.batch(), taken.len());
+        let sizes = format!("{width}x{height}, batch {batch}{guided}, {count} steps");
+        let passes = passes(steps, &taken, parts.steps_at_once.max(1));
+        let by = correction(steered, keeps);
+        let corrected = if by.any() { parts.corrected(shape, by) } else { Graph::new() };
+        let graphs = vec![
+            ("once", 1, parts.once),
+            ("times", passes, parts.times),
+            ("step", count, parts.step),
+            ("again", count, corrected),
+        ];
+        let mut cost = NetworkCost::new(name, sizes, graphs, on);
+        let activations =
+            cost.parts.iter().filter(|part| part.name != "again").map(|part| part.activations).sum();
+        cost.released = is_released(cost.weights, activations);
+        cost
+    }
+
+    /// The cost of a text encoder, whose input `ids` is `[prompts, tokens]`.
+    pub(crate) fn of_text(graph: Graph, on: &Target) -> Self {
+        let ids = graph.find_input("ids").map_or(Vec::new(), |id| graph.info(id).shape.clone());
+        let on = Target { precision: Precision { elem_f16: false, ..on.precision }, ..on.clone() };
+        let sizes = match ids[..] {
+            [prompts, tokens] => format!("{prompts} prompts of {tokens} tokens"),
+            _ => String::new(),
+        };
+        NetworkCost::new("text encoder", sizes, vec![("once", 1, graph)], &on)
+    }
+
+    /// The cost of a network that runs once, in f32.
+    pub(crate) fn of_once(name: &str, sizes: String, graph: Graph, on: &Target) -> Self {
+        let on = Target { precision: Precision::F32, ..on.clone() };
+        NetworkCost::new(name, sizes, vec![("once", 1, graph)], &on)
+    }
+
+    /// The cost of an autoregressive prior that draws so many embeddings for captions, those of what is not drawn
+    /// included.
+    pub(crate) fn of_tokens(
+        config: &ar_prior::Config,
+        embeddings: usize,
+        captions: usize,
+        guided: bool,
+        on: &Target,
+    ) -> Self {
+        let on = Target { precision: Precision { elem_f16: false, ..on.precision }, ..on.clone() };
+        let (halves, steps) = (if guided { 2 } else { 1 }, config.num_components);
+        let note = if guided { " (guided)" } else { "" };
+        let sizes = format!("batch {}{note}, {steps} tokens", halves * embeddings);
+        let graphs = vec![
+            ("once", 1, config.prefix_graph(captions)),
+            ("step", steps - 1, config.step_graph(halves * embeddings)),
+        ];
+        let mut cost = NetworkCost::new("autoregressive prior", sizes, graphs, &on);
+        let cache = 2 * config.width() * config.tokens() * config.num_layers * halves * embeddings * 4;
+        cost.released = is_released(cost.weights, cache as u64);
+        cost
+    }
+
+    /// The cost of a guidance by gradients that runs so many times in a stage's run, always in f32.
+    pub(crate) fn of_guidance(name: &str, shape: Shape, (runs, graph): (usize, Graph), on: &Target) -> Self {
+        let on = Target { precision: Precision::F32, ..on.clone() };
+        let sizes = format!("{}x{}, batch {}, {runs} runs", shape.width, shape.height, shape.pictures);
+        NetworkCost::new(name, sizes, vec![("step", runs, graph)], &on)
+    }
+
+    fn new(name: &str, sizes: String, graphs: Vec<(&'static str, usize, Graph)>, on: &Target) -> Self {
+        let mut cost = NetworkCost {
+            name: name.to_string(),
+            sizes,
+            parts: Vec::new(),
+            weights: 0,
+            largest: (String::new(), 0),
+            refused: Vec::new(),
+            released: false,
+        };
+        let mut weights = HashMap::new();
+        for (part, runs, mut graph) in graphs {
+            if graph.nodes.is_empty() {
+                continue;
+            }
+            fuse(&mut graph);
+            for (i, tensor) in graph.tensors.iter().enumerate() {
+                if let Source::Weight { parts, .. } = &tensor.source {
+                    weights.insert(parts.clone(), bytes(&graph, TensorId(i), on.precision));
+                }
+            }
+            cost.check_tensors(&graph, on);
+            let part = cost.part(part, runs, &graph, on);
+            cost.parts.push(part);
+        }
+        cost.weights = weights.values().sum();
+        cost.released = is_released(cost.weights, 0);
+        cost
+    }
+
+    /// Notes the largest tensor, and those that no shader can bind or count.
+    fn check_tensors(&mut self, graph: &Graph, on: &Target) {
+        let mut makers = HashMap::new();
+        for node in &graph.nodes {
+            makers.insert(node.output, node.label.as_str());
+        }
+        let (mut refused, mut first) = (0, None);
+        for (i, tensor) in graph.tensors.iter().enumerate() {
+            let (id, size) = (TensorId(i), bytes(graph, TensorId(i), on.precision));
+            let name = || match &tensor.source {
+                Source::Weight { parts, .. } => WeightPart::list(parts),
+                Source::Input(name) => name.clone(),
+                Source::Constant(_) => "a constant".into(),
+                Source::Node => makers.get(&id).copied().unwrap_or_default().to_string(),
+            };
+            if size > self.largest.1 {
+                self.largest = (name(), size);
+            }
+            let uncountable = u32::try_from(tensor.len()).is_err();
+            if uncountable || on.limits.binding.is_some_and(|most| size > most) {
+                refused += 1;
+                first.get_or_insert_with(|| {
+                    if uncountable {
+                        format!("`{}` has {} elements, shaders count to {}", name(), tensor.len(), u32::MAX)
+                    } else {
+                        let most = Bytes(on.limits.binding.unwrap_or(u64::MAX) as f64);
+                        format!("`{}` takes {}, a shader binds at most {most}", name(), Bytes(size as f64))
+                    }
+                });
+            }
+        }
+        if let Some(first) = first {
+            let more = if refused > 1 { format!(" (and {} more)", refused - 1) } else { String::new() };
+            self.refused.push(format!("{first}{more}"));
+        }
+    }
+
+    fn part(&mut self, name: &'static str, runs: usize, graph: &Graph, on: &Target) -> PartCost {
+        let size = |id: TensorId| bytes(graph, id, on.precision);
+        let (mut flops, mut moved) = (0.0, 0.0);
+        // What is read of each tensor by the node that reads most of it.
+        let mut read: BTreeMap<TensorId, f64> = BTreeMap::new();
+        for node in &graph.nodes {
+            let cost = graph.node_cost(node);
+            flops += cost.flops;
+            let elements: usize = node.inputs.iter().map(|id| graph.info(*id).len()).sum();
+            // A look-up reads a part of its table.
+            let share = (cost.reads / elements.max(1) as f64).min(1.0);
+            for id in &node.inputs {
+                let bytes = size(*id) as f64 * share;
+                moved += bytes;
+                let most = read.entry(*id).or_default();
+                *most = most.max(bytes);
+            }
+            moved += size(node.output) as f64;
+        }
+        let made = |id: &TensorId| matches!(graph.info(*id).source, Source::Node);
+        let fewest = read.iter().filter(|(id, _)| !made(id)).map(|(_, bytes)| bytes).sum::<f64>()
+            + graph.outputs.iter().map(|(_, id)| size(*id) as f64).sum::<f64>();
+        let inputs = (0..graph.tensors.len())
+            .filter(|i| matches!(graph.tensors[*i].source, Source::Input(_) | Source::Constant(_)))
+            .map(|i| size(TensorId(i)))
+            .sum();
+        let mut limits = on.limits.plan_limits();
+        let plan = Plan::new(graph, limits, size, &[]).or_else(|id| {
+            let most = Bytes(limits.max_buffer as f64);
+            let what = Bytes(size(id) as f64);
+            self.refused.push(format!("an activation takes {what}, a buffer at most {most}"));
+            limits = Limits { max_buffer: u64::MAX, ..limits };
+            Plan::new(graph, limits, size, &[])
+        });
+        let (activations, activations_least) = plan.map_or((0, 0), |p| (p.bytes(), p.lower_bound));
+        PartCost {
+            name,
+            runs,
+            dispatches: graph.nodes.len(),
+            flops,
+            moved,
+            fewest,
+            activations,
+            activations_least,
+            inputs,
+        }
+    }
+}
+
+impl RunCost {
+    pub(crate) fn new(networks: Vec<NetworkCost>, limits: DeviceLimits) -> Self {
+        let (mut kept, mut peak) = (0, 0);
+        for network in &networks {
+            peak = peak.max(kept + network.bytes());
+            if !network.released {
+                kept += network.bytes();
+            }
+        }
+        let mut refused = Vec::new();
+        if let Some(memory) = limits.memory.filter(|memory| peak > *memory) {
+            refused.push(format!(
+                "the run takes {}, the device has {} free",
+                Bytes(peak as f64),
+                Bytes(memory as f64)
+            ));
+        }
+        RunCost { networks, limits, peak, refused }
+    }
+
+    /// Whether nothing stands in the way.
+    pub fn fits(&self) -> bool {
+        self.refused.is_empty() && self.networks.iter().all(|n| n.refused.is_empty())
+    }
+}
+
+/// Passes of the times' program: each computes what the steps from the one that is next need, so many at once.
+fn passes(steps: &[Step], taken: &[usize], at_once: usize) -> usize {
+    let (mut passes, mut ready) = (0, 0..0);
+    for &i in taken {
+        if !steps[ready.clone()].iter().any(|step| step.timestep == steps[i].timestep) {
+            ready = i..(i + at_once).min(steps.len());
+            passes += 1;
+        }
+    }
+    passes
+}
+
+fn bytes(graph: &Graph, id: TensorId, precision: Precision) -> u64 {
+    let info = graph.info(id);
+    info.len() as u64 * if info.storage.is_half(precision) { 2 } else { 4 }
+}
+
+impl Target {
+    /// Storage that serves `device` best, and its limits.
+    pub fn of(device: &Device) -> Self {
+        Target { precision: device.precision(), limits: device.limits() }
+    }
+}
+
+/// Bytes in the largest unit that leaves a whole number before the point.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub f64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            b if b >= 1e9 => (1e9, "GB"),
+            b if b >= 1e6 => (1e6, "MB"),
+            _ => (1e3, "kB"),
+        };
+        f.pad(&format!("{:.1} {name}", self.0 / unit))
+    }
+}

@@ -5,7 +5,7 @@ Guidance's four terms with their gradients by autograd, and a short guided run.
 
 Needs torch, transformers and safetensors. The encoders are written here from the maths; transformers' folder is
 computed by transformers itself, GLIDE's by the weights in kernels-tests/goldens/glide. Everything is computed in
-float64 and, for the spread that the manifest states, once more in float32. The terms are those of src/clip:
+float64 and, for the spread that the manifest states, once more in float32. The terms are those of src/pipeline/clip:
 
     text, content   100 cos(z, aim)
     structure       -100 / maps  sum_j  |F_j - F'_j|^2 / |F'_j|^2

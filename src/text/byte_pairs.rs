@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use regex::bytes::Regex;
 use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
@@ -18,7 +19,7 @@ const MAX_ID: u32 = 10_000_000;
 /// Longer texts are refused; no model sees more than the first few hundred tokens.
 const MAX_TEXT: usize = 1 << 20;
 
-/// Text in lower case to ids: words by the caller, their pieces by merges.
+/// Words to ids: their bytes as letters, merged to pieces.
 #[derive(Debug)]
 pub(super) struct BytePairs {
     bpe: BPE,
@@ -34,23 +35,18 @@ impl BytePairs {
         suffix: Option<&str>,
     ) -> Result<Self, String> {
         let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        for c in alphabet() {
-            let ends = suffix.map(|suffix| format!("{c}{suffix}"));
-            if let Some(lost) =
-                [Some(c.to_string()), ends].into_iter().flatten().find(|t| !vocab.contains_key(t))
-            {
-                return Err(format!(
-                    "has no token `{lost}`, one of those for single bytes, so is cut off or another kind"
-                ));
-            }
+        let bytes =
+            alphabet().into_iter().flat_map(|c| [Some(c.to_string()), suffix.map(|end| format!("{c}{end}"))]);
+        if let Some(lost) = bytes.flatten().find(|token| !vocab.contains_key(token)) {
+            return Err(format!(
+                "has no token `{lost}`, one of those for single bytes, so is cut off or another kind"
+            ));
         }
-        let vocab: Vec<(String, u32)> = vocab.into_iter().collect();
-        let builder =
-            BPE::builder().vocab_and_merges(vocab.into_iter().collect::<HashMap<_, _, _>>(), merges);
-        let builder = match suffix {
-            Some(suffix) => builder.end_of_word_suffix(suffix.into()),
-            None => builder,
-        };
+        let vocab: HashMap<_, _, _> = vocab.into_iter().collect();
+        let mut builder = BPE::builder().vocab_and_merges(vocab, merges);
+        if let Some(suffix) = suffix {
+            builder = builder.end_of_word_suffix(suffix.into());
+        }
         let bpe = builder.build().map_err(|e| format!("does not fit its other half: {e}"))?;
         Ok(BytePairs { bpe, size })
     }
@@ -67,8 +63,7 @@ impl BytePairs {
 
     /// Adds the ids of one word.
     pub fn encode(&self, word: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let letters = BYTES.get_or_init(letters_of_bytes);
-        let spelled: String = word.bytes().map(|b| letters[usize::from(b)]).collect();
+        let spelled: String = word.bytes().map(letter).collect();
         let tokens = self.bpe.tokenize(&spelled);
         let tokens =
             tokens.map_err(|e| request!(Prompt, Malformed, "the prompt's `{word}` has no tokens: {e}"))?;
@@ -77,25 +72,52 @@ impl BytePairs {
     }
 }
 
-static BYTES: std::sync::OnceLock<[char; 256]> = std::sync::OnceLock::new();
-
-/// GPT-2's printable letter of every byte: itself where it prints, else one from U+0100 on.
-fn letters_of_bytes() -> [char; 256] {
-    let mut letters = ['\0'; 256];
-    let mut beyond = 0x100..0x200u32;
-    for (byte, letter) in (0u8..).zip(letters.iter_mut()) {
-        let prints = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
-        let code = if prints { Some(u32::from(byte)) } else { beyond.next() };
-        *letter = code.and_then(char::from_u32).unwrap_or_default();
+/// GPT-2's printable letter of a byte: itself where it prints, else one from U+0100 on.
+fn letter(byte: u8) -> char {
+    match byte {
+        0..=b' ' => char::from_u32(0x100 + u32::from(byte)),
+        0x7f..=0xa0 => char::from_u32(0x121 + u32::from(byte - 0x7f)),
+        0xad => Some('\u{143}'),
+        _ => None,
     }
-    letters
+    .unwrap_or(char::from(byte))
 }
 
 /// The letters in the order of their ids in CLIP's vocabulary: the bytes that print, then the others.
 pub(super) fn alphabet() -> Vec<char> {
-    let mut letters = BYTES.get_or_init(letters_of_bytes).to_vec();
+    let mut letters: Vec<char> = (0..=255).map(letter).collect();
     letters.sort_unstable();
     letters
+}
+
+/// What a pattern of words sees of a character: letters, numbers and white space beyond ASCII as `z`, `0` and a tab.
+fn shade(c: char) -> u8 {
+    match c {
+        _ if c.is_ascii() => c as u8,
+        // The one letter beyond ASCII that is one of `'s` and the like where a pattern ignores case: ſ (long s).
+        'ſ' => b'S',
+        _ if c.is_whitespace() => b'\t',
+        _ => match c.general_category_group() {
+            GeneralCategoryGroup::Letter => b'z',
+            GeneralCategoryGroup::Number => b'0',
+            _ => 0x80,
+        },
+    }
+}
+
+/// The words of a text in lower case by a pattern of characters' shades; the last of much white space is left to the word
+/// behind it.
+pub(super) fn words<'a>(text: &'a str, pattern: &Regex) -> Vec<&'a str> {
+    let (mut places, shades): (Vec<usize>, Vec<u8>) =
+        text.char_indices().map(|(at, c)| (at, shade(c))).unzip();
+    places.push(text.len());
+    let (mut words, mut at) = (Vec::new(), 0);
+    while let Some(found) = pattern.find_at(&shades, at) {
+        let blank = matches!(shades[found.end() - 1], b'\t'..=b'\r' | b' ') && found.end() < shades.len();
+        at = found.end() - usize::from(blank && found.len() > 1);
+        words.push(&text[places[found.start()]..places[at]]);
+    }
+    words
 }
 
 /// Refuses texts far beyond any prompt, and lengths without room.
@@ -127,29 +149,40 @@ pub(super) fn find(folder: &Path, names: &[&str]) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.is_file())
 }
 
-/// Reads a table of text; one packed by gzip (by its first bytes, not its name) is unpacked.
-pub(super) fn read_table(path: &Path) -> Result<String> {
-    let unreadable = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
-    let too_long =
-        || Error::file(path, format!("holds more than {MAX_FILE} bytes, which no tokenizer's table does"));
-    let meta = std::fs::metadata(path).map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(Error::file(path, "is not a regular file; a tokenizer's table is needed here"));
+/// Reads a file of at most `most` bytes that a tokenizer is made of.
+pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let unreadable = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(path, "not found; download the tokenizer's whole folder"),
+        _ => Error::file(path, format!("cannot be read: {e}")),
+    };
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
+        return Err(Error::file(path, "is not a regular file; one of a tokenizer's is needed here"));
     }
-    if meta.len() > MAX_FILE {
-        return Err(too_long());
+    if about.len() > most {
+        return Err(too_long(path, most));
     }
-    let mut bytes = std::fs::read(path).map_err(unreadable)?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
     if bytes.starts_with(b"version https://git-lfs") {
         return Err(Error::file(path, "is a Git LFS pointer; fetch the file itself (`git lfs pull`)"));
     }
+    Ok(bytes)
+}
+
+fn too_long(path: &Path, most: u64) -> Error {
+    Error::file(path, format!("holds more than {most} bytes, which no file of a tokenizer does"))
+}
+
+/// Reads a table of text; one packed by gzip (by its first bytes, not its name) is unpacked.
+pub(super) fn read_table(path: &Path) -> Result<String> {
+    let mut bytes = read(path, MAX_FILE)?;
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut unpacked = Vec::new();
         let mut reader = flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(MAX_FILE + 1);
         let result = reader.read_to_end(&mut unpacked);
         result.map_err(|e| Error::file(path, format!("cannot be unpacked ({e}); download it again")))?;
         if unpacked.len() as u64 > MAX_FILE {
-            return Err(too_long());
+            return Err(too_long(path, MAX_FILE));
         }
         bytes = unpacked;
     }
@@ -159,10 +192,9 @@ pub(super) fn read_table(path: &Path) -> Result<String> {
 
 /// The pairs of a merge table's lines; other lines (a heading, a blank one) are no merges.
 pub(super) fn merges<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(String, String)> {
-    let pair = |line: &str| {
-        let mut parts = line.split_whitespace();
-        let pair = (parts.next()?.to_owned(), parts.next()?.to_owned());
-        parts.next().is_none().then_some(pair)
+    let pair = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [left, right] => Some((left.to_owned(), right.to_owned())),
+        _ => None,
     };
     lines.filter(|line| !line.starts_with("#version")).filter_map(pair).collect()
 }
@@ -178,56 +210,13 @@ pub(super) fn read_vocabulary(path: &Path) -> Result<HashMap<String, u32>> {
     }
 }
 
-/// What the published patterns tell apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// `\s`.
-    Space,
-    /// `\p{L}`.
-    Letter,
-    /// `\p{N}`.
-    Number,
-    /// Everything else.
-    Other,
-}
-
-/// The class of a character.
-pub(super) fn class(c: char) -> Class {
-    match c.general_category_group() {
-        _ if c.is_whitespace() => Class::Space,
-        GeneralCategoryGroup::Letter => Class::Letter,
-        GeneralCategoryGroup::Number => Class::Number,
-        _ => Class::Other,
-    }
-}
-
-/// The bytes of the run of one class at the start of `text`.
-pub(super) fn run(text: &str, of: Class) -> usize {
-    text.find(|c| class(c) != of).unwrap_or(text.len())
-}
-
-/// The bytes of an English contraction (`'s`, `'re`) at the start of `text`, by `fold` on its letters.
-pub(super) fn contraction(text: &str, fold: impl Fn(char) -> char) -> Option<usize> {
-    const ENDS: [&str; 7] = ["s", "t", "re", "ve", "m", "ll", "d"];
-    let rest = text.strip_prefix('\'')?;
-    ENDS.iter().find_map(|end| Some(1 + starts_folded(rest, end, &fold)?))
-}
-
-/// The bytes of `text` that spell `word` when folded.
-pub(super) fn starts_folded(text: &str, word: &str, fold: impl Fn(char) -> char) -> Option<usize> {
-    let mut letters = text.chars();
-    word.chars().all(|c| letters.next().map(&fold) == Some(c)).then(|| text.len() - letters.as_str().len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn bytes_have_gpt2s_letters() {
-        let letters = letters_of_bytes();
-        let of = |byte: u8| letters[usize::from(byte)];
-        assert_eq!((of(b'!'), of(b' '), of(0), of(0xad), of(0xff)), ('!', 'Ġ', 'Ā', 'Ń', 'ÿ'));
+        assert_eq!([b'!', b' ', 0, 0x7f, 0xa0, 0xad, 0xff].map(letter), ['!', 'Ġ', 'Ā', 'ġ', 'ł', 'Ń', 'ÿ']);
         let order = alphabet();
         assert_eq!((order.len(), order[0], order[188], order[255]), (256, '!', 'Ā', 'Ń'));
         assert!(order.windows(2).all(|pair| pair[0] < pair[1]));

@@ -1,16 +1,20 @@
 //! The tokenizer of CLIP: text to a fixed number of ids.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::LazyLock;
 
-use serde_json::Value;
+use regex::bytes::Regex;
+use serde_json::{Map, Value};
 
 use super::byte_pairs::{
-    BytePairs, Class, alphabet, check_request, class, contraction, find, merges, read_table, read_vocabulary,
-    run, starts_folded,
+    BytePairs, alphabet, check_request, find, merges, read_table, read_vocabulary, words,
 };
+use super::scan::byte_pattern;
+use super::special::Finder;
 use super::{entities, fixes};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// CLIP's token before a text.
 const START: &str = "<|startoftext|>";
@@ -22,6 +26,10 @@ const WORD_END: &str = "</w>";
 const TABLES: [&str; 2] = ["bpe_simple_vocab_16e6.txt", "bpe_simple_vocab.txt"];
 /// Ids of OpenAI's vocabulary; its table has more merges than are used.
 const VOCABULARY: usize = 49_408;
+/// CLIP's words: special tokens, contractions, letters, single digits, and the rest between spaces, of any case.
+static WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    byte_pattern(r"(?i)<\|startoftext\|>|<\|endoftext\|>|'(?:[stmd]|re|ve|ll)|[a-z]+|[0-9]|[^\sa-z0-9]+")
+});
 
 /// Token ids of one text for a CLIP text encoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +55,8 @@ pub struct ClipTokenizer {
     start: u32,
     end: u32,
     pad: u32,
-    /// Transformers' special tokens and their ids, longest first; none for OpenAI's table.
-    specials: Vec<(String, u32)>,
-    openai: bool,
+    /// Transformers' special tokens; none for OpenAI's table.
+    specials: Option<Finder>,
 }
 
 impl ClipTokenizer {
@@ -57,7 +64,7 @@ impl ClipTokenizer {
     /// that holds them, or one whose `tokenizer` folder does. Files may be packed by gzip.
     ///
     /// # Errors
-    /// [`Error::File`] if none is there (it says which are looked for), or one is damaged.
+    /// [`Error::ModelFile`] if none is there (it says which are looked for), or one is damaged.
     pub fn load(path: &Path) -> Result<Self> {
         if path.is_dir() {
             if let Some(table) = find(path, &TABLES) {
@@ -98,7 +105,7 @@ impl ClipTokenizer {
         let vocab: HashMap<String, u32> = tokens.zip(0u32..).collect();
         let (start, end) = (vocab[START], vocab[END]);
         let pairs = BytePairs::new(vocab, merges(lines.into_iter()), Some(WORD_END)).map_err(bad)?;
-        Ok(ClipTokenizer { pairs, start, end, pad: 0, specials: Vec::new(), openai: true })
+        Ok(ClipTokenizer { pairs, start, end, pad: 0, specials: None })
     }
 
     /// Tokens by `vocab.json`; the special ones by the small JSON files beside it.
@@ -115,13 +122,12 @@ impl ClipTokenizer {
         };
         let (start, end) = (id(&name("bos_token", START))?, id(&name("eos_token", END))?);
         let pad = id(&name("pad_token", END))?;
-        let contents: BTreeSet<String> = named.into_values().collect();
-        let mut specials =
-            contents.into_iter().map(|t| id(&t).map(|id| (t, id))).collect::<Result<Vec<_>>>()?;
-        specials.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
+        named.values().try_for_each(|token| id(token).map(|_| ()))?;
+        let specials = Finder::new(named.into_values())
+            .map_err(|e| Error::file(vocab_path, format!("has special tokens beyond any size: {e}")))?;
         let pairs = BytePairs::new(vocab, merges(text.lines()), Some(WORD_END));
         let pairs = pairs.map_err(|what| Error::file(vocab_path, what))?;
-        Ok(ClipTokenizer { pairs, start, end, pad, specials, openai: false })
+        Ok(ClipTokenizer { pairs, start, end, pad, specials: Some(specials) })
     }
 
     /// One more than the largest id there is; an encoder's embedding must have at least so many rows.
@@ -141,17 +147,16 @@ impl ClipTokenizer {
     pub fn encode(&self, text: &str, ctx: usize) -> Result<ClipTokens> {
         check_request(text, ctx, 2)?;
         let mut ids = vec![self.start];
-        if self.openai {
+        if let Some(specials) = &self.specials {
+            for (part, special) in specials.cut(text) {
+                match self.pairs.id(part).filter(|_| special) {
+                    Some(id) => ids.push(id),
+                    None => self.words(&clean(&fixes::fix(part)), &mut ids)?,
+                }
+            }
+        } else {
             let unescaped = entities::unescape(&entities::unescape(&fixes::fix(text)));
             self.words(&clean(&unescaped), &mut ids)?;
-        } else {
-            let mut rest = text;
-            while !rest.is_empty() {
-                let (plain, special, after) = self.next_special(rest);
-                self.words(&clean(&fixes::fix(plain)), &mut ids)?;
-                ids.extend(special);
-                rest = after;
-            }
         }
         let truncated = ids.len() > ctx - 1;
         ids.truncate(ctx - 1);
@@ -161,34 +166,12 @@ impl ClipTokenizer {
         Ok(ClipTokens { ids, len, truncated })
     }
 
-    /// The text before the first special token, that token, and what follows it.
-    fn next_special<'a>(&self, text: &'a str) -> (&'a str, Option<u32>, &'a str) {
-        let found = text.char_indices().find_map(|(at, _)| {
-            let special = self.specials.iter().find(|(token, _)| text[at..].starts_with(token.as_str()))?;
-            Some((&text[..at], Some(special.1), &text[at + special.0.len()..]))
-        });
-        found.unwrap_or((text, None, ""))
-    }
-
-    /// Ids of CLIP's words: special tokens, contractions, letters, single digits, and the rest between spaces.
+    /// Ids of CLIP's words.
     fn words(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        // The pattern ignores case, to which ſ (long s) is an s.
-        let fold = |c| if c == 'ſ' { 's' } else { c };
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            let special = [START, END].iter().find_map(|token| starts_folded(rest, token, fold));
-            let kind = class(first);
-            let length = match (special.or_else(|| contraction(rest, fold)), kind) {
-                (Some(length), _) => length,
-                (None, Class::Space | Class::Number) => first.len_utf8(),
-                (None, Class::Letter | Class::Other) => run(rest, kind),
-            };
-            let word;
-            (word, rest) = rest.split_at(length);
-            match word {
-                START | END if self.pairs.id(word).is_some() => ids.extend(self.pairs.id(word)),
-                _ if kind == Class::Space => {}
-                word => self.pairs.encode(word, ids)?,
+        for word in words(text, &WORDS) {
+            match (word, self.pairs.id(word)) {
+                (START | END, Some(id)) => ids.push(id),
+                (word, _) => self.pairs.encode(word, ids)?,
             }
         }
         Ok(())
@@ -217,12 +200,8 @@ fn missing(path: &Path, half: bool) -> Error {
 fn special_tokens(folder: &Path) -> Result<HashMap<String, String>> {
     let mut named = HashMap::from([("bos_token".into(), START.into()), ("eos_token".into(), END.into())]);
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
-        let path: PathBuf = folder.join(file);
-        if !path.exists() {
-            continue;
-        }
-        let json: Value = serde_json::from_str(&read_table(&path)?)
-            .map_err(|e| Error::file(&path, format!("is not JSON ({e}); download it again or delete it")))?;
+        let path = folder.join(file);
+        let json: Map<String, Value> = if path.exists() { read_json(&path)? } else { continue };
         let content =
             |v: &Value| Some(v.get("content").unwrap_or(v).as_str()?.to_owned()).filter(|s| !s.is_empty());
         for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
@@ -237,6 +216,8 @@ fn special_tokens(folder: &Path) -> Result<HashMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn goldens() -> PathBuf {

@@ -3,6 +3,10 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use regex::{Captures, Regex};
+
+use super::scan::pattern;
+
 /// HTML's named references (<https://html.spec.whatwg.org/multipage/named-characters.html>), one per
 /// line: name, `~` if it is known without its semicolon too, code points.
 const LIST: &str = include_str!("entities.txt");
@@ -55,38 +59,21 @@ pub(super) fn character_reference(digits: &str, radix: u32) -> String {
 
 /// Python's `html.unescape`: all entities, also the ones that HTML knows without semicolon.
 pub(super) fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        let (decoded, used) = reference(rest).unwrap_or(("&".into(), 0));
-        out.push_str(&decoded);
-        rest = &rest[used..];
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Decodes the reference behind an `&`: its text and the bytes it takes.
-fn reference(rest: &str) -> Option<(String, usize)> {
-    let semicolon = |at: usize| usize::from(rest[at..].starts_with(';'));
-    if let Some(number) = rest.strip_prefix('#') {
-        let (radix, skip) = if number.starts_with(['x', 'X']) { (16, 1) } else { (10, 0) };
-        let length = number.bytes().skip(skip).take_while(|b| char::from(*b).is_digit(radix)).count();
-        let end = 1 + skip + length;
-        return (length > 0)
-            .then(|| (character_reference(&rest[1 + skip..end], radix), end + semicolon(end)));
-    }
-    let name = rest.bytes().take(32).take_while(u8::is_ascii_alphanumeric).count();
-    if semicolon(name) == 1
-        && let Some(text) = entity(&rest[..name])
-    {
-        return Some((text, name + 1));
-    }
-    let bare =
-        |n: usize| ENTITIES.get(&rest[..n]).filter(|(_, bare)| *bare).map(|(text, _)| (text.clone(), n));
-    (2..=name).rev().find_map(bare)
+    static REFERENCE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"&(?:#(?:[xX]([[:xdigit:]]+)|([0-9]+))|([[:alnum:]]{2,32}));?"));
+    let text = REFERENCE.replace_all(text, |found: &Captures| {
+        if let Some(digits) = found.get(1).or(found.get(2)) {
+            return character_reference(digits.as_str(), if found.get(1).is_some() { 16 } else { 10 });
+        }
+        let (whole, name) = (&found[0], &found[3]);
+        if let Some(text) = entity(name).filter(|_| whole.ends_with(';')) {
+            return text;
+        }
+        let bare = |n: usize| ENTITIES.get(&name[..n]).filter(|(_, bare)| *bare);
+        let longest = (2..=name.len()).rev().find_map(|n| Some(format!("{}{}", bare(n)?.0, &whole[n + 1..])));
+        longest.unwrap_or_else(|| whole.to_owned())
+    });
+    text.into_owned()
 }
 
 #[cfg(test)]

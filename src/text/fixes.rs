@@ -1,40 +1,21 @@
 //! Repairs of damaged text, as far as IF's captions need them: what `ftfy.fix_text` does by default,
 //! except guessing text that was decoded with the wrong encoding.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
 use unicode_normalization::UnicodeNormalization;
 
 use super::entities::{c1_meaning, character_reference, entity};
+use super::scan::{Rules, pattern, rewrite, rules, shade};
 
 /// Rounds after which text that still changes is taken as it is; two are common.
 const MAX_ROUNDS: usize = 8;
 
-/// Latin ligatures and digraphs, which mean their letters.
-fn ligature(c: char) -> Option<&'static str> {
-    Some(match c {
-        'Ĳ' => "IJ",
-        'ĳ' => "ij",
-        'ŉ' => "ʼn",
-        'Ǳ' => "DZ",
-        'ǲ' => "Dz",
-        'ǳ' => "dz",
-        'Ǆ' => "DŽ",
-        'ǅ' => "Dž",
-        'ǆ' => "dž",
-        'Ǉ' => "LJ",
-        'ǈ' => "Lj",
-        'ǉ' => "lj",
-        'Ǌ' => "NJ",
-        'ǋ' => "Nj",
-        'ǌ' => "nj",
-        'ﬀ' => "ff",
-        'ﬁ' => "fi",
-        'ﬂ' => "fl",
-        'ﬃ' => "ffi",
-        'ﬄ' => "ffl",
-        'ﬅ' => "ſt",
-        'ﬆ' => "st",
-        _ => return None,
-    })
+/// Latin ligatures and digraphs, which mean their letters, and full-width forms.
+fn is_wide(c: char) -> bool {
+    matches!(c, 'Ĳ' | 'ĳ' | 'ŉ' | 'Ǆ'..='ǌ' | 'Ǳ'..='ǳ' | 'ﬀ'..='ﬆ' | '\u{3000}' | '\u{ff01}'..='\u{ffef}')
 }
 
 /// Characters that show nothing and mean nothing in a caption.
@@ -63,14 +44,15 @@ pub(super) fn fix(text: &str) -> String {
 }
 
 fn fix_once(line: &str, unescape: bool) -> String {
-    let line = if unescape { unescape_strict(line) } else { line.to_owned() };
+    // A terminal's colour codes.
+    static COLOUR: Rules = LazyLock::new(|| rules(&[(r"\x1b\[[\d;]*[a-zA-Z]", "")]));
+    let line = if unescape { unescape_strict(line) } else { line.into() };
     let mut wide = String::with_capacity(line.len());
     for c in line.chars().map(c1_meaning) {
-        match (ligature(c), c) {
-            (Some(letters), _) => wide.push_str(letters),
-            (_, '\u{3000}') => wide.push(' '),
-            (_, '\u{ff01}'..='\u{ffef}') => wide.extend(std::iter::once(c).nfkc()),
-            _ => wide.push(c),
+        match c {
+            'ﬅ' => wide.push_str("ſt"),
+            c if is_wide(c) => wide.extend(std::iter::once(c).nfkc()),
+            c => wide.push(c),
         }
     }
     let mut straight = String::with_capacity(wide.len());
@@ -82,53 +64,18 @@ fn fix_once(line: &str, unescape: bool) -> String {
             c => c,
         });
     }
-    without_escapes(&straight).chars().filter(|&c| !is_control(c)).nfc().collect()
-}
-
-/// Removes terminal colour codes: ESC `[` numbers letter.
-fn without_escapes(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("\u{1b}[") {
-        let code = &rest[at + 2..];
-        let body = code.trim_start_matches(|c: char| super::scan::is_digit(c) || c == ';');
-        let skip =
-            if body.starts_with(|c: char| c.is_ascii_alphabetic()) { code.len() - body.len() + 3 } else { 0 };
-        out.push_str(&rest[..at]);
-        if skip == 0 {
-            out.push_str("\u{1b}[");
-        }
-        rest = &rest[at + skip.max(2)..];
+    if straight.contains("\x1b[") {
+        straight = rewrite(&straight, &COLOUR, shade);
     }
-    out.push_str(rest);
-    out
+    straight.chars().filter(|&c| !is_control(c)).nfc().collect()
 }
 
 /// Decodes the entities that end in a semicolon, all-capital names of lower-case ones included.
-fn unescape_strict(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let hash = usize::from(rest[1..].starts_with('#'));
-        let body = &rest[1 + hash..];
-        let length = body.bytes().take(25).take_while(u8::is_ascii_alphanumeric).count();
-        let known = (1..=24).contains(&length) && body[length..].starts_with(';');
-        let decoded = known.then(|| decode(&body[..length], hash == 1)).flatten();
-        match decoded {
-            Some(decoded) => {
-                out.push_str(&decoded);
-                rest = &body[length + 1..];
-            }
-            None => {
-                out.push('&');
-                rest = &rest[1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
+fn unescape_strict(line: &str) -> Cow<'_, str> {
+    static ENTITY: LazyLock<Regex> = LazyLock::new(|| pattern("&(#?)([[:alnum:]]{1,24});"));
+    ENTITY.replace_all(line, |found: &Captures| {
+        decode(&found[2], !found[1].is_empty()).unwrap_or_else(|| found[0].to_owned())
+    })
 }
 
 /// The text of a name or of a number with or without `x`; `None` leaves it alone.

@@ -1,10 +1,12 @@
 //! The tokenizer of GLIDE's text transformer, which is GPT-2's: text to a fixed number of ids.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use super::byte_pairs::{
-    BytePairs, Class, check_request, class, contraction, find, merges, read_table, read_vocabulary, run,
-};
+use regex::bytes::Regex;
+
+use super::byte_pairs::{BytePairs, check_request, find, merges, read_table, read_vocabulary, words};
+use super::scan::byte_pattern;
 use super::t5::Tokens;
 use crate::error::{Error, Result};
 
@@ -12,6 +14,9 @@ use crate::error::{Error, Result};
 const VOCABULARY: &str = "encoder.json";
 /// The file of merges.
 const MERGES: &str = "vocab.bpe";
+/// GPT-2's words: contractions; letters, numbers or other signs with up to one space before them; white space.
+static WORDS: LazyLock<Regex> =
+    LazyLock::new(|| byte_pattern(r"'(?:[stmd]|re|ve|ll)| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+"));
 
 /// Byte pair encoding of lower-case text as GPT-2 does it (Radford et al. 2019), with GLIDE's padding.
 ///
@@ -26,7 +31,7 @@ impl Gpt2Tokenizer {
     /// Reads `encoder.json` and `vocab.bpe`, packed by gzip (`.gz`) or not, of `folder` or its `tokenizer` folder.
     ///
     /// # Errors
-    /// [`Error::File`] if one is not there (it says where it is published), or is damaged.
+    /// [`Error::ModelFile`] if one is not there (it says where it is published), or is damaged.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = |name: &str| -> Result<PathBuf> {
             find(folder, &[name]).ok_or_else(|| {
@@ -58,11 +63,9 @@ impl Gpt2Tokenizer {
     pub fn encode(&self, text: &str, length: usize) -> Result<Tokens> {
         check_request(text, length, 1)?;
         let lower = text.to_lowercase();
-        let (mut ids, mut rest) = (Vec::new(), lower.as_str());
-        while !rest.is_empty() {
-            let (word, after) = rest.split_at(word_length(rest));
+        let mut ids = Vec::new();
+        for word in words(&lower, &WORDS) {
             self.pairs.encode(word, &mut ids)?;
-            rest = after;
         }
         let truncated = ids.len() > length;
         ids.truncate(length);
@@ -70,23 +73,6 @@ impl Gpt2Tokenizer {
         ids.resize(length, self.pairs.size().saturating_sub(1) as u32);
         Ok(Tokens { ids, mask, truncated })
     }
-}
-
-/// The bytes of the word at the start of a text that is not empty: a contraction; letters, numbers or other signs with
-/// up to one space before them; white space, the last of it left to a word that follows.
-fn word_length(text: &str) -> usize {
-    if let Some(length) = contraction(text, |c| c) {
-        return length;
-    }
-    let blank = run(text, Class::Space);
-    let space = usize::from(text.starts_with(' '));
-    match text[space..].chars().next().map(class) {
-        Some(kind) if kind != Class::Space => return space + run(&text[space..], kind),
-        _ if blank == text.len() => return blank,
-        _ => {}
-    }
-    let last = text[..blank].chars().next_back().map_or(0, char::len_utf8);
-    if blank > last { blank - last } else { blank }
 }
 
 #[cfg(test)]
@@ -117,15 +103,7 @@ mod tests {
 
     #[test]
     fn words_are_gpt2s() {
-        let words = |mut text: &str| {
-            let mut words = Vec::new();
-            while !text.is_empty() {
-                let (word, rest) = text.split_at(word_length(text));
-                words.push(word.to_string());
-                text = rest;
-            }
-            words
-        };
+        let words = |text| words(text, &WORDS);
         assert_eq!(
             words("it's  a\t\n b 12½ !?'s 'stop  "),
             ["it", "'s", " ", " a", "\t\n", " b", " 12½", " !?'", "s", " '", "stop", "  "]

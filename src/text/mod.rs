@@ -6,7 +6,6 @@
 //! diffusers' `IFPipeline` does. All work in time linear in the text and know no input that fails
 //! other than a text far beyond any prompt.
 
-mod address;
 mod byte_pairs;
 pub mod caption;
 mod clip;

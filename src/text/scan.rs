@@ -1,9 +1,13 @@
-//! Python's idea of words, digits and spaces, and linear-time replacement of hand-written patterns.
+//! Python's words, digits and spaces, and its regular expressions on them.
 //!
-//! IF's caption cleaning is a list of Python regular expressions. Python's `\w`, `\s`, `\b` differ from
-//! those of Rust's regex crate (combining marks, U+001C..U+001F), and several of the patterns need
-//! look-ahead or are quadratic when backtracked; so each is a small function here.
+//! Python's `\w`, `\d`, `\s` and `\b` differ from those of the regex crate (combining marks, U+001C..U+001F). So patterns
+//! look at a shade of the text, in which each character is one byte: itself where it is ASCII, else one that says what
+//! Python takes it for. There the bytes' classes are Python's.
 
+use std::sync::LazyLock;
+
+use regex::bytes::CaptureLocations;
+use regex::{Regex, bytes};
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// Python's `\w`: letters and numbers of any script, and `_`.
@@ -24,22 +28,6 @@ pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// ASCII letter, as `[a-zA-Z]`.
-pub(super) fn is_letter(c: char) -> bool {
-    c.is_ascii_alphabetic()
-}
-
-/// Python's `\b` before index `at`.
-pub(super) fn boundary(text: &[char], at: usize) -> bool {
-    let word = |i: Option<usize>| i.and_then(|i| text.get(i)).is_some_and(|&c| is_word(c));
-    word(at.checked_sub(1)) != word(Some(at))
-}
-
-/// True if no word goes on at `at`.
-pub(super) fn word_ends(text: &[char], at: usize) -> bool {
-    !text.get(at).is_some_and(|&c| is_word(c))
-}
-
 /// The end of the run of characters that fulfil `class`, from `at` on.
 pub(super) fn run(text: &[char], at: usize, class: impl Fn(char) -> bool) -> usize {
     text.iter().skip(at).position(|&c| !class(c)).map_or(text.len().max(at), |n| at + n)
@@ -47,75 +35,73 @@ pub(super) fn run(text: &[char], at: usize, class: impl Fn(char) -> bool) -> usi
 
 /// The end of `word` if it stands at `at`.
 pub(super) fn literal(text: &[char], at: usize, word: &str) -> Option<usize> {
-    let mut end = at;
-    for c in word.chars() {
-        if text.get(end) != Some(&c) {
-            return None;
+    let mut letters = text.iter().skip(at);
+    word.chars().all(|c| letters.next() == Some(&c)).then(|| at + word.chars().count())
+}
+
+/// What a pattern sees of a character: words, digits and spaces beyond ASCII as `_`, `0` and a space.
+pub(super) fn shade(c: char) -> u8 {
+    match c {
+        c if is_space(c) => b' ',
+        c if c.is_ascii() => c as u8,
+        c if is_digit(c) => b'0',
+        c if is_word(c) => b'_',
+        _ => 0x80,
+    }
+}
+
+/// Patterns, each with what replaces its matches; of a pattern with a group, the group's.
+pub(super) type Rules = LazyLock<Vec<(bytes::Regex, &'static str)>>;
+
+/// Reads a pattern of this program, which tests have read before.
+pub(super) fn pattern(pattern: &str) -> Regex {
+    Regex::new(pattern).unwrap_or_else(|e| unreachable!("{pattern}: {e}"))
+}
+
+/// Reads a pattern of bytes' classes.
+pub(super) fn byte_pattern(pattern: &str) -> bytes::Regex {
+    let read = bytes::RegexBuilder::new(pattern).unicode(false).build();
+    read.unwrap_or_else(|e| unreachable!("{pattern}: {e}"))
+}
+
+/// Reads patterns of bytes' classes, each with what replaces it.
+pub(super) fn rules(list: &[(&str, &'static str)]) -> Vec<(bytes::Regex, &'static str)> {
+    list.iter().map(|&(pattern, by)| (byte_pattern(pattern), by)).collect()
+}
+
+/// Applies the rules one after another to the whole text, whose characters they see as `shade` says.
+pub(super) fn rewrite(text: &str, rules: &Rules, shade: impl Fn(char) -> u8) -> String {
+    let mut text: Vec<char> = text.chars().collect();
+    let mut shades: Vec<u8> = text.iter().map(|&c| shade(c)).collect();
+    for (pattern, by) in rules.iter() {
+        let (mut new, mut new_shades) = (Vec::new(), Vec::new());
+        let (mut at, mut groups) = (0, pattern.capture_locations());
+        while let Some((start, end)) = find(pattern, &shades, at, &mut groups) {
+            new.extend(text[at..start].iter().copied().chain(by.chars()));
+            new_shades.extend(shades[at..start].iter().copied().chain(by.bytes()));
+            at = end;
         }
-        end += 1;
-    }
-    Some(end)
-}
-
-/// The end of the first of `words` that stands at `at`.
-pub(super) fn any_literal(text: &[char], at: usize, words: &[&str]) -> Option<usize> {
-    words.iter().find_map(|word| literal(text, at, word))
-}
-
-/// What a pattern says about a position.
-pub(super) enum Step {
-    /// It matches up to here (exclusive, beyond the position).
-    Hit(usize),
-    /// It matches neither here nor before this later position.
-    Miss(usize),
-}
-
-impl Step {
-    /// A match up to `end`, or none at `at`.
-    pub fn at(at: usize, end: Option<usize>) -> Self {
-        end.map_or(Step::Miss(at + 1), Step::Hit)
-    }
-}
-
-/// Replaces all matches of a pattern from left to right; `put` writes what replaces a match.
-pub(super) fn replace(
-    text: &[char],
-    pattern: impl Fn(&[char], usize) -> Step,
-    put: impl Fn(&[char], &mut Vec<char>),
-) -> Vec<char> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match pattern(text, at) {
-            Step::Hit(end) if end > at => {
-                put(&text[at..end], &mut out);
-                at = end;
-            }
-            Step::Miss(next) if next > at => {
-                out.extend_from_slice(&text[at..next.min(text.len())]);
-                at = next;
-            }
-            // A pattern that does not advance would hang; treat it as no match.
-            _ => {
-                out.push(text[at]);
-                at += 1;
-            }
+        if at > 0 {
+            new.extend_from_slice(&text[at..]);
+            new_shades.extend_from_slice(&shades[at..]);
+            (text, shades) = (new, new_shades);
         }
     }
-    out
+    text.into_iter().collect()
 }
 
-/// Replaces all matches by `by`.
-pub(super) fn sub(text: &mut Vec<char>, by: &str, pattern: impl Fn(&[char], usize) -> Step) {
-    *text = replace(text, pattern, |_, out| out.extend(by.chars()));
-}
-
-/// Replaces runs of at least `least` characters of a class by `by`.
-pub(super) fn sub_runs(text: &mut Vec<char>, by: &str, least: usize, class: impl Fn(char) -> bool) {
-    sub(text, by, |t, i| match run(t, i, &class) {
-        end if end >= i + least => Step::Hit(end),
-        end => Step::Miss(end.max(i + 1)),
-    });
+/// The first match at or behind `at`: the part that is to be replaced.
+fn find(
+    pattern: &bytes::Regex,
+    shades: &[u8],
+    at: usize,
+    groups: &mut CaptureLocations,
+) -> Option<(usize, usize)> {
+    if groups.len() == 1 {
+        return pattern.find_at(shades, at).map(|found| (found.start(), found.end()));
+    }
+    let whole = pattern.captures_read_at(groups, shades, at)?;
+    Some(groups.get(1).unwrap_or((whole.start(), whole.end())))
 }
 
 #[cfg(test)]
@@ -127,16 +113,13 @@ mod tests {
         assert!(is_word('é') && is_word('猫') && is_word('½') && is_word('_') && !is_word('\u{301}'));
         assert!(is_digit('٣') && !is_digit('½'));
         assert!(is_space('\u{1c}') && is_space('\u{a0}') && !is_space('\u{200b}'));
-        let t: Vec<char> = "a\u{301}b".chars().collect();
-        assert!((0..=3).all(|i| boundary(&t, i)));
     }
 
     #[test]
     fn patterns_replace() {
-        let mut t: Vec<char> = "a--b-c".chars().collect();
-        sub_runs(&mut t, "+", 2, |c| c == '-');
-        assert_eq!(t.iter().collect::<String>(), "a+b-c");
-        sub(&mut t, "", |_, i| Step::Hit(i));
-        assert_eq!(t.iter().collect::<String>(), "a+b-c");
+        static RULES: Rules =
+            LazyLock::new(|| rules(&[("--+", "+"), (r"\b(\d)\s\d", "<>"), (r"\D\.()", " ")]));
+        assert_eq!(rewrite("a--b-c.½", &RULES, shade), "a+b-c. ½");
+        assert_eq!(rewrite("é\u{301}٣\u{1c}4\u{301}.", &RULES, shade), "é\u{301}<>\u{1c}4\u{301}. ");
     }
 }

@@ -7,18 +7,18 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use serde_json::{Map, Value};
 
 use super::scan::is_space;
 use super::unigram::Unigram;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// Ids beyond this are taken for damage.
 const MAX_ID: u64 = 10_000_000;
 /// More special tokens than this are taken for damage.
 const MAX_SPECIAL: u64 = 10_000;
-/// JSON files larger than this are not read.
-const MAX_JSON: u64 = 64 << 20;
 /// Named special tokens in the order transformers adds them.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -57,8 +57,7 @@ impl Added {
 #[derive(Debug)]
 pub(super) struct Specials {
     by_content: HashMap<String, (u32, Added)>,
-    /// Contents by first character, longest first.
-    by_start: HashMap<char, Vec<String>>,
+    finder: Finder,
     /// Contents of tokens with a role (not just added).
     pub roles: HashSet<String>,
     pub eos: String,
@@ -69,25 +68,35 @@ pub(super) struct Specials {
     split_inside: bool,
 }
 
-/// Reads a JSON object, `None` if there is no such file.
-fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let length = match std::fs::metadata(path) {
-        Ok(m) if m.is_file() => m.len(),
-        // Opening a pipe would wait for a writer for ever.
-        Ok(_) => return Err(Error::file(path, "is not a regular file; download it again or delete it")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::file(path, format!("cannot be read: {e}"))),
-    };
-    if length > MAX_JSON {
-        return Err(Error::file(
-            path,
-            format!("has {length} bytes, too many for this file; download it again"),
-        ));
+/// Finds given texts: leftmost, then longest.
+#[derive(Debug)]
+pub(super) struct Finder(AhoCorasick);
+
+impl Finder {
+    /// Of these texts; empty ones are never found.
+    pub fn new(texts: impl Iterator<Item = String>) -> Result<Self, BuildError> {
+        let builder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(texts.filter(|t| !t.is_empty()));
+        builder.map(Finder)
     }
-    let text = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|e| Error::file(path, format!("is not a JSON object ({e}); download it again or delete it")))
+
+    /// Cuts `text` into parts that are not empty, each with whether it is one of the texts.
+    pub fn cut<'a>(&self, text: &'a str) -> Vec<(&'a str, bool)> {
+        let (mut parts, mut at) = (Vec::new(), 0);
+        for found in self.0.find_iter(text) {
+            parts.extend([(&text[at..found.start()], false), (&text[found.range()], true)]);
+            at = found.end();
+        }
+        parts.push((&text[at..], false));
+        parts.retain(|(part, _)| !part.is_empty());
+        parts
+    }
+}
+
+/// Reads a JSON object, `None` if there is no such file.
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }
 
 /// The special tokens as they stand while the files are read.
@@ -161,15 +170,15 @@ fn explicit_ids(folder: &Path, config: &Map<String, Value>, draft: &mut Draft) -
         return Ok(found);
     }
     let path = folder.join("special_tokens_map.json");
-    if let Some(map) = read_json(&path)? {
+    if let Some(map) = read_object(&path)? {
         draft.take_names(&path, &map)?;
     }
     let path = folder.join("added_tokens.json");
-    for (content, id) in read_json(&path)?.into_iter().flatten() {
+    for (content, id) in read_object(&path)?.into_iter().flatten() {
         found.push((checked_id(&path, &content, id.as_u64())?, Added::named(content)));
     }
     let path = folder.join("tokenizer.json");
-    if let Some(Value::Array(list)) = read_json(&path)?.and_then(|mut o| o.remove("added_tokens")) {
+    if let Some(Value::Array(list)) = read_object(&path)?.and_then(|mut o| o.remove("added_tokens")) {
         for value in list {
             let id = checked_id(&path, "added_tokens", value.get("id").and_then(Value::as_u64))?;
             let token = Added::from_json(&value);
@@ -220,10 +229,10 @@ impl Specials {
     /// Reads the JSON files of `folder` (each may be absent) for the vocabulary `model`.
     ///
     /// # Errors
-    /// [`Error::File`] for unreadable or malformed JSON, [`Error::Config`] for values that make no sense.
+    /// [`Error::ModelFile`] for unreadable or malformed JSON, or values that make no sense.
     pub fn load(folder: &Path, model: &Unigram) -> Result<Self> {
         let path = folder.join("tokenizer_config.json");
-        let config = read_json(&path)?.unwrap_or_default();
+        let config = read_object(&path)?.unwrap_or_default();
         let mut draft = Draft::default();
         for (key, name) in [("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")] {
             draft.named.insert(key, Added::named(name));
@@ -248,16 +257,11 @@ impl Specials {
         let (eos, pad, unk) = (content("eos_token"), content("pad_token"), content("unk_token"));
         let by_content: HashMap<_, _> =
             draft.decoder.into_iter().map(|(id, t)| (t.content.clone(), (id, t))).collect();
-        let mut by_start: HashMap<char, Vec<String>> = HashMap::new();
-        for content in by_content.keys() {
-            if let Some(c) = content.chars().next() {
-                by_start.entry(c).or_default().push(content.clone());
-            }
-        }
-        by_start.values_mut().for_each(|list| list.sort_by_key(|s| std::cmp::Reverse(s.len())));
+        let finder = Finder::new(by_content.keys().cloned())
+            .map_err(|e| Error::config(&path, "added_tokens_decoder", format!("is too large: {e}")))?;
         let (legacy, add_prefix_space) = (flag("legacy", true), flag("add_prefix_space", true));
         let split_inside = flag("split_special_tokens", false);
-        Ok(Specials { by_content, by_start, roles, eos, pad, unk, legacy, add_prefix_space, split_inside })
+        Ok(Specials { by_content, finder, roles, eos, pad, unk, legacy, add_prefix_space, split_inside })
     }
 
     /// Gives ids to the special tokens that have none yet, behind the vocabulary if need be.
@@ -301,7 +305,8 @@ impl Specials {
         if self.split_inside {
             return vec![Cow::Borrowed(text)];
         }
-        let mut parts: Vec<Cow<'a, str>> = self.cut(text).into_iter().map(Cow::Borrowed).collect();
+        let mut parts: Vec<Cow<'a, str>> =
+            self.finder.cut(text).into_iter().map(|(part, _)| part.into()).collect();
         for i in 0..parts.len() {
             let Some((_, token)) = self.by_content.get(&*parts[i]) else { continue };
             if token.rstrip && i + 1 < parts.len() {
@@ -323,25 +328,6 @@ impl Specials {
                 parts[i] = "".into();
             }
         }
-        parts.retain(|p| !p.is_empty());
-        parts
-    }
-
-    /// Leftmost, then longest occurrences of special tokens, and the text between them.
-    fn cut<'a>(&self, text: &'a str) -> Vec<&'a str> {
-        let (mut parts, mut from, mut skip) = (Vec::new(), 0, 0);
-        for (at, c) in text.char_indices() {
-            if at < skip {
-                continue;
-            }
-            let tokens = self.by_start.get(&c).into_iter().flatten();
-            if let Some(token) = tokens.into_iter().find(|t| text[at..].starts_with(t.as_str())) {
-                parts.extend([&text[from..at], &text[at..at + token.len()]]);
-                skip = at + token.len();
-                from = skip;
-            }
-        }
-        parts.push(&text[from..]);
         parts.retain(|p| !p.is_empty());
         parts
     }

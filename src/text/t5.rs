@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use tokenizers::{Encoding, PaddingDirection, Token, TruncationDirection};
 
+use super::byte_pairs::{check_request, read};
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, kind};
 use super::special::Specials;
 use super::unigram::Unigram;
-use crate::error::{Error, Result, request};
+use crate::error::{Error, Result};
 
 /// Larger files are refused before they are read; the largest published one (mT5) has 4.3 MB.
 const MAX_FILE: u64 = 8 << 20;
-/// Longer texts are refused; a prompt's first 77 tokens are all that any model sees.
-const MAX_TEXT: usize = 1 << 20;
 
 /// Token ids of one text, padded to the length asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,41 +45,22 @@ pub struct T5Tokenizer {
     size: usize,
 }
 
-/// Reads and decodes `spiece.model`.
-fn read_model(path: &Path) -> Result<ModelProto> {
-    let again = "download the tokenizer folder again";
-    let length = match std::fs::metadata(path) {
-        Ok(m) if m.is_file() => m.len(),
-        Ok(_) => return Err(Error::file(path, format!("is not a file; {again}"))),
-        Err(e) => {
-            return Err(Error::file(path, format!("cannot be read ({e}); a T5 tokenizer needs it, {again}")));
-        }
-    };
-    if length == 0 || length > MAX_FILE {
-        return Err(Error::file(
-            path,
-            format!("has {length} bytes, which no SentencePiece model has; {again}"),
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
-    if bytes.starts_with(b"version https://git-lfs") {
-        return Err(Error::file(path, "is a Git LFS pointer; fetch the file itself (`git lfs pull`)"));
-    }
-    ModelProto::decode(bytes.as_slice())
-        .map_err(|e| Error::file(path, format!("is no SentencePiece model, or is cut off ({e}); {again}")))
-}
-
 impl T5Tokenizer {
     /// Reads `spiece.model` and, where they exist, `tokenizer_config.json`, `special_tokens_map.json`,
     /// `added_tokens.json` and `tokenizer.json` of a tokenizer folder.
     ///
     /// # Errors
-    /// [`Error::File`] if `spiece.model` is missing, damaged or not a unigram model, or a JSON file is
-    /// malformed; [`Error::Config`] if a JSON value makes no sense.
+    /// [`Error::ModelFile`] if `spiece.model` is missing, damaged or not a unigram model, or a JSON file is
+    /// malformed, or a JSON value makes no sense.
     pub fn load(folder: &Path) -> Result<Self> {
         let path: PathBuf = folder.join("spiece.model");
-        let proto = read_model(&path)?;
         let bad = |what: String| Error::file(&path, what);
+        let bytes = read(&path, MAX_FILE)?;
+        if bytes.is_empty() {
+            return Err(bad("has 0 bytes; download the tokenizer's folder again".into()));
+        }
+        let cut = |e| format!("is no SentencePiece model, or is cut off ({e}); download the folder again");
+        let proto = ModelProto::decode(bytes.as_slice()).map_err(|e| bad(cut(e)))?;
         let model = Unigram::new(&proto).map_err(bad)?;
         let specials = Specials::load(folder, &model)?;
         let user = proto.pieces.iter().filter(|p| p.kind == Some(kind::USER_DEFINED));
@@ -103,17 +83,7 @@ impl T5Tokenizer {
     /// # Errors
     /// [`Error::Request`] if `max_length` is 0 or the text is longer than 1 MiB.
     pub fn encode(&self, text: &str, max_length: usize) -> Result<Tokens> {
-        if max_length == 0 {
-            return Err(request!(Prompt, Malformed, "a prompt needs room for at least 1 token"));
-        }
-        if text.len() > MAX_TEXT {
-            return Err(request!(
-                Prompt,
-                Malformed,
-                "the prompt has {} bytes; shorten it to at most {MAX_TEXT}",
-                text.len()
-            ));
-        }
+        check_request(text, max_length, 1)?;
         let pieces = if self.specials.legacy { self.split(text) } else { self.split_modern(text) };
         let token = |piece: String| Token { id: self.id(&piece), value: piece, offsets: (0, 0) };
         let mut encoding = Encoding::from_tokens(pieces.into_iter().map(token).collect(), 0);
@@ -246,7 +216,7 @@ mod tests {
         fails("lfs", b"version https://git-lfs.github.com/spec/v1", &[], "LFS");
         fails("garbage", &[0xff; 100], &[], "no SentencePiece model");
         fails("huge", &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], &[], "cut off");
-        fails("json", &model, &[("tokenizer_config.json", "[1")], "not a JSON object");
+        fails("json", &model, &[("tokenizer_config.json", "[1")], "not the JSON expected");
         let id = r#"{"added_tokens_decoder":{"4294967295":{"content":"x"}}}"#;
         fails("id", &model, &[("tokenizer_config.json", id)], "token id");
         let count = r#"{"extra_ids":3,"additional_special_tokens":["<extra_id_0>"]}"#;

@@ -278,12 +278,8 @@ impl System for Adm {
         }
     }
 
-    fn networks(&self) -> Vec<(String, Graph, &Weights)> {
-        let stages = self.stages.iter().map(|stage| &stage.networks[0]);
-        let mut networks: Vec<(String, Graph, &Weights)> =
-            stages.map(|n| (n.name.clone(), n.network().smallest(), &**n.weights())).collect();
-        networks.extend(self.classifier.iter().map(|c| ("classifier".into(), c.config.graph(), c.weights())));
-        networks
+    fn other_networks(&self) -> Vec<(String, Graph, &Weights)> {
+        self.classifier.iter().map(|c| ("classifier".into(), c.config.graph(), c.weights())).collect()
     }
 }
 

@@ -60,8 +60,7 @@ impl Parts {
 
     /// The sampler's step alone, of a network's output that was computed before, with what corrects it.
     pub(super) fn corrected(&self, shape: Shape, by: Correction) -> Graph {
-        let out = self.step.find_output("out").map_or(Vec::new(), |id| self.step.info(id).shape.clone());
-        record_corrected(shape, &out, by)
+        record_corrected(&self.step, shape, by)
     }
 }
 
@@ -108,7 +107,9 @@ fn record_step(
     g.output("next", &next);
 }
 
-fn record_corrected(shape: Shape, out: &[usize], by: Correction) -> Graph {
+/// The sampler's step of what `step` puts out, with what corrects it.
+fn record_corrected(step: &Graph, shape: Shape, by: Correction) -> Graph {
+    let out = step.find_output("out").map_or(&[][..], |id| &step.info(id).shape);
     let mut g = Graph::new();
     let x = g.input("x", &shape.sample(), Storage::F32);
     let out = g.input("out", out, Storage::Elem);
@@ -346,12 +347,10 @@ impl Denoiser {
 
     /// The program of the sampler's step once more, `by` what corrects it, with the network's last output in it.
     pub(super) fn corrected(&mut self, by: Correction) -> Result<&mut Program> {
-        let graph = self.step.graph();
-        let out = graph.find_output("out").map_or(Vec::new(), |id| graph.info(id).shape.clone());
         let (_, program) = match self.corrected.take().filter(|(made_for, _)| *made_for == by) {
             Some(made) => self.corrected.insert(made),
             None => {
-                let graph = record_corrected(self.shape, &out, by);
+                let graph = record_corrected(self.step.graph(), self.shape, by);
                 self.corrected.insert((by, self.device.program(graph, &Weights::none(), &self.options)?))
             }
         };

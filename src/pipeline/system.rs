@@ -138,7 +138,13 @@ pub trait System: Send + Sync {
     /// Its networks by name, as small as they may be, with their weights.
     fn networks(&self) -> Vec<(String, Graph, &Weights)> {
         let networks = self.stages().iter().flat_map(|stage| &stage.networks);
-        networks.map(|n| (n.name.clone(), n.network().smallest(), &**n.weights())).collect()
+        let networks = networks.map(|n| (n.name.clone(), n.network().smallest(), &**n.weights()));
+        networks.chain(self.other_networks()).collect()
+    }
+
+    /// Those of its networks that are no stage's.
+    fn other_networks(&self) -> Vec<(String, Graph, &Weights)> {
+        Vec::new()
     }
 
     /// Its CLIP embeddings, where it draws pictures of them.

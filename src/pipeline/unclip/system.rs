@@ -193,13 +193,9 @@ impl System for UnClip {
         costs
     }
 
-    fn networks(&self) -> Vec<(String, Graph, &Weights)> {
-        let networks = self.stages.iter().flat_map(|stage| &stage.networks);
-        let networks = networks.map(|n| (n.name.clone(), n.network().smallest(), &**n.weights()));
-        let tokens = self.autoregressive.iter();
-        let tokens =
-            tokens.map(|(prior, _)| ("prior_ar".to_string(), prior.config.graph(1), prior.weights()));
-        networks.chain(tokens).collect()
+    fn other_networks(&self) -> Vec<(String, Graph, &Weights)> {
+        let priors = self.autoregressive.iter();
+        priors.map(|(prior, _)| ("prior_ar".into(), prior.config.graph(1), prior.weights())).collect()
     }
 
     fn latent_space(&self) -> Option<&dyn LatentSpace> {

@@ -64,8 +64,8 @@ pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
             Error::file(path, format!("not found: the folder {} does not exist", folder.display()))
         }
         Some(folder) if !folder.as_os_str().is_empty() => {
-            let what = "not found: expected in the folder";
-            Error::file(path, format!("{what} {}: is this the right folder, and complete?", folder.display()))
+            let what = "is this the right folder, and complete? If not, download it again";
+            Error::file(path, format!("not found: expected in the folder {}: {what}", folder.display()))
         }
         _ => Error::file(path, "not found: is the path right?"),
     }

@@ -11,6 +11,7 @@ use tokenizers::models::bpe::BPE;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use crate::error::{Error, Result, request};
+use crate::files::unreadable;
 
 /// Larger tables are refused, before and after they are unpacked; CLIP's, the largest, has 3.4 MB unpacked.
 const MAX_FILE: u64 = 32 << 20;
@@ -151,10 +152,7 @@ pub(super) fn find(folder: &Path, names: &[&str]) -> Option<PathBuf> {
 
 /// Reads a file of at most `most` bytes that a tokenizer is made of.
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let unreadable = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::file(path, "not found; download the tokenizer's whole folder"),
-        _ => Error::file(path, format!("cannot be read: {e}")),
-    };
+    let unreadable = |e: std::io::Error| unreadable(path, &e);
     let about = std::fs::metadata(path).map_err(unreadable)?;
     if !about.is_file() {
         return Err(Error::file(path, "is not a regular file; one of a tokenizer's is needed here"));

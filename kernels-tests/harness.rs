@@ -103,10 +103,13 @@ pub fn evaluate(graph: &Graph, inputs: HashMap<TensorId, Vec<f64>>) -> HashMap<T
                 other => panic!("read before it is made: {other:?}"),
             });
         }
-        let mut y = vec![0.0; graph.info(node.output).len()];
+        // What is updated in place holds its values.
+        let before = |id: &TensorId| values.get(id).cloned().unwrap_or(vec![0.0; graph.info(*id).len()]);
+        let mut made: Vec<Vec<f64>> = node.outputs.iter().map(before).collect();
         let read: Vec<&[f64]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
-        (node.kernel.reference)(&node.params, &read, &mut y);
-        values.insert(node.output, y);
+        let mut outputs: Vec<&mut [f64]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+        (node.kernel.reference)(&node.params, &read, &mut outputs);
+        values.extend(node.outputs.iter().copied().zip(made));
     }
     values
 }

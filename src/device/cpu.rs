@@ -143,21 +143,58 @@ impl CpuProgram {
     /// Computes a node.
     fn compute(&mut self, graph: &Graph, at: usize) {
         let node = &graph.nodes[at];
-        let Values::Planned(output) = &self.values[node.output.0] else { return };
-        // What lives while the output is written lies before or behind it.
-        let (before, rest) = bytemuck::cast_slice_mut(&mut self.arena).split_at_mut(output.start);
-        let (y, behind) = rest.split_at_mut(output.len());
-        let (before, behind) = (&*before, &*behind);
+        // What is updated in place is taken out of the list while the rest of it is read.
+        let mut updated: Vec<(TensorId, Values)> = Vec::new();
+        for id in &node.outputs {
+            if matches!(self.values[id.0], Values::Owned(_)) {
+                updated.push((*id, std::mem::replace(&mut self.values[id.0], Values::Absent)));
+            }
+        }
+        let place = |id: &TensorId| match &self.values[id.0] {
+            Values::Planned(place) => Some((*id, place.clone())),
+            _ => None,
+        };
+        let (mut outputs, rest) =
+            carve(bytemuck::cast_slice_mut(&mut self.arena), node.outputs.iter().filter_map(place).collect());
+        for (id, values) in &mut updated {
+            if let Values::Owned(values) = values {
+                outputs.push((*id, values));
+            }
+        }
+        outputs.sort_by_key(|(id, _)| node.outputs.iter().position(|output| output == id));
+        let mut outputs: Vec<&mut [f32]> = outputs.into_iter().map(|(_, y)| y).collect();
         let value = |id: &TensorId| match &self.values[id.0] {
             Values::Absent => &[],
             Values::Shared(v) => &v[..],
             Values::Owned(v) => &v[..],
-            Values::Planned(place) if place.end <= output.start => &before[place.clone()],
-            Values::Planned(place) => &behind[place.start - output.end..place.end - output.end],
+            Values::Planned(place) => {
+                let around = rest.iter().rfind(|(start, _)| *start <= place.start);
+                around.map_or(&[][..], |(start, values)| &values[place.start - start..place.end - start])
+            }
         };
         let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
-        (node.kernel.cpu)(&node.params, &inputs, y);
+        (node.kernel.cpu)(&node.params, &inputs, &mut outputs);
+        updated.into_iter().for_each(|(id, values)| self.values[id.0] = values);
     }
+}
+
+/// Outputs by tensor, and what lies between them with where it begins.
+type Carved<'a> = (Vec<(TensorId, &'a mut [f32])>, Vec<(usize, &'a [f32])>);
+
+/// Divides the arena into the outputs at their places, and all else: what lives while they are written lies between them.
+fn carve(arena: &mut [f32], mut places: Vec<(TensorId, Range<usize>)>) -> Carved<'_> {
+    places.sort_by_key(|(_, place)| place.start);
+    let (mut outputs, mut rest) = (Vec::new(), Vec::new());
+    let (mut at, mut left) = (0, arena);
+    for (id, place) in places {
+        let (between, behind) = left.split_at_mut(place.start - at);
+        let (output, behind) = behind.split_at_mut(place.len());
+        rest.push((at, &*between));
+        outputs.push((id, output));
+        (at, left) = (place.end, behind);
+    }
+    rest.push((at, &*left));
+    (outputs, rest)
 }
 
 /// Refuses what the machine has no memory for: the system would end the process, or others, without a word.

@@ -147,7 +147,7 @@ impl Device {
         let kept: Vec<TensorId> = match options.keep {
             Keep::Outputs => Vec::new(),
             Keep::Taps => graph.taps.iter().map(|(_, id)| *id).collect(),
-            Keep::All => graph.nodes.iter().map(|n| n.output).collect(),
+            Keep::All => graph.nodes.iter().map(|n| n.output()).collect(),
         };
         let backend = match self {
             Device::Cpu => Backend::Cpu(cpu::CpuProgram::new(&graph, weights, &kept)?),

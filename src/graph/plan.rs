@@ -1,6 +1,6 @@
 //! The plan: lifetimes of a graph's tensors → places in a few large buffers. A pure function of the graph.
 
-use super::{Graph, TensorId};
+use super::{Graph, Source, TensorId};
 
 /// Where an activation lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,11 @@ fn lifetimes(graph: &Graph, kept: &[TensorId]) -> Vec<Option<Lifetime>> {
     let end = graph.nodes.len();
     let mut lives: Vec<Option<Lifetime>> = vec![None; graph.tensors.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
-        lives[node.output.0] = Some(Lifetime { first: at, last: at });
+        // What is updated in place has its place elsewhere.
+        let made = |id: &&TensorId| matches!(graph.info(**id).source, Source::Node);
+        for id in node.outputs.iter().filter(made) {
+            lives[id.0] = Some(Lifetime { first: at, last: at });
+        }
         for input in &node.inputs {
             if let Some(life) = &mut lives[input.0] {
                 life.last = life.last.max(at);

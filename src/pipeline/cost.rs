@@ -217,7 +217,7 @@ impl NetworkCost {
     fn check_tensors(&mut self, graph: &Graph, on: &Target) {
         let mut makers = HashMap::new();
         for node in &graph.nodes {
-            makers.insert(node.output, node.label.as_str());
+            makers.insert(node.output(), node.label.as_str());
         }
         let (mut refused, mut first) = (0, None);
         for (i, tensor) in graph.tensors.iter().enumerate() {
@@ -267,7 +267,7 @@ impl NetworkCost {
                 let most = read.entry(*id).or_default();
                 *most = most.max(bytes);
             }
-            moved += size(node.output) as f64;
+            moved += size(node.output()) as f64;
         }
         let made = |id: &TensorId| matches!(graph.info(*id).source, Source::Node);
         let fewest = read.iter().filter(|(id, _)| !made(id)).map(|(_, bytes)| bytes).sum::<f64>()

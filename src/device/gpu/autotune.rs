@@ -294,9 +294,9 @@ impl<'a> Trial<'a> {
         };
         let inputs: Vec<Vec<f32>> =
             node.inputs.iter().map(|id| (0..graph.info(*id).len()).map(|_| uniform()).collect()).collect();
-        let mut expected = vec![0.0; graph.info(node.output).len()];
+        let mut expected = vec![0.0; graph.info(node.output()).len()];
         let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-        (node.kernel.cpu)(&node.params, &slices, &mut expected);
+        (node.kernel.cpu)(&node.params, &slices, &mut [&mut expected]);
         Trial { graph, node, inputs, expected }
     }
 
@@ -315,9 +315,9 @@ impl<'a> Trial<'a> {
             };
             node.inputs[i] = g.add(&info.shape, info.storage, source).id;
         }
-        let info = self.graph.info(self.node.output);
+        let info = self.graph.info(self.node.output());
         let y = g.add(&info.shape, info.storage, Source::Node);
-        node.output = y.id;
+        node.outputs = vec![y.id];
         g.output("y", &y);
         (g, node)
     }

@@ -229,7 +229,7 @@ impl GpuProgram {
         };
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
-        for (i, id) in node.inputs.iter().chain([&node.output]).enumerate() {
+        for (i, id) in node.inputs.iter().chain(&node.outputs).enumerate() {
             let binding = self.binding(graph, *id).ok_or_else(|| {
                 Error::device(format!("{}: tensor {i} has no memory; please report it", node.label))
             })?;
@@ -244,7 +244,7 @@ impl GpuProgram {
         let cost = graph.node_cost(node);
         // Arithmetic and traffic in one figure: a device that does 1 operation moves a fraction of an element.
         let work = cost.flops + 8.0 * (cost.reads + cost.writes) + 1e5;
-        let grid = (node.shader().grid)(&node.params, &graph.info(node.output).shape);
+        let grid = (node.shader().grid)(&node.params, &graph.info(node.output()).shape);
         Ok(Recorded { pipeline, bind_group, grid, work })
     }
 

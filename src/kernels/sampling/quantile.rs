@@ -30,9 +30,9 @@ pub static KERNEL: Kernel = Kernel {
     reference: |params, inputs, s| {
         let sorted =
             |p: &[u8], x: &[&[f32]], s: &mut [f32]| compute(p, x, s, |x| x.sort_unstable_by(f32::total_cmp));
-        defined_in_f32(sorted, params, inputs, s)
+        defined_in_f32(sorted, params, inputs, s[0])
     },
-    cpu: |params, inputs, s| compute(params, inputs, s, |_| {}),
+    cpu: |params, inputs, s| compute(params, inputs, s[0], |_| {}),
     cost: |_, inputs, output| {
         Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output)
     },

@@ -34,8 +34,8 @@ pub static KERNEL: Kernel = Kernel {
         fold_grid(output.iter().product::<usize>().div_ceil(128))
     })],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

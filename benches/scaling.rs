@@ -102,7 +102,7 @@ impl Bench {
             denoiser.write("noise_level", &vec![100.0; shape.batch()]);
         }
         denoiser
-            .sample(&self.list, &Led::classifier_free(2.0), &mut noise, start, &mut |_| true)
+            .sample_from(&self.list, &Led::classifier_free(2.0), &mut noise, &start, &mut |_| true)
             .expect("it runs");
         let seconds = started.elapsed().as_secs_f64();
         network.put_back(denoiser);

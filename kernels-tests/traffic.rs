@@ -46,7 +46,7 @@ fn steady(engine: &Engine, prompt: &str, settings: Settings) -> Vec<Steady> {
     let settings = settings.on_progress(move |progress| {
         if progress.done > 0.0 && progress.done.fract() == 0.0 {
             let mut noted = noted.lock().expect("no panic");
-            // A step is told of once done; what is told while the next is handed over says the same.
+            // While the next step is handed over the same is told again.
             if !noted.iter().any(|(stage, _, done, _)| (*stage, *done) == (progress.stage, progress.done)) {
                 noted.push((progress.stage, progress.size, progress.done, traffic()));
             }

@@ -8,6 +8,7 @@ use ancestral::internals::kernels::activation_gradient::activation_gradient;
 use ancestral::internals::kernels::cut::{columns, cut, place};
 use ancestral::internals::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::hand_over::{HandOver, hand_over};
 use ancestral::internals::kernels::pick::{pick, scatter};
 use ancestral::internals::kernels::softmax::{log_softmax, softmax};
 use ancestral::internals::kernels::softmax_gradient::softmax_gradient;
@@ -21,7 +22,24 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(cut_cases());
     cases.extend(pick_cases());
     cases.extend(transpose_cases());
+    cases.extend(hand_over_cases());
     cases
+}
+
+fn hand_over_cases() -> Vec<Case> {
+    let kinds = [
+        ("as_is", HandOver::AsIs),
+        ("clamped", HandOver::Clamped),
+        ("nearest", HandOver::Nearest),
+        ("bytes", HandOver::Bytes),
+    ];
+    let of = |(name, how)| {
+        case("hand_over", name, |m: &mut Maker| {
+            let x = m.f32(&[2, 9, 11, 3]);
+            hand_over(&mut m.g, &x, how)
+        })
+    };
+    kinds.into_iter().map(of).collect()
 }
 
 fn softmax_cases() -> Vec<Case> {

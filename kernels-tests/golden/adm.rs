@@ -209,7 +209,7 @@ impl Run {
             let mut noise = Stored::new([self.golden["noise"].at(i).values]);
             let start = x.at(i).channels_last();
             let one = std::slice::from_ref(step);
-            let next = denoiser.sample(one, &led, &mut noise, start, &mut keep).map_err(text)?;
+            let next = denoiser.sample_from(one, &led, &mut noise, &start, &mut keep).map_err(text)?;
             let name = format!("{} step {i}", self.name);
             report.golden(&format!("{name} x"), &next, &x.at(i + 1), Limit::once(self.spreads[i]));
             // x̂₀ is the output times this factor, until it is clipped.

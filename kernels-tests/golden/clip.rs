@@ -387,7 +387,7 @@ fn check_run(case: &Case, device: &Device, report: &mut Report) -> Checked {
         let led = Led { guides: &guides, ..Led::classifier_free(1.0) };
         let mut drawn = Stored::new([golden["noise"].at(i).values]);
         let (start, one) = (x.at(i).channels_last(), std::slice::from_ref(step));
-        let next = denoiser.sample(one, &led, &mut drawn, start, &mut |_| true).map_err(text)?;
+        let next = denoiser.sample_from(one, &led, &mut drawn, &start, &mut |_| true).map_err(text)?;
         // The spread of a step from float64's sample is no larger than the run's so far, nor than a step's own.
         let limit = Limit::once(spreads[i + 1].max(spreads[1]));
         report.golden(&format!("run step {i} x"), &next, &x.at(i + 1), limit);

@@ -13,11 +13,12 @@ use ancestral::internals::diffusion::repaint::{Keeping, Kept};
 use ancestral::internals::diffusion::{Sampler, Step, Timesteps, channels_last, steps};
 use ancestral::internals::graph::{Graph, Storage};
 use ancestral::internals::kernels::Precision;
+use ancestral::internals::kernels::hand_over::HandOver;
 use ancestral::internals::models::adm::flags::Origin;
 use ancestral::internals::models::glide::Config;
 use ancestral::internals::models::network::{DenoisingNetwork, Shape};
 use ancestral::internals::pipeline::denoiser::Denoiser;
-use ancestral::internals::pipeline::glide::{load_stage, through_bytes};
+use ancestral::internals::pipeline::glide::load_stage;
 use ancestral::internals::pipeline::sampler::{Led, StepDone};
 use ancestral::internals::pipeline::stage::{At, Stage};
 use ancestral::internals::settings::guidance::Guide;
@@ -302,7 +303,7 @@ impl Base<'_> {
             };
             let mut draws = Stored::new([noise.at(i).values]);
             let one = std::slice::from_ref(&steps[i]);
-            denoiser.sample(one, &led, &mut draws, from, &mut keep).map_err(text)
+            denoiser.sample_from(one, &led, &mut draws, &from, &mut keep).map_err(text)
         };
         for (i, at) in steps.iter().enumerate() {
             let next = sample(i, x.at(i).channels_last(), &mut x0)?;
@@ -470,7 +471,7 @@ impl Upsampler<'_> {
         let base = case.read("base_cfg.safetensors")?;
         let base = need(&base, "x")?;
         let base = base.at(base.shape[0] - 1);
-        let bytes: Vec<f32> = base.channels_last().into_iter().map(through_bytes).collect();
+        let bytes: Vec<f32> = base.channels_last().into_iter().map(|v| HandOver::Nearest.of(v)).collect();
         report.equal("through_bytes", &bytes, &low.channels_last());
         for i in 0..pictures {
             let values = channels_last(&base.at(i).values, 3, low_height, low_width);

@@ -77,7 +77,7 @@ fn check_run(
 
 /// Pictures as the stage gets them.
 pub fn handed_over(stage: &Stage, low_res: &[f32]) -> Vec<f32> {
-    low_res.iter().map(|v| (stage.handover)(*v)).collect()
+    low_res.iter().map(|v| stage.handover.of(*v)).collect()
 }
 
 /// What its network sees of pictures: handed over, at the size of the sample.

@@ -12,6 +12,7 @@ use crate::device::{Device, Weights};
 use crate::diffusion::{BetaSchedule, PredictionType, SchedulerConfig, VarianceType};
 use crate::error::{Error, Result, request};
 use crate::graph::{Graph, Storage};
+use crate::kernels::hand_over::HandOver;
 use crate::kernels::pick::pick;
 use crate::kernels::softmax::log_softmax;
 use crate::models::adm::flags::{Flags, Origin, Overrides, find};
@@ -50,7 +51,7 @@ pub fn load_stage(
     if unet.rescale_timesteps {
         stage.timestep_scale = 1000.0 / unet.diffusion_steps as f64;
     }
-    stage.handover = through_bytes;
+    stage.handover = HandOver::Bytes;
     Ok((stage, unet, origin))
 }
 
@@ -70,11 +71,6 @@ pub fn scheduler(unet: &adm::Config) -> SchedulerConfig {
         scheduler.prediction_type = PredictionType::Sample;
     }
     scheduler
-}
-
-/// A value as the next stage of the published chain gets it: by way of its byte.
-fn through_bytes(value: f32) -> f32 {
-    f32::from(ByteRounding::Down.byte(value)) / 127.5 - 1.0
 }
 
 /// A classifier of noisy pictures.

@@ -4,6 +4,7 @@ use super::run::{Run, StageRun};
 use super::sampler::{Led, OnStep, StepDone, initial_noise};
 use super::stage::{At, Size, Stage};
 use super::system::{Conditioner, System};
+use crate::device::DeviceTensor;
 use crate::diffusion::Noise;
 use crate::diffusion::repaint::Kept;
 use crate::error::{Result, request};
@@ -23,8 +24,14 @@ pub fn draw(
     noise: &mut dyn Noise,
 ) -> Result<Vec<Picture>> {
     let mut conditioner = system.begin(at, run, settings)?;
-    let given = settings.given_pictures().iter().flat_map(|picture| &picture.values).copied().collect();
-    let mut pictures: (Vec<f32>, Size) = (given, run.begins_at.unwrap_or_default());
+    let given: Vec<f32> =
+        settings.given_pictures().iter().flat_map(|picture| &picture.values).copied().collect();
+    let size = run.begins_at.unwrap_or_default();
+    let upload = |given: &[f32]| {
+        let values = at.device.tensor(given.len(), false)?;
+        values.write(given).map(|()| Drawn { values, size })
+    };
+    let mut pictures = (!given.is_empty()).then(|| upload(&given)).transpose()?;
     for (i, stage) in run.stages.iter().enumerate() {
         let mut on_step = progress(settings, stage, run.count);
         let Some(of) = stage.stage.filter(|_| !stage.embedding).map(|of| &system.stages()[of]) else {
@@ -34,15 +41,25 @@ pub fn draw(
             continue;
         };
         let mut drawing = Drawing { at, settings, stage, of, conditioner: &mut *conditioner };
-        pictures = (drawing.draw(&pictures, noise, &mut *on_step)?, stage.size());
+        let drawn = drawing.draw(pictures.as_ref(), noise, &mut *on_step)?;
         if i + 1 < run.stages.len()
             && let Some(on_stage) = &settings.on_stage
         {
-            let finished = finished(system, &pictures, stage.shape);
+            let finished = finished(system, &drawn, stage.shape)?;
             on_stage.with(|call| call(stage.place, &finished));
         }
+        pictures = Some(drawn);
     }
-    Ok(run.stages.last().map_or(Vec::new(), |last| finished(system, &pictures, last.shape)))
+    match (run.stages.last(), &pictures) {
+        (Some(last), Some(pictures)) => finished(system, pictures, last.shape),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// A stage's pictures `[N, h, w, C]` on the device, with width and height.
+struct Drawn {
+    values: DeviceTensor,
+    size: Size,
 }
 
 /// Draws the embeddings of a run alone.
@@ -67,10 +84,11 @@ pub fn embed(
 }
 
 /// A stage's pictures as the caller gets them.
-fn finished(system: &dyn System, (values, (width, height)): &(Vec<f32>, Size), shape: Shape) -> Vec<Picture> {
-    let mut pictures = Picture::split(values, *height, *width, shape.channels);
+fn finished(system: &dyn System, drawn: &Drawn, shape: Shape) -> Result<Vec<Picture>> {
+    let (width, height) = drawn.size;
+    let mut pictures = Picture::split(&drawn.values.read()?, height, width, shape.channels);
     pictures.iter_mut().for_each(|picture| picture.rounding = system.byte_rounding());
-    pictures
+    Ok(pictures)
 }
 
 /// A stage's steps as the caller's progress.
@@ -94,18 +112,19 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    /// The stage's pictures `[N, H, W, C]`, of those of the stage before, `[N, h, w, C]` with width and height.
+    /// The stage's pictures, of those of the stage before.
     fn draw(
         &mut self,
-        before: &(Vec<f32>, Size),
+        before: Option<&Drawn>,
         noise: &mut dyn Noise,
         on_step: &mut OnStep<'_>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Drawn> {
         let (stage, of, shape) = (self.stage, self.of, self.stage.shape);
         let mut z = initial_noise(noise, shape);
         self.conditioner.first_noise(stage, &mut z);
-        let before = (!before.0.is_empty()).then_some(before);
-        let (mut x, kept) = self.start(before, z)?;
+        let (start, kept) = self.start(before, z)?;
+        let x = self.at.device.tensor(start.len(), false)?;
+        x.write(&start)?;
         let mut guides: Vec<Guide> = self.conditioner.guide(stage).into_iter().collect();
         if stage.steered {
             guides.extend(self.settings.guides.iter().cloned());
@@ -116,8 +135,10 @@ impl Drawing<'_> {
         for (network, steps) in of.parts(stage.steps.len()) {
             let mut denoiser = network.denoiser(self.at, shape, steps)?;
             self.conditioner.condition(stage, &mut denoiser)?;
-            if let Some((values, _)) = before.filter(|_| shape.enlarges.is_some()) {
-                denoiser.write("low_res", &values.iter().map(|v| (of.handover)(*v)).collect::<Vec<_>>());
+            if let Some(before) = before.filter(|_| shape.enlarges.is_some()) {
+                let mut work = self.at.device.work();
+                denoiser.enlarge(&mut work, &before.values, of.handover)?;
+                work.submit()?;
             }
             if denoiser.takes("low_res_noise") {
                 denoiser.write("low_res_noise", &initial_noise(noise, shape));
@@ -130,19 +151,19 @@ impl Drawing<'_> {
             let mut of_all = |step: StepDone<'_>| {
                 on_step(StepDone { done: done + step.done, steps: total, estimate: step.estimate })
             };
-            x = denoiser.sample(&stage.steps[taken..taken + steps], &led, noise, x, &mut of_all)?;
+            denoiser.sample(&stage.steps[taken..taken + steps], &led, noise, &x, &mut of_all)?;
             network.put_back(denoiser);
             taken += steps;
             done += steps as f32;
         }
-        Ok(x)
+        Ok(Drawn { values: x, size: stage.size() })
     }
 
     /// Where the stage begins, from its first noise `z`: the sample before its first step `[N, H, W, C]`, and what is kept
     /// of the picture it begins with.
     ///
     /// Errors: a picture for a model whose pictures have neither 1 nor 3 channels.
-    fn start(&self, before: Option<&(Vec<f32>, Size)>, z: Vec<f32>) -> Result<(Vec<f32>, Option<Kept>)> {
+    fn start(&self, before: Option<&Drawn>, z: Vec<f32>) -> Result<(Vec<f32>, Option<Kept>)> {
         let Shape { pictures, height, width, .. } = self.stage.shape;
         if self.settings.start.pictures().is_empty() {
             return Ok((z, None));
@@ -184,8 +205,9 @@ impl Drawing<'_> {
 
     /// The picture the stage begins at, `[N, H, W, C]`, with what the stage before changed in it: that stage's result less
     /// the picture at its size, enlarged.
-    fn changed(&self, picture: &[f32], (before, size): &(Vec<f32>, Size)) -> Result<Vec<f32>> {
-        let (shape, was) = (self.stage.shape, self.fitted(*size)?);
+    fn changed(&self, picture: &[f32], before: &Drawn) -> Result<Vec<f32>> {
+        let Drawn { values, size } = before;
+        let (shape, was, before) = (self.stage.shape, self.fitted(*size)?, values.read()?);
         // Halved, since enlarging clamps to [-1, 1].
         let change: Vec<f32> = before.iter().zip(&was).map(|(made, was)| (made - was) / 2.0).collect();
         let change = Picture::split(&change, size.1, size.0, shape.channels);

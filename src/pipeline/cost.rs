@@ -10,7 +10,7 @@
 //!   never left the chip.
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
-use super::denoiser::Parts;
+use super::denoiser::{Parts, record_hand_over};
 use super::memory::is_released;
 use super::sampler::moves_of;
 use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
@@ -21,6 +21,7 @@ use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId, WeightPart};
 use crate::kernels::Precision;
+use crate::kernels::hand_over::HandOver;
 use crate::models::ar_prior;
 use crate::models::network::{DenoisingNetwork, Shape};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -125,8 +126,13 @@ impl NetworkCost {
         let passes = passes(steps, &taken, parts.steps_at_once.max(1));
         let leads = Leads::of(guides.is_some(), keeps);
         let out = parts.out().to_vec();
+        let all = [&parts.once, &parts.times, &parts.step];
+        let enlarging = all.iter().filter(|graph| graph.find_input("low_res").is_some()).count();
         let mut graphs =
             vec![("once", 1, parts.once), ("times", passes, parts.times), ("step", count, parts.step)];
+        if enlarging > 0 {
+            graphs.push(("hand over", enlarging, record_hand_over(shape, HandOver::AsIs)));
+        }
         // Steps of several kinds, each a program.
         let mut kinds: Vec<(Kind, usize)> = Vec::new();
         for kind in taken.iter().map(|i| Kind::of(&steps[*i]).led(leads)) {

@@ -7,6 +7,7 @@ use crate::diffusion::Step;
 use crate::error::Result;
 use crate::graph::hoist::hoist;
 use crate::graph::{Graph, Storage};
+use crate::kernels::hand_over::{HandOver, hand_over};
 use crate::models::network::{DenoisingNetwork, Shape};
 use std::sync::Arc;
 
@@ -70,6 +71,15 @@ fn record(shape: Shape, network: &dyn DenoisingNetwork) -> Graph {
     let t = g.input("t", &[shape.batch()], Storage::F32);
     let out = network.record(&mut g, shape, &x, &t);
     g.output("out", &out);
+    g
+}
+
+/// Pictures that a network enlarges, as they are handed over.
+pub(super) fn record_hand_over(shape: Shape, how: HandOver) -> Graph {
+    let mut g = Graph::new();
+    let pictures = g.input("pictures", &shape.small(), Storage::F32);
+    let low_res = hand_over(&mut g, &pictures, how);
+    g.output("low_res", &low_res);
     g
 }
 
@@ -209,6 +219,22 @@ impl Denoiser {
                 self.fresh &= PER_STEP.contains(&name);
             }
         }
+    }
+
+    /// Sets the pictures it enlarges, `[N, h, w, C]` in f32 on its device, as they are handed over.
+    ///
+    /// Errors: a device that fails.
+    pub fn enlarge(&mut self, work: &mut Work, pictures: &DeviceTensor, how: HandOver) -> Result<()> {
+        let mut program =
+            self.device.program(record_hand_over(self.shape, how), &Weights::none(), &self.options)?;
+        program.bind("pictures", pictures)?;
+        let here = |program: &&Program| program.graph().find_input("low_res").is_some();
+        for taker in [&self.once, &self.times.program, &self.step].into_iter().filter(here) {
+            program.bind("low_res", &taker.input("low_res"))?;
+            program.enqueue(work, &mut |_| true)?;
+        }
+        self.fresh = false;
+        Ok(())
     }
 
     /// Computes what this run's steps share, unless it is there.

@@ -9,6 +9,7 @@ use super::system::{Abilities, Condition, Conditioner, System};
 use super::text::halves;
 use crate::catalog::{Defaults, GlideFiles};
 use crate::error::{Error, Problem, Result, Setting};
+use crate::kernels::hand_over::HandOver;
 use crate::models::adm::flags::{Origin, Overrides};
 use crate::models::glide;
 use crate::models::network::Shape;
@@ -40,7 +41,7 @@ pub fn load_stage(
     stage.tokens = config.text.text_ctx;
     stage.classifier_free = true;
     stage.keeps_estimate = config.inpaint;
-    stage.handover = through_bytes;
+    stage.handover = HandOver::Nearest;
     Ok((stage, config, origin))
 }
 
@@ -50,11 +51,6 @@ pub fn prompts(shape: Shape, negative: &[Tokens], prompts: &[Tokens]) -> (Vec<f3
     let ids = |tokens: &Tokens| tokens.ids.iter().map(|&id| id as f32).collect();
     let mask = |tokens: &Tokens| tokens.mask.iter().map(|&text| f32::from(u8::from(text))).collect();
     (halves(shape, negative, prompts, ids), halves(shape, negative, prompts, mask))
-}
-
-/// A value as an upsampler gets it: by way of its byte, to the nearest.
-pub fn through_bytes(value: f32) -> f32 {
-    ((value + 1.0) * 127.5).round_ties_even() / 127.5 - 1.0
 }
 
 /// A base network, an upsampler, and their twins that see a picture of which parts are kept; some of the four.

@@ -17,6 +17,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Steps under way at once: one that the device takes, and one behind it.
 const UNDER_WAY: usize = 2;
+/// The share of a step that is done when only its last, small programs are left.
+const NEARLY: f32 = 0.99;
 /// Steps for which noise is drawn ahead.
 const AHEAD: usize = 2;
 /// Largest root mean square by which a step of an inversion may miss its fixed point unsaid.
@@ -82,7 +84,24 @@ fn draws(list: &[Move], steps: &[Step], puts: bool) -> usize {
 }
 
 impl Denoiser {
-    /// Runs all steps from `start` `[N, H, W, C]`; returns x_0.
+    /// [`Denoiser::sample`]s from `start` `[N, H, W, C]`; returns x_0.
+    ///
+    /// Errors: as [`Denoiser::sample`]'s.
+    pub fn sample_from(
+        &mut self,
+        steps: &[Step],
+        led: &Led<'_>,
+        noise: &mut dyn Noise,
+        start: &[f32],
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Vec<f32>> {
+        let x = self.device().tensor(start.len(), false)?;
+        x.write(start)?;
+        self.sample(steps, led, noise, &x, on_step)?;
+        x.read()
+    }
+
+    /// Takes the sample x `[N, H, W, C]`, in f32 on its device, through all steps, in place.
     ///
     /// Errors: a device that fails, or computes what is no number; a callback that cancels; a guidance's own.
     pub fn sample(
@@ -90,9 +109,9 @@ impl Denoiser {
         steps: &[Step],
         led: &Led<'_>,
         noise: &mut dyn Noise,
-        start: Vec<f32>,
+        x: &DeviceTensor,
         on_step: &mut OnStep<'_>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<()> {
         let shape = self.shape();
         let kept = led.kept.as_ref();
         let list = moves_of(steps.len(), kept.map(|kept| kept.how));
@@ -111,7 +130,7 @@ impl Denoiser {
             let total = list.iter().filter(|m| matches!(m, Move::Step(_))).count();
             let progress = Progress::new(on_step, shape, total);
             Sampling { work: self.device().work(), denoiser: self, steps, led, noises, progress }
-                .run(&list, &start)
+                .run(&list, x)
         })
     }
 
@@ -185,8 +204,8 @@ struct Sampling<'a> {
 }
 
 impl Sampling<'_> {
-    fn run(mut self, list: &[Move], start: &[f32]) -> Result<Vec<f32>> {
-        self.begin(start)?;
+    fn run(mut self, list: &[Move], x: &DeviceTensor) -> Result<()> {
+        self.begin(x)?;
         for next in list {
             match *next {
                 Move::Step(i) => {
@@ -199,15 +218,16 @@ impl Sampling<'_> {
                 Move::Back { from, to } => self.go_back(from, to)?,
             }
         }
-        self.progress.finish(0)?;
-        self.denoiser.stepper.x.read()
+        self.work.copy(&self.denoiser.stepper.x, x)?;
+        self.work.submit()?;
+        self.progress.finish(0)
     }
 
-    fn begin(&mut self, start: &[f32]) -> Result<()> {
+    fn begin(&mut self, x: &DeviceTensor) -> Result<()> {
         let (work, stepper) = (&mut self.work, &mut self.denoiser.stepper);
         let memory = self.steps.iter().map(|step| step.coefficients.memory_len).max().unwrap_or(0);
         stepper.begin(work, memory, self.led.leads())?;
-        work.write(&stepper.x, start)?;
+        work.copy(x, &stepper.x)?;
         match &self.led.kept {
             Some(kept) if kept.how == Keeping::Estimate => stepper.set_known(work, &kept.known()),
             Some(kept) => stepper.set_put(work, &kept.known()),
@@ -236,16 +256,16 @@ impl Sampling<'_> {
         // The share of the step that guidance takes is not known; the bar waits at its end.
         if leads.steered {
             let held =
-                self.denoiser.stepper.advance(&mut self.work, kind.hold(), &mut |_| progress.hears(1.0));
+                self.denoiser.stepper.advance(&mut self.work, kind.hold(), &mut |_| progress.hears(NEARLY));
             progress.told(held)?;
             let lead = Lead { guides: self.led.guides, step, shape: self.denoiser.shape() };
             let device = self.denoiser.device().clone();
             let steered = steer(&lead, &device, &mut self.denoiser.stepper, &mut self.work, &mut |_| {
-                progress.hears(1.0)
+                progress.hears(NEARLY)
             });
             progress.told(steered)?;
         }
-        let taken = self.denoiser.stepper.advance(&mut self.work, kind, &mut |_| progress.hears(1.0));
+        let taken = self.denoiser.stepper.advance(&mut self.work, kind, &mut |_| progress.hears(NEARLY));
         progress.told(taken)?;
         match &self.led.kept {
             Some(kept) if kept.how != Keeping::Estimate => self.put(alpha_bar_before(self.steps, i + 1)),

@@ -6,6 +6,7 @@ use crate::catalog::Defaults;
 use crate::device::{Device, ProgramOptions, Weights};
 use crate::diffusion::{Sampler, SchedulerConfig, Step, Thresholding, Timesteps, steps};
 use crate::error::{Result, request};
+use crate::kernels::hand_over::HandOver;
 use crate::models::network::{DenoisingNetwork, Shape, Sides};
 use crate::settings::Settings;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,7 +111,7 @@ pub struct Stage {
     /// other the sample is replaced.
     pub keeps_estimate: bool,
     /// How it gets the values of the stage's pictures before it.
-    pub handover: fn(f32) -> f32,
+    pub handover: HandOver,
     /// Its pictures' sides to those of the pictures it enlarges; none where the network's own size says it.
     pub scale: Option<usize>,
 }
@@ -127,7 +128,7 @@ impl Stage {
             classifier_free: false,
             timestep_scale: 1.0,
             keeps_estimate: false,
-            handover: |value| value,
+            handover: HandOver::AsIs,
             scale: None,
         }
     }

@@ -10,6 +10,7 @@ use crate::catalog::{Defaults, UpsamplerFiles, read_upsampler};
 use crate::device::Weights;
 use crate::diffusion::SchedulerConfig;
 use crate::error::Result;
+use crate::kernels::hand_over::HandOver;
 use crate::models::check::require;
 use crate::models::network::DenoisingNetwork;
 use crate::models::unet2d::Config;
@@ -48,7 +49,7 @@ fn stage(
         classifier_free: false,
         timestep_scale: 1.0,
         keeps_estimate: true,
-        handover: |value| value.clamp(-1.0, 1.0),
+        handover: HandOver::Clamped,
         scale,
     }
 }

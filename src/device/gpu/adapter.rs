@@ -253,8 +253,8 @@ impl Gpu {
         let reported = [internal, memory, validation].map(|scope| pollster::block_on(scope.pop()));
         let reported = reported.into_iter().flatten().next();
         if reported.is_some() {
-            // Of a device that is lost everything is invalid; that it is, it says when asked.
-            let _ = self.device().poll(wgpu::PollType::Poll);
+            // Of a device that is lost everything is invalid; that it is, it says once its work is over.
+            let _ = self.device().poll(wgpu::PollType::wait_indefinitely());
         }
         self.check_lost(running)?;
         match reported {

@@ -5,6 +5,7 @@ pub mod concat;
 pub mod cut;
 pub mod elementwise;
 pub mod embedding;
+pub mod hand_over;
 pub mod pick;
 pub mod resample;
 pub mod resample_gradient;
@@ -13,6 +14,6 @@ pub mod timestep_embedding;
 pub mod transpose;
 
 table! {
-    activation_gradient, concat, cut, elementwise, embedding, pick, resample, resample_gradient, sum_axis,
+    activation_gradient, concat, cut, elementwise, embedding, hand_over, pick, resample, resample_gradient, sum_axis,
     timestep_embedding, transpose,
 }

@@ -100,7 +100,7 @@ impl Asked<'_> {
         let mask = self.captions.of(shape, |embeds| &embeds.mask);
         denoiser.write("mask", &padded_mask(&mask, length, 0, 1));
         let led = Led::classifier_free(self.stage.guidance_scale);
-        let drawn = denoiser.sample(steps, &led, noise, x, on_step)?;
+        let drawn = denoiser.sample_from(steps, &led, noise, &x, on_step)?;
         network.put_back(denoiser);
         let embeddings = denormalised(self.at, config, network.weights(), &drawn)?;
         Ok(embeddings.chunks_exact(shape.channels).map(<[f32]>::to_vec).collect())

@@ -10,7 +10,7 @@ mod options;
 mod program;
 mod weight_cache;
 
-pub use gpu::{Choices, Gpu};
+pub use gpu::{Choices, Gpu, Measuring};
 pub use limits::DeviceLimits;
 pub use nmse::nmse;
 pub use options::{Keep, Monitor, ProgramOptions, Transfer, Variants};

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Below this many operations of an item a node is not worth a measurement, nor what transforms lose of the last digits: some
 /// milliseconds of a software adapter.
-const SMALL: f64 = 3e7;
+const SMALL: f64 = 1.5e7;
 /// The same for measurements on hardware, which does it in some microseconds.
-const SMALL_ON_HARDWARE: f64 = 3e8;
+const SMALL_ON_HARDWARE: f64 = 1.5e8;
 /// Weights that rewrites transform, of one graph, take at most this many bytes: Winograd's are four times the plain ones.
 const MAX_TRANSFORMED: usize = 1 << 30;
 /// A tensor between a rewrite's parts takes at most this many bytes: Winograd's are 2.25 times a convolution's pictures,

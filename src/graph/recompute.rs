@@ -47,10 +47,11 @@ impl Uses {
         }
     }
 
-    /// Bytes alive at each node.
+    /// Bytes alive at each node, but for outputs: these have memory of their own.
     fn alive_bytes(&self, graph: &Graph) -> Vec<u64> {
         let mut change = vec![0i128; graph.nodes.len() + 2];
-        for (id, made) in &self.made {
+        let here = |(id, _): &(&TensorId, &usize)| !graph.outputs.iter().any(|(_, output)| output == *id);
+        for (id, made) in self.made.iter().filter(here) {
             let size = i128::from(bytes(graph, *id));
             change[*made] += size;
             change[self.last_read(*id) + 1] -= size;
@@ -83,7 +84,7 @@ impl Uses {
     }
 }
 
-/// Most bytes of activations alive at once, in f32.
+/// Most bytes of activations alive at once, in f32, without outputs.
 pub fn peak(graph: &Graph) -> u64 {
     Uses::of(graph).alive_bytes(graph).into_iter().max().unwrap_or(0)
 }

@@ -294,7 +294,7 @@ impl<'a> Chooser<'a> {
         Chooser::new(self.gpu, &options).append(&mut g, node, variant)?;
         let trial = self.gpu.scoped("a measurement", || Trial::new(self.gpu, &g, precision, shared))?;
         let found = self.gpu.scoped("a measurement", || {
-            shared.clear(self.gpu);
+            shared.clear(self.gpu)?;
             trial.first()?;
             shared.read(self.gpu, &work.places)
         })?;
@@ -397,6 +397,6 @@ impl<'a> Work<'a> {
     /// Its inputs and output on the GPU.
     fn shared(&self, gpu: &Gpu, precision: Precision) -> Result<Shared> {
         let (graph, _) = self.graph(Variant::Shader(0));
-        gpu.scoped("a measurement", || Ok(Shared::new(gpu, &graph, precision, &self.inputs)))
+        gpu.scoped("a measurement", || Shared::new(gpu, &graph, precision, &self.inputs))
     }
 }

@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, TensorId, TensorInfo};
 use crate::kernels::Precision;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::time::Instant;
 
 const STORAGE: wgpu::BufferUsages =
@@ -36,58 +35,42 @@ struct Clock {
     tick: f64,
 }
 
-fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
-    let descriptor = wgpu::BufferDescriptor {
-        label: Some("a measurement"),
-        // A quad of f32 at least, as shaders that read quads bind no less.
-        size: size.max(16).next_multiple_of(4),
-        usage,
-        mapped_at_creation: false,
-    };
-    gpu.device().create_buffer(&descriptor)
-}
-
-fn write(gpu: &Gpu, to: &wgpu::Buffer, values: &[f32], half: bool) {
-    if !half {
-        return gpu.queue().write_buffer(to, 0, bytemuck::cast_slice(values));
-    }
-    let mut halves = vec![f16::ZERO; values.len().next_multiple_of(2)];
-    halves[..values.len()].convert_from_f32_slice(values);
-    gpu.queue().write_buffer(to, 0, bytemuck::cast_slice(&halves));
-}
+/// What its buffers are called.
+const LABEL: &str = "a measurement";
 
 impl Shared {
     /// Of a graph whose inputs are named by number and whose one output they lead to.
-    pub(super) fn new(gpu: &Gpu, graph: &Graph, precision: Precision, values: &[Vec<f32>]) -> Shared {
+    pub(super) fn new(gpu: &Gpu, graph: &Graph, precision: Precision, values: &[Vec<f32>]) -> Result<Shared> {
         let size = |id: TensorId| graph.info(id).bytes(precision);
         let inputs = values.iter().zip(&graph.tensors).map(|(values, tensor)| {
-            let made = buffer(gpu, tensor.bytes(precision), STORAGE);
-            write(gpu, &made, values, tensor.storage.is_half(precision));
-            made
+            let made = gpu.buffer(LABEL, tensor.bytes(precision), STORAGE)?;
+            gpu.write_values(&made, 0, values, tensor.storage.is_half(precision));
+            Ok(made)
         });
         let output = graph.outputs[0].1;
         let half = graph.info(output).storage.is_half(precision);
-        Shared { inputs: inputs.collect(), output: buffer(gpu, size(output), STORAGE), half }
+        let inputs = inputs.collect::<Result<_>>()?;
+        Ok(Shared { inputs, output: gpu.buffer(LABEL, size(output), STORAGE)?, half })
     }
 
     /// Zeros in the output, so that what was there before is no result.
-    pub(super) fn clear(&self, gpu: &Gpu) {
+    pub(super) fn clear(&self, gpu: &Gpu) -> Result<()> {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         encoder.clear_buffer(&self.output, 0, None);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit(encoder.finish(), LABEL).map(drop)
     }
 
     /// These elements of the output.
     pub(super) fn read(&self, gpu: &Gpu, elements: &[usize]) -> Result<Vec<f32>> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let words = buffer(gpu, elements.len() as u64 * 4, usage);
+        let words = gpu.buffer(LABEL, elements.len() as u64 * 4, usage)?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         for (i, element) in elements.iter().enumerate() {
             // Copies are in whole words.
             let word = *element as u64 / if self.half { 2 } else { 1 };
             encoder.copy_buffer_to_buffer(&self.output, word * 4, &words, i as u64 * 4, 4);
         }
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit(encoder.finish(), LABEL)?;
         let words = mapped(gpu, &words)?;
         let value = |(word, element): (&[u8; 4], &usize)| match self.half {
             true => f16::from_le_bytes([word[element % 2 * 2], word[element % 2 * 2 + 1]]).to_f32(),
@@ -100,9 +83,8 @@ impl Shared {
 /// A buffer's bytes, once all work is done.
 fn mapped(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
     buffer.map_async(wgpu::MapMode::Read, .., |_| {});
-    gpu.wait("a measurement", None)?;
-    let lost =
-        |e: wgpu::MapRangeError| Error::Lost { running: "a measurement".into(), reason: e.to_string() };
+    gpu.wait(LABEL, None)?;
+    let lost = |e: wgpu::MapRangeError| Error::Lost { running: LABEL.into(), reason: e.to_string() };
     let bytes = buffer.get_mapped_range(..).map_err(lost)?.to_vec();
     buffer.unmap();
     Ok(bytes)
@@ -111,22 +93,24 @@ fn mapped(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
 impl Trial {
     /// The nodes of a graph whose inputs and output are those that are shared.
     pub(super) fn new(gpu: &Gpu, graph: &Graph, precision: Precision, shared: &Shared) -> Result<Trial> {
-        let made = |(i, tensor): (usize, &TensorInfo)| match &tensor.source {
-            Source::Input(_) => shared.inputs[i].clone(),
-            Source::Constant(values) => {
-                let constant = buffer(gpu, tensor.bytes(precision), STORAGE);
-                write(gpu, &constant, values, tensor.storage.is_half(precision));
-                constant
-            }
-            _ if graph.outputs[0].1.index() == i => shared.output.clone(),
-            _ => buffer(gpu, tensor.bytes(precision), STORAGE),
+        let made = |(i, tensor): (usize, &TensorInfo)| {
+            Ok(match &tensor.source {
+                Source::Input(_) => shared.inputs[i].clone(),
+                _ if graph.outputs[0].1.index() == i => shared.output.clone(),
+                Source::Constant(values) => {
+                    let constant = gpu.buffer(LABEL, tensor.bytes(precision), STORAGE)?;
+                    gpu.write_values(&constant, 0, values, tensor.storage.is_half(precision));
+                    constant
+                }
+                _ => gpu.buffer(LABEL, tensor.bytes(precision), STORAGE)?,
+            })
         };
-        let buffers: Vec<wgpu::Buffer> = graph.tensors.iter().enumerate().map(made).collect();
+        let buffers = graph.tensors.iter().enumerate().map(made).collect::<Result<Vec<wgpu::Buffer>>>()?;
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             let pipeline = gpu.pipeline(node.shader(), precision)?;
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-            let uniform = buffer(gpu, node.params.len() as u64, usage);
+            let uniform = gpu.buffer(LABEL, node.params.len() as u64, usage)?;
             gpu.queue().write_buffer(&uniform, 0, &node.params);
             let tensors = node.inputs.iter().chain(&node.outputs).map(|id| &buffers[id.index()]);
             let entries: Vec<wgpu::BindGroupEntry<'_>> = std::iter::once(&uniform)
@@ -142,7 +126,7 @@ impl Trial {
             let grid = (node.shader().grid)(&node.params, &graph.info(node.output()).shape);
             nodes.push((pipeline, bind_group, grid));
         }
-        Ok(Trial { gpu: gpu.clone(), nodes, clock: Clock::new(gpu) })
+        Ok(Trial { gpu: gpu.clone(), nodes, clock: Clock::new(gpu)? })
     }
 
     /// Runs the nodes `repeats` times in a pass; seconds by the clock, or from the submission to its end.
@@ -150,7 +134,7 @@ impl Trial {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some("a measurement"),
+                label: Some(LABEL),
                 timestamp_writes: self.clock.as_ref().map(Clock::writes),
             });
             for _ in 0..repeats {
@@ -166,9 +150,9 @@ impl Trial {
         }
         let commands = encoder.finish();
         let start = Instant::now();
-        let submission = self.gpu.queue().submit([commands]);
+        let submitted = self.gpu.submit(commands, LABEL)?;
         let Some(clock) = &self.clock else {
-            self.gpu.wait("a measurement", Some(submission))?;
+            self.gpu.wait_for(&submitted, LABEL)?;
             return Ok(start.elapsed().as_secs_f64());
         };
         clock.read(&self.gpu)
@@ -176,7 +160,7 @@ impl Trial {
 
     /// Seconds of one time through the nodes, from a sample of `repeats`.
     pub(super) fn sample(&self, repeats: usize) -> Result<f64> {
-        self.gpu.scoped("a measurement", || {
+        self.gpu.scoped(LABEL, || {
             if self.clock.is_some() {
                 return Ok(self.pass(repeats)? / repeats as f64);
             }
@@ -193,19 +177,17 @@ impl Trial {
 }
 
 impl Clock {
-    fn new(gpu: &Gpu) -> Option<Clock> {
-        let tick = gpu.clock_tick()?;
+    fn new(gpu: &Gpu) -> Result<Option<Clock>> {
+        let Some(tick) = gpu.clock_tick() else { return Ok(None) };
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        Some(Clock {
-            queries: gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("a measurement"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            }),
-            resolved: buffer(gpu, 16, usage),
-            mapped: buffer(gpu, 16, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+        let descriptor =
+            wgpu::QuerySetDescriptor { label: Some(LABEL), ty: wgpu::QueryType::Timestamp, count: 2 };
+        Ok(Some(Clock {
+            queries: gpu.device().create_query_set(&descriptor),
+            resolved: gpu.buffer(LABEL, 16, usage)?,
+            mapped: gpu.buffer(LABEL, 16, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
             tick,
-        })
+        }))
     }
 
     fn writes(&self) -> wgpu::ComputePassTimestampWrites<'_> {

@@ -336,6 +336,37 @@ fn cases_on_the_gpu() {
     on_gpu(check_all);
 }
 
+/// What measured shaders are checked by.
+#[test]
+fn elements_are_the_definitions() {
+    let mut kernels = BTreeSet::new();
+    for case in all() {
+        let Some(element) = case.kernel().element else { continue };
+        let graph = &case.graph;
+        // Of cases that are one node as they are recorded, so that its inputs are the case's.
+        let [node] = &graph.nodes[..] else { continue };
+        let given = |id: &TensorId| match &graph.info(*id).source {
+            Source::Constant(values) => values.clone(),
+            Source::Input(name) => {
+                case.inputs.iter().find(|(n, _)| n == name).expect("an input has values").1.clone()
+            }
+            other => panic!("{}: {other:?}", case.name),
+        };
+        let inputs: Vec<Vec<f32>> = node.inputs.iter().map(given).collect();
+        let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let expected = reference(graph, &case.inputs, Precision::F32);
+        let peak = expected.iter().fold(0.0f64, |peak, y| peak.max(y.abs()));
+        for (i, y) in expected.iter().enumerate().step_by(expected.len() / 50 + 1) {
+            let found = element(&node.params, &slices, i);
+            // What is added to a score is added up in f32.
+            assert!((found - y).abs() <= 1e-6 * peak, "{} [{i}]: {found}, {y}", case.name);
+        }
+        kernels.insert(case.kernel);
+    }
+    let expected: BTreeSet<&str> = ALL.iter().filter(|k| k.element.is_some()).map(|k| k.name).collect();
+    assert_eq!(kernels, expected, "kernels that define an element");
+}
+
 #[test]
 fn every_kernel_has_cases() {
     let cases = all();

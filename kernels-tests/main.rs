@@ -22,6 +22,7 @@
 //! - [`cooperative`]: shaders of cooperative matrices, those emulated.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
+//! - [`same_bits`]: items of a batch, alone or together, on any number of threads.
 //! - [`units`]: layers and blocks against numbers that PyTorch computed (`goldens/units`).
 //!
 //! Networks and systems:
@@ -63,6 +64,7 @@ mod networks;
 mod plan_and_run;
 mod plans;
 mod priors;
+mod same_bits;
 mod shaders;
 #[path = "common/skipped.rs"]
 mod skipped;

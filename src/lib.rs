@@ -55,7 +55,7 @@ mod text;
 mod weights;
 
 pub use catalog::{Bundled, LoadOptions};
-pub use device::{Choices, Device, DeviceChoice, DeviceLimits, Gpu, list_adapters};
+pub use device::{Choices, Device, DeviceChoice, DeviceLimits, Gpu, Measuring, list_adapters};
 pub use diffusion::repaint::Resampling;
 pub use diffusion::{Noise, Sampler, SeededNoise, Thresholding};
 pub use engine::{Engine, Event, Run};

@@ -1,6 +1,6 @@
 //! Which model, and on which device.
 
-use super::output::note;
+use super::output::{note, show_measuring};
 use ancestral::{Bundled, Device, DeviceChoice, Engine, Error, LoadOptions, Precision};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -100,7 +100,10 @@ impl Choice {
             (true, SystemName::Adm) => Engine::bundled_as(Bundled::Adm, &options),
             (true, SystemName::Unclip) => Engine::bundled_as(Bundled::UnClip, &options),
         }?;
-        engine.notes().iter().filter(|_| !quiet).for_each(note);
+        if !quiet {
+            engine.notes().iter().for_each(note);
+            show_measuring(engine.device());
+        }
         Ok(engine)
     }
 }
@@ -137,6 +140,7 @@ impl UnClip {
         }?;
         if !quiet {
             engine.notes().iter().for_each(note);
+            show_measuring(engine.device());
             say_device(&engine, &options.device);
         }
         Ok(engine)

@@ -1,6 +1,6 @@
 //! Files, lines, progress bars.
 
-use ancestral::{Error, Progress, check_output};
+use ancestral::{Device, Error, Measuring, Progress, check_output};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
@@ -120,4 +120,26 @@ impl Bars {
         }
         true
     }
+}
+
+/// Shows a bar while kernels are measured on a device: the first run of a model takes longer for it.
+pub fn show_measuring(device: &Device) {
+    let Device::Gpu(gpu) = device else { return };
+    let mut bar: Option<ProgressBar> = None;
+    let show = move |measuring: Measuring<'_>| {
+        if measuring.done == measuring.total {
+            return bar.take().iter().for_each(ProgressBar::finish_and_clear);
+        }
+        let bar = bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new(0);
+            match ProgressStyle::with_template("measuring kernels [{bar:30}] {pos}/{len} {msg}") {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        });
+        bar.set_length(measuring.total as u64);
+        bar.set_position(measuring.done as u64);
+        bar.set_message(measuring.size.split(' ').next().unwrap_or_default().to_string());
+    };
+    gpu.on_measuring(Some(Box::new(show)));
 }

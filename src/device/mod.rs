@@ -12,7 +12,7 @@ mod tensor;
 mod weight_cache;
 mod work;
 
-pub use gpu::{Choices, Fault, Gpu};
+pub use gpu::{Choices, Fault, Gpu, Measuring};
 pub use limits::DeviceLimits;
 pub use nmse::nmse;
 pub use options::{Keep, Monitor, ProgramOptions, Variants};

@@ -152,7 +152,8 @@ impl Engine {
     }
 
     /// Measures which kernels are fastest for these settings on the engine's GPU, and keeps that on disk, so that no run
-    /// needs to. `again` forgets earlier measurements. On the CPU device there is nothing to measure.
+    /// needs to; [`Gpu::on_measuring`](crate::Gpu::on_measuring) tells how far it is. A choice that is made for one picture
+    /// holds for any number of them. `again` forgets earlier measurements. On the CPU device there is nothing to measure.
     ///
     /// Errors: settings that make no sense; a device that fails.
     pub fn tune(&self, settings: Settings, again: bool) -> Result<Choices> {

@@ -184,6 +184,9 @@ pub struct Node {
     pub outputs: Vec<TensorId>,
     /// Which of the kernel's shaders computes it on a GPU.
     pub shader: usize,
+    /// Items it computes side by side: pictures, captions, the halves of guidance. What is chosen of ways to compute it
+    /// follows from one of them, so that an item's bits do not depend on how many there are.
+    pub items: usize,
     /// Path of the weights plus the operation: `unet.down_blocks.0.resnets.1.conv1`.
     pub label: String,
 }
@@ -192,6 +195,11 @@ impl Node {
     /// The first output: the only one of all kernels that networks are made of.
     pub fn output(&self) -> TensorId {
         self.outputs[0]
+    }
+
+    /// The same of one of its items.
+    pub(crate) fn of_item(&self) -> Node {
+        Node { params: (self.kernel.of_item)(&self.params, self.items as u32), items: 1, ..self.clone() }
     }
 
     /// The shader that computes it on a GPU.
@@ -358,6 +366,7 @@ impl Graph {
             inputs: ids(inputs),
             outputs: ids(outputs),
             shader: 0,
+            items: outputs.first().and_then(|output| output.shape.first()).map_or(1, |items| (*items).max(1)),
             label,
         });
     }

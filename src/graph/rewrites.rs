@@ -2,6 +2,7 @@
 
 use super::{Graph, Node, Repack, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
+use crate::kernels::cut::cut;
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
@@ -51,14 +52,14 @@ pub struct Rewrite {
     pub accurate: bool,
     /// Which input's values must be known before the run.
     pub known: Option<usize>,
-    /// Whether it computes a node in a graph.
+    /// Whether it computes a node of one item in a graph.
     pub fits: fn(&Graph, &Node, Precision) -> bool,
     /// Bytes of the weights it makes of the node's.
     pub weights: fn(&Node) -> usize,
-    /// Bytes of the largest tensor between its parts.
+    /// Bytes of the largest tensor between its parts, of one item.
     pub largest: fn(&Node) -> u64,
-    /// Appends its parts; the work is done by the shader of this index.
-    pub apply: fn(&mut Graph, &Node, usize),
+    /// Appends its parts; the work is done by the shader of this index. Tensors between them take at most so many bytes.
+    pub apply: fn(&mut Graph, &Node, usize, u64),
 }
 
 impl PartialEq for Rewrite {
@@ -83,7 +84,7 @@ pub const WINOGRAD: Rewrite = Rewrite {
     fits: winograd_fits,
     weights: winograd_bytes,
     largest: winograd_largest,
-    apply: |graph, node, _| winograd(graph, node),
+    apply: |graph, node, _, most| winograd(graph, node, most),
 };
 
 /// A product as the sums of slices of its inner dimension, and their sum.
@@ -93,7 +94,7 @@ pub const MATMUL_SLICES: Rewrite = Rewrite {
     work: Some(&product_slices::KERNEL),
     accurate: true,
     known: None,
-    fits: |_, node, _| product_slices::Params::of_matmul(&matmul::Params::read(&node.params)).is_some(),
+    fits: |_, node, _| product_slices::Params::of_matmul(&matmul::Params::read(&node.params), 1).is_some(),
     weights: |_| 0,
     largest: |_| 0,
     apply: matmul_slices,
@@ -101,14 +102,14 @@ pub const MATMUL_SLICES: Rewrite = Rewrite {
 
 /// [`MATMUL_SLICES`] of a convolution.
 pub const CONV2D_SLICES: Rewrite = Rewrite {
-    fits: |_, node, _| product_slices::Params::of_conv2d(&conv2d::Params::read(&node.params)).is_some(),
+    fits: |_, node, _| product_slices::Params::of_conv2d(&conv2d::Params::read(&node.params), 1).is_some(),
     apply: conv2d_slices,
     ..MATMUL_SLICES
 };
 
 /// Largest transformed filter: beyond it, reading four times the weights costs more than the arithmetic saved.
 const MAX_FILTERS: usize = 128 << 20;
-/// Fewest tiles: below it, most of a product's rows would be empty.
+/// Fewest tiles of a picture: below it, most of a product's rows would be empty.
 const MIN_TILES: u32 = 12;
 
 /// Whether [`winograd`] computes a convolution: 3×3, of stride 1 and padding 1 whose filters are known before
@@ -118,6 +119,8 @@ fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
         return false;
     }
     let p = conv2d::Params::read(&node.params);
+    // Of a picture that is read several times there is no part.
+    let once = graph.info(node.inputs[0]).shape.first() == graph.info(node.output()).shape.first();
     let same = (p.out_height, p.out_width) == (p.height * p.up, p.width * p.up);
     let plain = (p.kernel_height, p.kernel_width, p.stride, p.pad_top, p.pad_left) == (3, 3, 1, 1, 1);
     let known = match graph.info(node.inputs[2]).source {
@@ -127,7 +130,8 @@ fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
     };
     let [.., tiles] = tiles(&p);
     let weights = winograd_bytes(node);
-    same && plain
+    once && same
+        && plain
         && known
         && tiles >= MIN_TILES
         && p.in_a + p.in_b >= 8
@@ -141,18 +145,19 @@ fn winograd_bytes(node: &Node) -> usize {
     PLANES * 4 * (p.in_a + p.in_b) as usize * p.cols as usize
 }
 
-/// Bytes of the larger of the tensors between a convolution's transforms, windows and products.
+/// Bytes of the larger of the tensors between a picture's transforms, windows and products.
 fn winograd_largest(node: &Node) -> u64 {
-    let p = conv2d::Params::read(&node.params);
+    let p = conv2d::Params::read(&node.of_item().params);
     let [.., tiles] = tiles(&p);
     PLANES as u64 * 4 * u64::from(tiles) * u64::from((p.in_a + p.in_b).max(p.cols))
 }
 
 /// Appends a convolution as input transform, 36 products and output transform with the epilogue. The node must
-/// [fit](winograd_fits).
-fn winograd(graph: &mut Graph, node: &Node) {
+/// [fit](winograd_fits). So many pictures at a time that tensors between the parts take at most `most` bytes: a batch is
+/// computed as its pictures are.
+fn winograd(graph: &mut Graph, node: &Node, most: u64) {
     let p = conv2d::Params::read(&node.params);
-    let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
+    let w = graph.tensor(node.inputs[2]);
     let shape = [PLANES, (p.in_a + p.in_b) as usize, p.cols as usize];
     let source = match &graph.info(w.id).source {
         Source::Weight { parts, shape, repack: Repack::Conv(pass) } => {
@@ -162,27 +167,82 @@ fn winograd(graph: &mut Graph, node: &Node) {
         other => panic!("{}: filters from {other:?}", node.label),
     };
     let u = graph.add(&shape, Storage::Weight, source);
-    let v = winograd_input(graph, &format!("{} (windows)", node.label), (&a, &b), &p);
-    let m = batched_matmul(graph, &format!("{} (planes)", node.label), &v, &u);
-    winograd_output(graph, &node.label, &m, (&bias, &operand), &p);
+    let at_once = ((most / winograd_largest(node).max(1)) as usize).clamp(1, node.items);
+    if at_once == node.items {
+        winograd_of(graph, node, &u);
+    } else {
+        let mut joined: Option<Tensor> = None;
+        for first in (0..node.items).step_by(at_once) {
+            let group = pictures_of(graph, node, first, at_once.min(node.items - first));
+            let y = winograd_of(graph, &group, &u);
+            let y = graph.reshape(&y, &[1, y.len()]);
+            joined = Some(match joined {
+                Some(before) => concat(graph, &format!("{} (beside)", node.label), &before, Some(&y), 1),
+                None => y,
+            });
+        }
+    }
     if let Some(last) = graph.nodes.last_mut() {
         last.outputs = node.outputs.clone();
     }
 }
 
-fn matmul_slices(graph: &mut Graph, node: &Node, shader: usize) {
+/// A convolution's windows, products with the transformed filters `u`, and pixels.
+fn winograd_of(graph: &mut Graph, node: &Node, u: &Tensor) -> Tensor {
+    let p = conv2d::Params::read(&node.params);
+    let [a, b, _, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
+    let v = winograd_input(graph, &format!("{} (windows)", node.label), (&a, &b), &p);
+    let m = batched_matmul(graph, &format!("{} (planes)", node.label), &v, u);
+    if let Some(planes) = graph.nodes.last_mut() {
+        planes.items = node.items;
+    }
+    winograd_output(graph, &node.label, &m, (&bias, &operand), &p)
+}
+
+/// The convolution of `count` of a node's pictures from `first` on.
+fn pictures_of(graph: &mut Graph, node: &Node, first: usize, count: usize) -> Node {
+    let p = conv2d::Params::read(&node.params);
+    let of_picture = p.out_height * p.out_width;
+    let mut group = node.clone();
+    group.items = count;
+    group.params = conv2d::Params { rows: count as u32 * of_picture, pictures: count as u32, ..p }.bytes();
+    // An operand of one row for all pictures stays whole.
+    let has_operand = p.epilogue.operand_op != 0 && p.epilogue.operand_rows <= of_picture;
+    for (input, divided) in [(0, true), (1, p.in_b > 0), (4, has_operand)] {
+        if divided {
+            let x = graph.tensor(node.inputs[input]);
+            let x = graph.reshape(&x, &[node.items, x.len() / node.items]);
+            group.inputs[input] = cut(graph, &format!("{} (pictures)", node.label), &x, 0, first, count).id;
+        }
+    }
+    group
+}
+
+fn matmul_slices(graph: &mut Graph, node: &Node, shader: usize, _: u64) {
     let p = matmul::Params::read(&node.params);
     let [x, w, bias, operand] = [0, 1, 2, 3].map(|i| graph.tensor(node.inputs[i]));
     let empty = graph.empty();
     let bias = (p.has_bias != 0).then_some(&bias);
-    slices(graph, node, shader, ([&x, &empty, &w], product_slices::Params::of_matmul(&p)), (bias, &operand));
+    slices(
+        graph,
+        node,
+        shader,
+        ([&x, &empty, &w], product_slices::Params::of_matmul(&p, node.items as u32)),
+        (bias, &operand),
+    );
 }
 
-fn conv2d_slices(graph: &mut Graph, node: &Node, shader: usize) {
+fn conv2d_slices(graph: &mut Graph, node: &Node, shader: usize, _: u64) {
     let p = conv2d::Params::read(&node.params);
     let [a, b, w, bias, operand] = [0, 1, 2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
     let bias = (p.has_bias != 0).then_some(&bias);
-    slices(graph, node, shader, ([&a, &b, &w], product_slices::Params::of_conv2d(&p)), (bias, &operand));
+    slices(
+        graph,
+        node,
+        shader,
+        ([&a, &b, &w], product_slices::Params::of_conv2d(&p, node.items as u32)),
+        (bias, &operand),
+    );
 }
 
 /// Appends the sums of slices, where they help: the output is small and the inner dimension deep. Then their sum with

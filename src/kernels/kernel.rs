@@ -60,6 +60,11 @@ pub struct Kernel {
     pub cpu: Compute,
     /// Records the gradient; none where the kernel has none.
     pub gradient: Option<Gradient>,
+    /// The uniform of a node that computes one of so many items, as choices among shaders and rewrites see it.
+    pub of_item: fn(&[u8], u32) -> Vec<u8>,
+    /// One element of the output by the definition: how a shader's result is checked on the sizes it is measured at. None
+    /// where all of them take little.
+    pub element: Option<Element>,
     /// What may stand in a node's place on a GPU.
     pub rewrites: Rewrites,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and first output.
@@ -67,7 +72,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// No epilogue, no gradient, no rewrites. All else is each kernel's own: this computes nothing.
+    /// No epilogue, no gradient, no rewrites, no items in the uniform. All else is each kernel's own: this computes nothing.
     pub(crate) const PLAIN: Kernel = Kernel {
         name: "",
         shaders: &[],
@@ -76,6 +81,8 @@ impl Kernel {
         reference: |_, _, _| (),
         cpu: |_, _, _| (),
         gradient: None,
+        of_item: |params, _| params.to_vec(),
+        element: None,
         rewrites: Rewrites::NONE,
         cost: |_, _, _| Cost { flops: 0.0, reads: 0.0, writes: 0.0 },
     };
@@ -128,6 +135,9 @@ pub type Compute = fn(&[u8], &[&[f32]], &mut [&mut [f32]]);
 
 /// Defines a kernel, in f64 throughout: uniform, inputs, outputs, as [`Compute`] has them.
 pub type Definition = fn(&[u8], &[&[f64]], &mut [&mut [f64]]);
+
+/// Defines an element of a kernel's output, in f64: uniform, inputs, index.
+pub type Element = fn(&[u8], &[&[f32]], usize) -> f64;
 
 /// The definition of a kernel that is what its `cpu` function computes: values rounded to f32 are part of it, or it only
 /// serves another kernel, whose definition holds.

@@ -28,6 +28,7 @@ mod products;
 mod sampling;
 
 pub mod epilogue;
+pub(crate) mod gemm;
 pub(crate) mod simd;
 
 pub use attention_family::*;

@@ -76,6 +76,11 @@ impl Settings {
     }
 
     /// Seed of the noise; picture i of several takes `seed + i`.
+    ///
+    /// On one machine (the same build, device, driver and width of vectors) a picture's bits follow from its seed and settings
+    /// alone: not from the pictures drawn beside it, the number of threads, or earlier runs. On a GPU the kernels that were
+    /// measured to be fastest are part of that: [`Engine::tune`](crate::Engine::tune) anew may change the last digits. Elsewhere
+    /// the noise is the same, bit for bit, and the picture but for rounding.
     pub fn seed(self, seed: u64) -> Self {
         Settings { seeds: SeedChoice::From(seed), ..self }
     }

@@ -1,7 +1,7 @@
 //! Adapters, compute pipelines, what the driver reports.
 
 use super::cache::Cache;
-use super::choices::Choices;
+use super::choices::{Choices, Measuring};
 use super::submissions::Submissions;
 use crate::error::{Error, Result};
 use crate::kernels::{Precision, Shader};
@@ -10,6 +10,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Told of each measurement.
+pub type OnMeasuring = Box<dyn FnMut(Measuring<'_>) + Send>;
 
 /// A wgpu device with the pipelines made on it so far. Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +31,7 @@ pub(super) struct Inner {
     pipeline_cache: Option<wgpu::PipelineCache>,
     cache: Cache,
     choices: Mutex<Choices>,
+    measuring: Mutex<Option<OnMeasuring>>,
     /// 16 × 16 cooperative matrices of f16 with f32 sums.
     cooperative: bool,
     /// Why the device was lost, once it is.
@@ -102,6 +106,7 @@ impl Gpu {
         let cooperative = adapter.cooperative_matrix_properties().iter().any(sixteen);
         let mut features =
             wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
+        features |= wgpu::Features::TIMESTAMP_QUERY;
         if cooperative {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
@@ -148,7 +153,7 @@ impl Gpu {
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let (pipelines, choices) = (Mutex::default(), Mutex::default());
+        let (pipelines, choices, measuring) = (Mutex::default(), Mutex::default(), Mutex::default());
         Gpu {
             inner: Arc::new(Inner {
                 number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -159,6 +164,7 @@ impl Gpu {
                 pipeline_cache,
                 cache,
                 choices,
+                measuring,
                 cooperative,
                 lost,
                 submissions: Submissions::default(),
@@ -222,6 +228,24 @@ impl Gpu {
         let mut choices = self.inner.choices.lock().unwrap_or_else(PoisonError::into_inner);
         choices.known += more.known;
         choices.measured += more.measured;
+    }
+
+    /// Calls `told` before every measurement of kernels, while programs are built on this device; none is told no longer.
+    pub fn on_measuring(&self, told: Option<OnMeasuring>) {
+        *self.inner.measuring.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+
+    pub(super) fn tell(&self, measuring: Measuring<'_>) {
+        if let Some(told) = &mut *self.inner.measuring.lock().unwrap_or_else(PoisonError::into_inner) {
+            told(measuring);
+        }
+    }
+
+    /// Seconds of a tick of its clock, where passes can be timed by it.
+    pub(super) fn clock_tick(&self) -> Option<f64> {
+        let has = self.device().features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let tick = f64::from(self.queue().get_timestamp_period()) * 1e-9;
+        (has && tick > 0.0).then_some(tick)
     }
 
     /// Forgets the measured choices: the next program measures anew.

@@ -1,29 +1,49 @@
 //! Which of a kernel's shaders, or which rewrite, computes a node: by rule where the node is small, else by a short
-//! measurement that is kept on disk ([`super::cache`]). A variant is admitted only after its result on the very sizes
-//! matched the CPU device's.
+//! [measurement](super::trial) that is kept on disk ([`super::cache`]). A variant is admitted only after its result on the very
+//! sizes matched the definition at some hundred places, and taken only if it [wins](super::decision) by more than chance.
+//!
+//! All of it follows from one item of a node's batch ([`Node::of_item`]): a choice that is made at one batch holds for all.
 
 use super::adapter::Gpu;
-use super::choices::Choices;
-use super::queue::GpuQueue;
+use super::choices::{Choices, Measuring};
+use super::decision::decide;
+use super::trial::{Shared, Trial};
 use crate::device::nmse::nmse;
 use crate::device::options::{ProgramOptions, Variants};
-use crate::device::tensor::DeviceTensor;
-use crate::device::weight_cache::Weights;
 use crate::error::{Error, Result};
 use crate::graph::rewrites::Rewrite;
 use crate::graph::{Graph, Node, Source};
 use crate::kernels::{Needs, Precision, Shader};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Below this many operations a node is not worth a measurement.
-const WORTH_MEASURING: f64 = 3e7;
+/// Below this many operations of an item a node is not worth a measurement, nor what transforms lose of the last digits: some
+/// milliseconds of a software adapter.
+const SMALL: f64 = 1.5e7;
+/// The same for measurements on hardware, which does it in some microseconds.
+const SMALL_ON_HARDWARE: f64 = 1.5e8;
 /// Weights that rewrites transform, of one graph, take at most this many bytes: Winograd's are four times the plain ones.
 const MAX_TRANSFORMED: usize = 1 << 30;
 /// A tensor between a rewrite's parts takes at most this many bytes: Winograd's are 2.25 times a convolution's pictures,
 /// and no plan made before a choice knows of them.
 const MAX_BETWEEN: u64 = 1 << 29;
-/// Runs of a variant are timed until this much time is spent.
+/// A sample is a pass of as many dispatches as take about this long.
+const SAMPLE: Duration = Duration::from_millis(1);
+/// Most dispatches of a sample.
+const MAX_REPEATS: f64 = 256.0;
+/// Samples of each variant, in turn with the others' so that a clock that drifts does so for all; fewer where they take long.
+const SAMPLES: usize = 15;
+/// Fewest samples.
+const FEWEST: usize = 3;
+/// Samples are taken until this much time is spent on a variant.
 const SPENT: Duration = Duration::from_millis(60);
+/// A variant this many times slower than the fastest is given up after its first sample.
+const HOPELESS: f64 = 2.0;
+/// Random places of the output at which a result is checked, besides its last ones.
+const CHECKED: usize = 256;
+/// The last places, where tiles end.
+const LAST: usize = 16;
 
 /// A way to compute a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,11 +84,14 @@ impl Gpu {
     /// Gives every node its shader and puts rewrites in place. Measures what is not known yet.
     pub(in crate::device) fn choose(&self, graph: &mut Graph, options: &ProgramOptions) -> Result<()> {
         let mut chooser = Chooser::new(self, options);
+        chooser.expected = chooser.unknown(graph);
         for node in std::mem::take(&mut graph.nodes) {
             chooser.place(graph, node)?;
         }
         if chooser.choices.measured > 0 {
             self.cache().save_choices();
+            let done = chooser.choices.measured;
+            self.tell(Measuring { done, total: done, size: "" });
         }
         self.count(chooser.choices);
         Ok(())
@@ -88,11 +111,13 @@ struct Chooser<'a> {
     choices: Choices,
     /// Bytes of weights that rewrites transformed.
     transformed: usize,
+    /// Sizes that will be measured, as far as is known.
+    expected: usize,
 }
 
 impl<'a> Chooser<'a> {
     fn new(gpu: &'a Gpu, options: &'a ProgramOptions) -> Self {
-        Chooser { gpu, options, choices: Choices::default(), transformed: 0 }
+        Chooser { gpu, options, choices: Choices::default(), transformed: 0, expected: 0 }
     }
 
     /// Appends a node as its variant computes it.
@@ -111,11 +136,11 @@ impl<'a> Chooser<'a> {
             Variant::Rewritten(rewrite, shader) => {
                 self.transformed += (rewrite.weights)(&node);
                 if rewrite.work.is_some() {
-                    (rewrite.apply)(graph, &node, shader);
+                    (rewrite.apply)(graph, &node, shader, self.most_between());
                     return Ok(());
                 }
                 let rest = std::mem::take(&mut graph.nodes);
-                (rewrite.apply)(graph, &node, shader);
+                (rewrite.apply)(graph, &node, shader, self.most_between());
                 let parts = std::mem::replace(&mut graph.nodes, rest);
                 for part in parts {
                     self.place(graph, part)?;
@@ -125,17 +150,26 @@ impl<'a> Chooser<'a> {
         Ok(())
     }
 
-    /// Every variant that can compute a node here, the best guess last.
-    fn candidates(&self, graph: &Graph, node: &Node) -> Vec<Variant> {
+    /// Most bytes of a tensor between a rewrite's parts.
+    fn most_between(&self) -> u64 {
+        self.gpu.limits().max_storage_buffer_binding_size.min(MAX_BETWEEN)
+    }
+
+    /// Every variant that can compute a node of one item here, the best guess last.
+    fn candidates(&self, graph: &Graph, one: &Node) -> Vec<Variant> {
         let precision = self.options.precision;
-        let shaders = node.kernel.shaders.iter().enumerate();
-        let able = |s: &Shader| self.gpu.meets(s.needs, precision) && (s.fits)(&node.params);
+        let shaders = one.kernel.shaders.iter().enumerate();
+        let able = |s: &Shader| self.gpu.meets(s.needs, precision) && (s.fits)(&one.params);
         let mut all: Vec<Variant> =
             shaders.filter(|(_, s)| able(s)).map(|(i, _)| Variant::Shader(i)).collect();
-        let most = self.gpu.limits().max_storage_buffer_binding_size.min(MAX_BETWEEN);
-        for rewrite in node.kernel.rewrites.others {
-            let wanted = rewrite.accurate || !self.options.accurate;
-            if !wanted || !(rewrite.fits)(graph, node, precision) || (rewrite.largest)(node) > most {
+        let small = graph.node_cost(one).flops < SMALL;
+        let named = matches!(self.options.variants, Variants::Only(_));
+        for rewrite in one.kernel.rewrites.others {
+            // Where there is little to save, what transforms lose of the last digits is not worth it.
+            let wanted = rewrite.accurate || (!self.options.accurate && (named || !small));
+            let room = self.transformed + (rewrite.weights)(one) <= MAX_TRANSFORMED
+                && (rewrite.largest)(one) <= self.most_between();
+            if !wanted || !room || !(rewrite.fits)(graph, one, precision) {
                 continue;
             }
             match rewrite.work {
@@ -147,35 +181,48 @@ impl<'a> Chooser<'a> {
                 ),
             }
         }
+        if self.gpu.is_software() && !named {
+            // There is no real workgroup memory: such shaders are slow there, and slow to compile.
+            all.retain(|v| v.shader(one).is_none_or(|s| !s.needs.hardware));
+        }
         all
     }
 
+    /// The best guess of candidates.
+    fn guess(candidates: &[Variant], one: &Node) -> Variant {
+        candidates.iter().rfind(|v| !v.is_experimental(one)).copied().unwrap_or(Variant::Shader(0))
+    }
+
+    /// Whether measuring a node of one item pays.
+    fn worth_measuring(&self, graph: &Graph, one: &Node) -> bool {
+        let small = if self.gpu.is_software() { SMALL } else { SMALL_ON_HARDWARE };
+        let alone = one.outputs.len() == 1;
+        alone && self.options.variants == Variants::Measured && graph.node_cost(one).flops >= small
+    }
+
+    /// How many sizes of a graph will have to be measured: more, where parts of rewrites are measured, too.
+    fn unknown(&self, graph: &Graph) -> usize {
+        let unknown = |node: &Node| {
+            let one = node.of_item();
+            let chosen = self.worth_measuring(graph, &one) && self.candidates(graph, &one).len() > 1;
+            chosen.then(|| self.key(&one)).filter(|key| self.gpu.cache().choice(key).is_none())
+        };
+        graph.nodes.iter().filter_map(unknown).collect::<BTreeSet<String>>().len()
+    }
+
     fn variant(&mut self, graph: &Graph, node: &Node) -> Result<Variant> {
-        let mut candidates = self.candidates(graph, node);
-        let small = graph.node_cost(node).flops < WORTH_MEASURING;
-        let named = matches!(self.options.variants, Variants::Only(_));
-        // Where there is little to save, what transforms lose of the last digits is not worth it.
-        candidates.retain(|v| {
-            v.rewrite().is_none_or(|rewrite| {
-                let room = self.transformed + (rewrite.weights)(node) <= MAX_TRANSFORMED;
-                room && (rewrite.accurate || named || !small)
-            })
-        });
+        let one = node.of_item();
+        let candidates = self.candidates(graph, &one);
         if let Variants::Only(name) = self.options.variants {
-            return Ok(candidates.into_iter().find(|v| v.name(node) == name).unwrap_or(Variant::Shader(0)));
+            return Ok(candidates.into_iter().find(|v| v.name(&one) == name).unwrap_or(Variant::Shader(0)));
         }
-        if self.gpu.is_software() {
-            // There is no real workgroup memory: such shaders are slow there, and slow to compile.
-            candidates.retain(|v| v.shader(node).is_none_or(|s| !s.needs.hardware));
-        }
-        let guess =
-            candidates.iter().rfind(|v| !v.is_experimental(node)).copied().unwrap_or(Variant::Shader(0));
+        let guess = Self::guess(&candidates, &one);
         if candidates.len() < 2 || self.options.variants == Variants::Rule {
             return Ok(guess);
         }
-        let key = self.key(node);
+        let key = self.key(&one);
         if let Some(name) = self.gpu.cache().choice(&key) {
-            if let Some(variant) = candidates.iter().find(|v| v.name(node) == name) {
+            if let Some(variant) = candidates.iter().find(|v| v.name(&one) == name) {
                 self.choices.known += 1;
                 return Ok(*variant);
             }
@@ -183,16 +230,18 @@ impl<'a> Chooser<'a> {
                 "the tuning file names `{name}` for {key}, which does not compute it here: measured anew"
             );
         }
-        if small {
+        if !self.worth_measuring(graph, &one) {
             return Ok(guess);
         }
+        let done = self.choices.measured;
+        self.gpu.tell(Measuring { done, total: self.expected.max(done + 1), size: &key });
         let best = self.measure(graph, node, &candidates)?;
         self.choices.measured += 1;
-        self.gpu.cache().set_choice(&key, best.name(node));
+        self.gpu.cache().set_choice(&key, best.name(&one));
         Ok(best)
     }
 
-    /// What a choice is kept under: the kernel, every size in its uniform, the storage.
+    /// What a choice is kept under: the kernel, every size in the uniform of one item, the storage.
     fn key(&self, node: &Node) -> String {
         let precision = self.options.precision;
         let words = node.params.len() / 4 - if node.kernel.epilogue { 4 } else { 0 };
@@ -208,103 +257,119 @@ impl<'a> Chooser<'a> {
         key
     }
 
-    /// The fastest of the candidates whose result is right.
+    /// The candidate to take among those whose result is right.
     fn measure(&self, graph: &Graph, node: &Node, candidates: &[Variant]) -> Result<Variant> {
         let precision = self.options.precision;
-        let trial = Trial::new(graph, node);
-        let tolerance = if precision == Precision::F32 { 1e-9 } else { 1e-5 };
-        let mut best: Option<(f64, Variant)> = None;
-        // The best guess first, so that a slow one is given up after its first run.
-        for &variant in candidates.iter().rev() {
-            let name = variant.name(node);
-            let timed = match self.time(&trial, variant, best.map(|(t, _)| t)) {
+        let work = Work::new(graph, node);
+        let shared = work.shared(self.gpu, precision)?;
+        let guess = Self::guess(candidates, node);
+        let others = candidates.iter().rev().copied().filter(|variant| *variant != guess);
+        // The rule's first.
+        let mut admitted = Vec::new();
+        for variant in std::iter::once(guess).chain(others) {
+            match self.admit(&work, &shared, variant) {
+                Ok(trial) => admitted.extend(trial.map(|trial| (variant, trial))),
                 Err(error) if variant.is_experimental(node) && !matches!(error, Error::Lost { .. }) => {
-                    log::warn!("{error}: `{name}` is not used");
-                    continue;
+                    log::warn!("{error}: `{}` is not used", variant.name(node));
                 }
-                timed => timed?,
-            };
-            match timed {
-                Timed { nmse, .. } if nmse.is_nan() || nmse > tolerance => {
-                    log::warn!(
-                        "{}: `{name}` is wrong by NMSE {nmse:.1e} at {}: not used",
-                        self.gpu.name(),
-                        self.key(node)
-                    );
-                }
-                Timed { seconds, .. } => {
-                    log::debug!("{} {name}: {:.3} ms", self.key(node), seconds * 1e3);
-                    if best.is_none_or(|(least, _)| seconds < least) {
-                        best = Some((seconds, variant));
-                    }
-                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(best.map_or(Variant::Shader(0), |(_, variant)| variant))
+        let trials: Vec<&Trial> = admitted.iter().map(|(_, trial)| trial).collect();
+        let samples = sample(&trials)?;
+        for ((variant, _), samples) in admitted.iter().zip(&samples) {
+            let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
+            let (key, name) = (self.key(&node.of_item()), variant.name(node));
+            log::debug!("{key} {name}: {:.4} ms at least, {} samples", least * 1e3, samples.len());
+        }
+        Ok(admitted.get(decide(&samples)).map_or(Variant::Shader(0), |(variant, _)| *variant))
     }
 
-    fn time(&self, trial: &Trial, variant: Variant, best: Option<f64>) -> Result<Timed> {
-        let (mut g, node) = trial.graph(variant);
+    /// A variant ready to be timed, or none where its result is wrong.
+    fn admit(&self, work: &Work, shared: &Shared, variant: Variant) -> Result<Option<Trial>> {
+        let precision = self.options.precision;
+        let (mut g, node) = work.graph(variant);
         let options = ProgramOptions { variants: Variants::Rule, ..*self.options };
+        let name = variant.name(&node);
         Chooser::new(self.gpu, &options).append(&mut g, node, variant)?;
-        let program = self.gpu.program(&g, &Weights::none(), options.precision, &[])?;
-        for (i, values) in trial.inputs.iter().enumerate() {
-            if let Some(input) = g.find_input(&i.to_string()).and_then(|id| program.value(id)) {
-                input.write(values)?;
-            }
+        let trial = self.gpu.scoped("a measurement", || Trial::new(self.gpu, &g, precision, shared))?;
+        let found = self.gpu.scoped("a measurement", || {
+            shared.clear(self.gpu)?;
+            trial.first()?;
+            shared.read(self.gpu, &work.places)
+        })?;
+        let nmse = nmse(&work.expected, &found);
+        let tolerance = if precision == Precision::F32 { 1e-9 } else { 1e-5 };
+        if nmse.is_nan() || nmse > tolerance {
+            let (adapter, key) = (self.gpu.name(), self.key(&work.node.of_item()));
+            log::warn!("{adapter}: `{name}` is wrong by NMSE {nmse:.1e} at {key}: not used");
+            return Ok(None);
         }
-        let mut queue = GpuQueue::new(self.gpu);
-        let mut run = || -> Result<f64> {
-            let start = Instant::now();
-            program.enqueue(&g, &mut queue, &mut |_| true)?;
-            self.gpu.scoped("a trial", || self.gpu.wait_for(&queue.submit()?, "a trial"))?;
-            Ok(start.elapsed().as_secs_f64())
-        };
-        // The first run finds everything cold: it only tells whether a second is worth its time.
-        let first = run()?;
-        let mut times = Vec::new();
-        let start = Instant::now();
-        if best.is_none_or(|best| first < 3.0 * best) {
-            while times.len() < 2 || (start.elapsed() < SPENT && times.len() < 20) {
-                times.push(run()?);
-            }
-        }
-        times.sort_by(f64::total_cmp);
-        let nmse = nmse(
-            &trial.expected,
-            &program.value(g.outputs[0].1).map_or_else(|| Ok(Vec::new()), DeviceTensor::read)?,
-        );
-        Ok(Timed { seconds: times.get(times.len() / 4).copied().unwrap_or(first), nmse })
+        Ok(Some(trial))
     }
 }
 
-struct Timed {
-    seconds: f64,
-    nmse: f64,
+/// Samples of each trial's seconds: one of those that are far behind, several of the others, in turn.
+fn sample(trials: &[&Trial]) -> Result<Vec<Vec<f64>>> {
+    let mut samples: Vec<Vec<f64>> = Vec::new();
+    for trial in trials {
+        samples.push(vec![trial.sample(1)?]);
+    }
+    let fastest = samples.iter().map(|samples| samples[0]).fold(f64::INFINITY, f64::min);
+    // The sample tells who is far behind, and how many make a whole one.
+    let hopeful: Vec<(usize, usize)> = (0..trials.len())
+        .filter(|i| samples[*i][0] <= HOPELESS * fastest)
+        .map(|i| (i, (SAMPLE.as_secs_f64() / samples[i][0].max(1e-9)).ceil().min(MAX_REPEATS) as usize))
+        .collect();
+    hopeful.iter().filter(|(_, repeats)| *repeats > 1).for_each(|(i, _)| samples[*i].clear());
+    let (start, budget) = (Instant::now(), SPENT * hopeful.len() as u32);
+    for _ in 0..SAMPLES {
+        let enough = hopeful.iter().all(|(i, _)| samples[*i].len() >= FEWEST);
+        if enough && start.elapsed() > budget {
+            break;
+        }
+        for (i, repeats) in &hopeful {
+            samples[*i].push(trials[*i].sample(*repeats)?);
+        }
+    }
+    Ok(samples)
 }
 
-/// A node alone, with numbers to compute and their result.
-struct Trial<'a> {
+/// A node alone, with numbers to compute, and what comes of them at some places.
+struct Work<'a> {
     graph: &'a Graph,
     node: &'a Node,
     inputs: Vec<Vec<f32>>,
+    places: Vec<usize>,
     expected: Vec<f32>,
 }
 
-impl<'a> Trial<'a> {
+impl<'a> Work<'a> {
     fn new(graph: &'a Graph, node: &'a Node) -> Self {
         let mut state = 1u64;
-        let mut uniform = || {
+        let mut bits = || {
             // An LCG of Knuth's: any spread numbers do.
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / 8_388_608.0 - 1.0
+            state >> 40
         };
+        let mut uniform = || bits() as f32 / 8_388_608.0 - 1.0;
         let inputs: Vec<Vec<f32>> =
             node.inputs.iter().map(|id| (0..graph.info(*id).len()).map(|_| uniform()).collect()).collect();
-        let mut expected = vec![0.0; graph.info(node.output()).len()];
+        let len = graph.info(node.output()).len();
+        let random = (0..CHECKED).map(|_| (bits() as usize * len) >> 24);
+        let places: Vec<usize> = random.chain(len.saturating_sub(LAST)..len).collect();
         let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-        (node.kernel.cpu)(&node.params, &slices, &mut [&mut expected]);
-        Trial { graph, node, inputs, expected }
+        let expected = match node.kernel.element {
+            Some(element) => {
+                places.par_iter().map(|place| element(&node.params, &slices, *place) as f32).collect()
+            }
+            None => {
+                let mut all = vec![0.0; len];
+                (node.kernel.cpu)(&node.params, &slices, &mut [&mut all]);
+                places.iter().map(|place| all[*place]).collect()
+            }
+        };
+        Work { graph, node, inputs, places, expected }
     }
 
     /// The node with tensors of its own: inputs named by number, and those known before the run that a rewrite
@@ -327,5 +392,11 @@ impl<'a> Trial<'a> {
         node.outputs = vec![y.id];
         g.output("y", &y);
         (g, node)
+    }
+
+    /// Its inputs and output on the GPU.
+    fn shared(&self, gpu: &Gpu, precision: Precision) -> Result<Shared> {
+        let (graph, _) = self.graph(Variant::Shader(0));
+        gpu.scoped("a measurement", || Shared::new(gpu, &graph, precision, &self.inputs))
     }
 }

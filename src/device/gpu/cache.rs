@@ -23,7 +23,7 @@ pub(super) struct Cache {
 struct Identity {
     adapter: String,
     driver: String,
-    /// Version of the engine and a hash of its shaders.
+    /// Version of the engine, a hash of its shaders, and [`METHOD`].
     engine: String,
 }
 
@@ -33,6 +33,9 @@ struct TuningFile {
     identity: Identity,
     choices: BTreeMap<String, String>,
 }
+
+/// How choices are measured: those that were made by another way are not taken.
+const METHOD: u32 = 2;
 
 /// FNV-1a
 fn hash(bytes: &[u8]) -> u64 {
@@ -54,7 +57,7 @@ impl Cache {
         let identity = Identity {
             adapter: format!("{} ({:?})", info.name, info.backend),
             driver: format!("{} {}", info.driver, info.driver_info),
-            engine: format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hash(shaders.as_bytes())),
+            engine: format!("{} {:016x} {METHOD}", env!("CARGO_PKG_VERSION"), hash(shaders.as_bytes())),
         };
         Cache { folder, identity, choices: Mutex::default() }
     }

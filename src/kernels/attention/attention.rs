@@ -1,7 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
-use super::scores::{KEYS, ROWS16, ROWS32, ROWS64, SPREAD, exponentials, grid, head_rows};
+use super::scores::{KEYS, Number, ROWS16, ROWS32, ROWS64, SPREAD, dot, exponentials, grid, head_rows};
 pub use super::scores::{MAX_HEAD_DIM, Params};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_key_gradient::attention_key_gradient;
@@ -9,7 +9,7 @@ use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
 use crate::kernels::attention_statistics::attention_statistics;
 use crate::kernels::cut::{columns, place};
 use crate::kernels::elementwise::add;
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use crate::kernels::{Backward, Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
 
@@ -50,6 +50,10 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    element: Some(|params, inputs, i| {
+        let dim = Params::read(params).head_dim as usize;
+        row(params, inputs, i / dim)[i % dim]
+    }),
     gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);
@@ -253,38 +257,42 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+    let dim = Params::read(params).head_dim as usize;
+    y.chunks_exact_mut(dim).enumerate().for_each(|(i, y)| y.copy_from_slice(&row(params, inputs, i)));
+}
+
+/// The definition of row `i` of `head_dim` columns of y: of one query and head.
+fn row<T: Number>(params: &[u8], inputs: &[&[T]], i: usize) -> Vec<f64> {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
-    for (i, y) in y.chunks_exact_mut(dim).enumerate() {
-        let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
-        let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
-        let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
-        let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
-        let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
-        let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
-        let row = |key: usize| {
-            if key < keys1 {
-                (&k1[key * k1s..][..dim], &v1[key * v1s..][..dim])
-            } else {
-                (&k2[(key - keys1) * k2s..][..dim], &v2[(key - keys1) * v2s..][..dim])
-            }
-        };
-        let q = &q[query * q_stride..][..dim];
-        let scores: Vec<f64> = (0..keys1 + keys2)
-            .map(|key| {
-                let dot: f64 = q.iter().zip(row(key).0).map(|(a, b)| a * b).sum();
-                let added = p.added([inputs[5], inputs[6]], n, head, query, key);
-                added.map_or(f64::NEG_INFINITY, |added| dot * f64::from(p.scale) + added)
-            })
-            .collect();
-        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        for (d, y) in y.iter_mut().enumerate() {
-            let sum: f64 = scores.iter().enumerate().map(|(k, s)| (s - top).exp() * row(k).1[d]).sum();
-            *y = sum / total;
+    let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
+    let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
+    let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
+    let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
+    let (k2, k2s) = head_rows(inputs[3], n, keys2, p.k2_stride, p.k2_offset, head, dim);
+    let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
+    let of_key = |key: usize| {
+        if key < keys1 {
+            (&k1[key * k1s..][..dim], &v1[key * v1s..][..dim])
+        } else {
+            (&k2[(key - keys1) * k2s..][..dim], &v2[(key - keys1) * v2s..][..dim])
         }
-    }
+    };
+    let q = &q[query * q_stride..][..dim];
+    let scores: Vec<f64> = (0..keys1 + keys2)
+        .map(|key| {
+            let product = dot(q, of_key(key).0) * f64::from(p.scale);
+            let added = p.added([inputs[5], inputs[6]], n, head, query, key);
+            added.map_or(f64::NEG_INFINITY, |added| product + added.into())
+        })
+        .collect();
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+    let value = |d: usize| {
+        scores.iter().enumerate().map(|(k, s)| (s - top).exp() * of_key(k).1[d].into()).sum::<f64>()
+    };
+    (0..dim).map(|d| value(d) / total).collect()
 }
 
 /// Blocks of queries of one head, each: scores by a product, softmax, values by a product.
@@ -314,19 +322,10 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                     );
                     exponentials(scores, totals);
                     let out = &mut y[head * dim..];
-                    gemm_strided(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
+                    gemm(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
                     let more = keys1 > 0;
                     if keys2 > 0 {
-                        gemm_strided(
-                            out,
-                            width,
-                            more,
-                            &scores[keys1..],
-                            keys,
-                            (v2, v2s, 1),
-                            [rows, keys2, dim],
-                            1.0,
-                        );
+                        gemm(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
                     }
                     for (out, [_, total]) in out.chunks_mut(width).zip(&*totals) {
                         out[..dim].iter_mut().for_each(|y| *y /= total);

@@ -1,9 +1,10 @@
 //! The gradients of one of [`attention`](crate::kernels::attention)'s sets of keys and values, side by side. See
 //! [`crate::kernels::attention_query_gradient`].
 
+use super::scores::Number;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_query_gradient::{Params, Scores, shaders};
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::{Cost, Kernel};
 use rayon::prelude::*;
@@ -32,6 +33,12 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    element: Some(|params, inputs, i| {
+        let p = Params::read(params);
+        let (heads, dim) = (p.heads as usize, p.head_dim as usize);
+        let (at, col) = (i / (heads * dim), i % (heads * dim));
+        row(&p, inputs, at / 2, col / dim)[at % 2][col % dim]
+    }),
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 / 2.0 * f64::from(Params::read(params).queries);
         Cost::streaming(8.0 * pairs, inputs, output)
@@ -48,20 +55,29 @@ pub fn attention_key_gradient(g: &mut Graph, label: &str, inputs: [&Tensor; 7], 
 
 fn reference(params: &[u8], inputs: &[&[f64]], dkv: &mut [f64]) {
     let p = Params::read(params);
-    let (heads, dim, keys) = (p.heads as usize, p.head_dim as usize, p.keys as usize);
-    for (row, dkv) in dkv.chunks_exact_mut(2 * heads * dim).enumerate() {
-        dkv.fill(0.0);
+    let (heads, dim) = (p.heads as usize, p.head_dim as usize);
+    for (i, dkv) in dkv.chunks_exact_mut(2 * heads * dim).enumerate() {
         let (dk, dv) = dkv.split_at_mut(heads * dim);
-        let (n, key) = (row / keys, row % keys);
         for (head, (dk, dv)) in dk.chunks_exact_mut(dim).zip(dv.chunks_exact_mut(dim)).enumerate() {
-            let ((q, q_stride), (dy, dy_stride)) = (p.rows(0, inputs, n, head), p.rows(5, inputs, n, head));
-            for query in 0..p.queries as usize {
-                let Scores { probability, gradient } = p.score(inputs, n, head, query, key);
-                dk.iter_mut().zip(&q[query * q_stride..]).for_each(|(dk, q)| *dk += gradient * q);
-                dv.iter_mut().zip(&dy[query * dy_stride..]).for_each(|(dv, dy)| *dv += probability * dy);
-            }
+            let [of_key, of_value] = row(&p, inputs, i, head);
+            dk.copy_from_slice(&of_key);
+            dv.copy_from_slice(&of_value);
         }
     }
+}
+
+/// The definition of key `i`'s gradient, and its value's, of one head.
+fn row<T: Number>(p: &Params, inputs: &[&[T]], i: usize, head: usize) -> [Vec<f64>; 2] {
+    let (dim, keys) = (p.head_dim as usize, p.keys as usize);
+    let (n, key) = (i / keys, i % keys);
+    let [mut dk, mut dv] = [vec![0.0; dim], vec![0.0; dim]];
+    let ((q, q_stride), (dy, dy_stride)) = (p.rows(0, inputs, n, head), p.rows(5, inputs, n, head));
+    for query in 0..p.queries as usize {
+        let Scores { probability, gradient } = p.score(inputs, n, head, query, key);
+        dk.iter_mut().zip(&q[query * q_stride..]).for_each(|(dk, q)| *dk += gradient * (*q).into());
+        dv.iter_mut().zip(&dy[query * dy_stride..]).for_each(|(dv, dy)| *dv += probability * (*dy).into());
+    }
+    [dk, dv]
 }
 
 /// Blocks of keys of one head, each: scores and their probabilities' gradients by products, then the products with the
@@ -84,8 +100,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dkv: &mut [f32]) {
                 let [(q, qs), (k, ks), (v, vs), (dy, dys)] = [0, 1, 2, 5].map(|x| p.rows(x, inputs, n, head));
                 let [tops, factors, sums] = [0, 1, 2].map(|i| stats(head, i).collect::<Vec<f32>>());
                 let sizes = [rows, dim, queries];
-                gemm_strided(scores, queries, false, &k[first * ks..], ks, (q, 1, qs), sizes, p.scale);
-                gemm_strided(dp, queries, false, &v[first * vs..], vs, (dy, 1, dys), sizes, 1.0);
+                gemm(scores, queries, false, &k[first * ks..], ks, (q, 1, qs), sizes, p.scale);
+                gemm(dp, queries, false, &v[first * vs..], vs, (dy, 1, dys), sizes, 1.0);
                 p.add(scores, inputs, (n, head), queries, |row, col| (col, first + row));
                 for (s, dp) in scores.chunks_exact_mut(queries).zip(dp.chunks_exact_mut(queries)) {
                     wide(
@@ -100,9 +116,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dkv: &mut [f32]) {
                     );
                 }
                 let sizes = [rows, queries, dim];
-                gemm_strided(&mut dkv[head * dim..], 2 * width, false, dp, queries, (q, qs, 1), sizes, 1.0);
+                gemm(&mut dkv[head * dim..], 2 * width, false, dp, queries, (q, qs, 1), sizes, 1.0);
                 let dv = &mut dkv[width + head * dim..];
-                gemm_strided(dv, 2 * width, false, scores, queries, (dy, dys, 1), sizes, 1.0);
+                gemm(dv, 2 * width, false, scores, queries, (dy, dys, 1), sizes, 1.0);
             }
         });
     }

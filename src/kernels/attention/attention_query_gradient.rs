@@ -1,9 +1,9 @@
 //! The gradient of [`attention`](crate::kernels::attention::attention)'s queries, from one of its sets of keys. Scores and their gradients
 //! are computed again by tiles (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 
-use super::scores::{self, LOWEST, PRODUCTS, ROWS16, ROWS32, ROWS64, SPREAD, head_rows};
+use super::scores::{self, LOWEST, Number, PRODUCTS, ROWS16, ROWS32, ROWS64, SPREAD, dot, head_rows};
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
@@ -91,6 +91,10 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    element: Some(|params, inputs, i| {
+        let dim = Params::read(params).head_dim as usize;
+        row(params, inputs, i / dim)[i % dim]
+    }),
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 * f64::from(Params::read(params).keys);
         Cost::streaming(6.0 * pairs, inputs, output)
@@ -169,7 +173,14 @@ impl Params {
     }
 
     /// The definition of a score's probability and gradient.
-    pub(crate) fn score(&self, inputs: &[&[f64]], n: usize, head: usize, query: usize, key: usize) -> Scores {
+    pub(crate) fn score<T: Number>(
+        &self,
+        inputs: &[&[T]],
+        n: usize,
+        head: usize,
+        query: usize,
+        key: usize,
+    ) -> Scores {
         let dim = self.head_dim as usize;
         if self.causal != 0 && self.first_key as usize + key > query {
             return Scores { probability: 0.0, gradient: 0.0 };
@@ -177,17 +188,19 @@ impl Params {
         let dot = |a: usize, i: usize, b: usize, j: usize| -> f64 {
             let ((a, a_stride), (b, b_stride)) =
                 (self.rows(a, inputs, n, head), self.rows(b, inputs, n, head));
-            a[i * a_stride..][..dim].iter().zip(&b[j * b_stride..][..dim]).map(|(a, b)| a * b).sum()
+            dot(&a[i * a_stride..][..dim], &b[j * b_stride..][..dim])
         };
         let heads = self.heads as usize;
         let mut s = dot(0, query, 1, key) * f64::from(self.scale);
         if self.has_bias != 0 {
-            s += inputs[3][(query * self.all_keys as usize + self.first_key as usize + key) * heads + head];
+            let at = (query * self.all_keys as usize + self.first_key as usize + key) * heads + head;
+            s += inputs[3][at].into();
         }
         if self.has_mask != 0 {
-            s += inputs[4][n * self.keys as usize + key];
+            s += inputs[4][n * self.keys as usize + key].into();
         }
-        let stats = &inputs[6][((n * self.queries as usize + query) * heads + head) * 3..][..3];
+        let at = ((n * self.queries as usize + query) * heads + head) * 3;
+        let stats: [f64; 3] = [0, 1, 2].map(|i| inputs[6][at + i].into());
         let probability = (s.max(f64::from(LOWEST)) - stats[0]).exp() * stats[1];
         let gradient = f64::from(self.scale) * probability * (dot(5, query, 2, key) - stats[2]);
         Scores { probability, gradient }
@@ -224,17 +237,22 @@ impl Params {
 }
 
 fn reference(params: &[u8], inputs: &[&[f64]], dq: &mut [f64]) {
+    let dim = Params::read(params).head_dim as usize;
+    dq.chunks_exact_mut(dim).enumerate().for_each(|(i, dq)| dq.copy_from_slice(&row(params, inputs, i)));
+}
+
+/// The definition of row `i` of `head_dim` columns: of one query and head.
+fn row<T: Number>(params: &[u8], inputs: &[&[T]], i: usize) -> Vec<f64> {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
-    for (i, dq) in dq.chunks_exact_mut(dim).enumerate() {
-        let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
-        let (k, k_stride) = p.rows(1, inputs, n, head);
-        dq.fill(0.0);
-        for key in 0..p.keys as usize {
-            let Scores { gradient, .. } = p.score(inputs, n, head, query, key);
-            dq.iter_mut().zip(&k[key * k_stride..]).for_each(|(dq, k)| *dq += gradient * k);
-        }
+    let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
+    let (k, k_stride) = p.rows(1, inputs, n, head);
+    let mut dq = vec![0.0; dim];
+    for key in 0..p.keys as usize {
+        let Scores { gradient, .. } = p.score(inputs, n, head, query, key);
+        dq.iter_mut().zip(&k[key * k_stride..]).for_each(|(dq, k)| *dq += gradient * (*k).into());
     }
+    dq
 }
 
 /// Blocks of queries of one head, each: scores and their probabilities' gradients by products, then the product of both
@@ -254,8 +272,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dq: &mut [f32]) {
             for head in 0..heads {
                 let [(q, qs), (k, ks), (v, vs), (dy, dys)] = [0, 1, 2, 5].map(|x| p.rows(x, inputs, n, head));
                 let sizes = [rows, dim, keys];
-                gemm_strided(scores, keys, false, &q[first * qs..], qs, (k, 1, ks), sizes, p.scale);
-                gemm_strided(dp, keys, false, &dy[first * dys..], dys, (v, 1, vs), sizes, 1.0);
+                gemm(scores, keys, false, &q[first * qs..], qs, (k, 1, ks), sizes, p.scale);
+                gemm(dp, keys, false, &dy[first * dys..], dys, (v, 1, vs), sizes, 1.0);
                 p.add(scores, inputs, (n, head), keys, |row, col| (first + row, col));
                 for (r, (s, dp)) in scores.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
                     let at = ((n * queries + first + r) * heads + head) * 3;
@@ -269,16 +287,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dq: &mut [f32]) {
                         },
                     );
                 }
-                gemm_strided(
-                    &mut dq[head * dim..],
-                    width,
-                    false,
-                    dp,
-                    keys,
-                    (k, ks, 1),
-                    [rows, keys, dim],
-                    1.0,
-                );
+                gemm(&mut dq[head * dim..], width, false, dp, keys, (k, ks, 1), [rows, keys, dim], 1.0);
             }
         });
     }

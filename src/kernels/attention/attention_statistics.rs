@@ -2,7 +2,9 @@
 //! compute every probability again, so that no score matrix is kept (FlashAttention, Dao et al. 2022,
 //! arXiv:2205.14135).
 
-use super::scores::{KEYS, LOWEST, PRODUCTS, Params, ROWS16, ROWS64, SPREAD, exponentials, grid, head_rows};
+use super::scores::{
+    KEYS, LOWEST, Number, PRODUCTS, Params, ROWS16, ROWS64, SPREAD, dot, exponentials, grid, head_rows,
+};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
@@ -27,6 +29,7 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    element: Some(|params, inputs, i| triple(params, inputs, i / 3)[i % 3]),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 / 3.0 * f64::from(p.keys1 + p.keys2);
@@ -43,32 +46,31 @@ pub fn attention_statistics(g: &mut Graph, label: &str, inputs: [&Tensor; 7], of
     g.push(&KERNEL, label, of.bytes(), &inputs, &shape, Storage::F32)
 }
 
-/// Σ a · b
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn reference(params: &[u8], inputs: &[&[f64]], stats: &mut [f64]) {
+    let triples = stats.as_chunks_mut().0.iter_mut().enumerate();
+    triples.for_each(|(i, stats)| *stats = triple(params, inputs, i));
 }
 
-fn reference(params: &[u8], inputs: &[&[f64]], stats: &mut [f64]) {
+/// The definition of three numbers, those of one query and head.
+fn triple<T: Number>(params: &[u8], inputs: &[&[T]], i: usize) -> [f64; 3] {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
     let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
-    for (i, stats) in stats.chunks_exact_mut(3).enumerate() {
-        let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
-        let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
-        let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
-        let (k2, k2s) = head_rows(inputs[2], n, keys2, p.k2_stride, p.k2_offset, head, dim);
-        let score = |key: usize| {
-            let k = if key < keys1 { &k1[key * k1s..] } else { &k2[(key - keys1) * k2s..] };
-            let added = p.added([inputs[3], inputs[4]], n, head, query, key)?;
-            // As the forward's, a masked score is no infinity.
-            let product = dot(&q[query * q_stride..][..dim], &k[..dim]) * f64::from(p.scale);
-            Some((product + added).max(f64::from(LOWEST)))
-        };
-        let scores: Vec<f64> = (0..keys1 + keys2).filter_map(score).collect();
-        stats[0] = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        stats[1] = 1.0 / scores.iter().map(|s| (s - stats[0]).exp()).sum::<f64>();
-        stats[2] = dot(&inputs[5][i * dim..][..dim], &inputs[6][i * dim..][..dim]);
-    }
+    let (n, query, head) = (i / (queries * heads), i / heads % queries, i % heads);
+    let (q, q_stride) = head_rows(inputs[0], n, queries, p.q_stride, p.q_offset, head, dim);
+    let (k1, k1s) = head_rows(inputs[1], n, keys1, p.k1_stride, p.k1_offset, head, dim);
+    let (k2, k2s) = head_rows(inputs[2], n, keys2, p.k2_stride, p.k2_offset, head, dim);
+    let score = |key: usize| {
+        let k = if key < keys1 { &k1[key * k1s..] } else { &k2[(key - keys1) * k2s..] };
+        let added = p.added([inputs[3], inputs[4]], n, head, query, key)?;
+        // As the forward's, a masked score is no infinity.
+        let product = dot(&q[query * q_stride..][..dim], &k[..dim]) * f64::from(p.scale);
+        Some((product + added.into()).max(f64::from(LOWEST)))
+    };
+    let scores: Vec<f64> = (0..keys1 + keys2).filter_map(score).collect();
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total = scores.iter().map(|s| (s - top).exp()).sum::<f64>();
+    [top, 1.0 / total, dot(&inputs[5][i * dim..][..dim], &inputs[6][i * dim..][..dim])]
 }
 
 /// Blocks of queries of one head, each: scores by a product, then their statistics.

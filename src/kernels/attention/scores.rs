@@ -1,6 +1,6 @@
 //! What attention and its gradients share: the uniform, tiles, scores and their exponentials.
 
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use std::ops::Add;
 
 params! {
@@ -86,19 +86,27 @@ pub(crate) fn head_rows<T>(
     (&x[n * rows * stride as usize + offset as usize + head * dim..], stride as usize)
 }
 
+/// f64 for the definitions, f32 for the elements of large ones that a shader is checked by.
+pub(crate) trait Number: Copy + Default + Add<Output = Self> + Into<f64> {}
+
+impl Number for f32 {}
+impl Number for f64 {}
+
+/// Σ a · b
+pub(crate) fn dot<T: Number>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| -> f64 { (*a).into() * (*b).into() }).sum()
+}
+
 impl Params {
     /// What is added to the score of (`query`, `key`), or none where the key is hidden from the query.
-    pub(crate) fn added<T>(
+    pub(crate) fn added<T: Number>(
         &self,
         [bias, mask]: [&[T]; 2],
         n: usize,
         head: usize,
         query: usize,
         key: usize,
-    ) -> Option<T>
-    where
-        T: Copy + Default + Add<Output = T>,
-    {
+    ) -> Option<T> {
         let (keys1, keys) = (self.keys1 as usize, (self.keys1 + self.keys2) as usize);
         if self.causal != 0 && key > query {
             return None;
@@ -132,17 +140,8 @@ impl Params {
         let (k1, k1s) = head_rows(k1, n, keys1, self.k1_stride, self.k1_offset, head, dim);
         let (k2, k2s) = head_rows(k2, n, keys2, self.k2_stride, self.k2_offset, head, dim);
         let q = &q[first * q_stride..];
-        gemm_strided(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
-        gemm_strided(
-            &mut scores[keys1..],
-            keys,
-            false,
-            q,
-            q_stride,
-            (k2, 1, k2s),
-            [rows, dim, keys2],
-            self.scale,
-        );
+        gemm(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
+        gemm(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], self.scale);
         if self.has_bias == 0 && self.has_mask == 0 && self.causal == 0 {
             return;
         }

@@ -217,6 +217,9 @@ fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
 
 /// Floats of x that a thread takes at a time, few enough to stay in its caches between passes.
 const BLOCK: usize = 4_096;
+/// A picture is cut into so many blocks at least, where it has the pixels. The moments are put together from the blocks', which
+/// therefore follow from a picture's shape alone.
+const LEAST: usize = 4;
 
 /// Means and variances of blocks of pixels in parallel, put together to the groups'; then one affine map per channel.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
@@ -249,7 +252,7 @@ impl<'a> Blocks<'a> {
     /// `len` is the number of elements of both inputs together.
     pub(crate) fn new(p: Params, inputs: &'a [&'a [f32]], len: usize) -> Self {
         let (channels, pixels) = ((p.in_a + p.in_b) as usize, p.pixels as usize);
-        let block = (BLOCK / channels).clamp(1, pixels.div_ceil(rayon::current_num_threads()).max(1));
+        let block = (BLOCK / channels).clamp(1, pixels.div_ceil(LEAST).max(1));
         Blocks { p, inputs, pictures: len / (pixels * channels), block, blocks: pixels.div_ceil(block) }
     }
 

@@ -28,6 +28,10 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    of_item: |params, items| {
+        let p = Params::read(params);
+        Params { rows: p.rows.div_ceil(items), ..p }.bytes()
+    },
     cost: |_, inputs, output| Cost::streaming(5.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

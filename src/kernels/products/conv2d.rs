@@ -5,9 +5,9 @@ use crate::graph::{Graph, Repack, Source, Storage, Tensor};
 use crate::kernels::conv2d_gradient::conv2d_gradient;
 use crate::kernels::cut::columns;
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::gemm::{Panels, Rows};
 use crate::kernels::resample::Resample;
 use crate::kernels::resample_gradient::resample_gradient;
-use crate::kernels::simd::{Panels, Rows};
 use crate::kernels::sum_axis::sum_axis;
 use crate::kernels::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE,
@@ -108,9 +108,14 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: true,
-    reference: |p, x, y| reference(p, x, y[0]),
+    reference: |p, x, y| y[0].iter_mut().enumerate().for_each(|(i, y)| *y = element(p, x, i)),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    of_item: |params, _| {
+        let p = Params::read(params);
+        Params { rows: p.out_height * p.out_width, pictures: 1, ..p }.bytes()
+    },
+    element: Some(element),
     rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
     cost: |params, inputs, output| {
         let p = Params::read(params);
@@ -313,27 +318,21 @@ impl Params {
     }
 }
 
-fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+/// The definition of element `i` of y.
+fn element<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], i: usize) -> f64 {
     let p = Params::read(params);
-    let epilogue = Epilogue::read(params);
-    let (w, bias, operand) = (inputs[2], inputs[3], inputs[4]);
     let (in_a, in_b, cols) = (p.in_a as usize, p.in_b as usize, p.cols as usize);
-    for (i, y) in y.iter_mut().enumerate() {
-        let (row, col) = (i / cols, i % cols);
-        let mut sum = if p.has_bias != 0 { bias[col] } else { 0.0 };
-        for tap in 0..(p.kernel_height * p.kernel_width) as usize {
-            let Some(pixel) = p.pixel(row, tap / p.kernel_width as usize, tap % p.kernel_width as usize)
-            else {
-                continue;
-            };
-            for c in 0..in_a + in_b {
-                let x =
-                    if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] };
-                sum += x * w[(tap * (in_a + in_b) + c) * cols + col];
-            }
+    let (row, col) = (i / cols, i % cols);
+    let mut sum: f64 = if p.has_bias != 0 { inputs[3][col].into() } else { 0.0 };
+    for tap in 0..(p.kernel_height * p.kernel_width) as usize {
+        let (ky, kx) = (tap / p.kernel_width as usize, tap % p.kernel_width as usize);
+        let Some(pixel) = p.pixel(row, ky, kx) else { continue };
+        for c in 0..in_a + in_b {
+            let x = if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] };
+            sum += x.into() * inputs[2][(tap * (in_a + in_b) + c) * cols + col].into();
         }
-        *y = epilogue.reference(sum, operand, row, col, cols);
     }
+    Epilogue::read(params).reference(sum, inputs[4], row, col, cols)
 }
 
 /// Largest strip of input in floats: half a core's second cache at least.

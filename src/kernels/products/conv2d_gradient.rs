@@ -2,7 +2,7 @@
 //! others' is a convolution itself ([`conv2d`]).
 
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use crate::kernels::{
     Cost, INDEX, Kernel, Needs, ROWS12, SUBGROUP, Shader, TILE, conv2d, subgroup_grid, tile_grid,
 };
@@ -65,6 +65,8 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    of_item: |params, _| Params { pictures: 1, ..Params::read(params) }.bytes(),
+    element: Some(element),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width);
@@ -150,6 +152,33 @@ fn reference(params: &[u8], inputs: &[&[f64]], dx: &mut [f64]) {
     }
 }
 
+/// Element `i` of dx from the outputs that read its pixel: the [`reference`] seen from the other side.
+fn element<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], i: usize) -> f64 {
+    let p = Params::read(params);
+    let (height, width, cols, inner) =
+        (p.height as usize, p.width as usize, p.cols as usize, p.inner as usize);
+    let (pixel, col) = (i / cols, i % cols);
+    let (n, y, x) = (pixel / width / height, pixel / width % height, pixel % width);
+    let (kh, kw, stride) = (p.kernel_height as usize, p.kernel_width as usize, p.stride as usize);
+    // The output that reads `at` with tap `k`, along an axis.
+    let from = |at: usize, pad: u32, k: usize, out: u32| {
+        let first = (at + pad as usize).checked_sub(k).filter(|first| first.is_multiple_of(stride))?;
+        Some(first / stride).filter(|output| *output < out as usize)
+    };
+    let mut sum = 0.0;
+    for tap in 0..kh * kw {
+        let oy = from(y, p.pad_top, tap / kw, p.out_height);
+        let ox = from(x, p.pad_left, tap % kw, p.out_width);
+        let (Some(oy), Some(ox)) = (oy, ox) else { continue };
+        let row = (n * p.out_height as usize + oy) * p.out_width as usize + ox;
+        for o in 0..inner {
+            let w = inputs[1][((kh * kw - 1 - tap) * inner + o) * cols + col];
+            sum += inputs[0][row * inner + o].into() * w.into();
+        }
+    }
+    sum
+}
+
 /// Along one axis, for pixels of a class: the taps that reach them, and for each the output it comes from, counted
 /// from the pixel's own place in the class.
 fn taps(class: usize, stride: usize, pad: usize, kernel: usize) -> Vec<(usize, isize)> {
@@ -214,16 +243,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dx: &mut [f32]) {
                     }
                 }
                 let sizes = [block * across, taps * inner, cols];
-                gemm_strided(
-                    sums,
-                    cols,
-                    false,
-                    strip,
-                    taps * inner,
-                    (&class.filters[..], cols, 1),
-                    sizes,
-                    1.0,
-                );
+                gemm(sums, cols, false, strip, taps * inner, (&class.filters[..], cols, 1), sizes, 1.0);
                 for (place, sum) in sums.chunks_exact(cols).enumerate() {
                     let y = place / across * stride + class.first.0;
                     let x = place % across * stride + class.first.1;

@@ -3,6 +3,7 @@
 use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
 use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::gemm::gemm;
 use crate::kernels::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE,
     STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
@@ -104,9 +105,14 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: true,
-    reference: |p, x, y| reference(p, x, y[0]),
+    reference: |p, x, y| y[0].iter_mut().enumerate().for_each(|(i, y)| *y = element(p, x, i)),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    of_item: |params, items| {
+        let p = Params::read(params);
+        Params { rows: p.rows.div_ceil(items), ..p }.bytes()
+    },
+    element: Some(element),
     rewrites: Rewrites { others: &[MATMUL_SLICES], ..Rewrites::NONE },
     cost: |params, inputs, output| {
         let p = Params::read(params);
@@ -125,7 +131,7 @@ pub fn matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor, bias: Option<&
     push(g, label, x, w, bias, [1, x.rows(), w.dim(0), w.dim(1)], &shape)
 }
 
-/// Products of their own: x `[batches, rows, inner]` · w `[batches, inner, cols]` → `[batches, rows, cols]`.
+/// Products of their own, no one's items: x `[batches, rows, inner]` · w `[batches, inner, cols]` → `[batches, rows, cols]`.
 #[track_caller]
 pub fn batched_matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor) -> Tensor {
     let (&[batches, rows, inner], &[b, k, cols]) = (&x.shape[..], &w.shape[..]) else {
@@ -135,7 +141,11 @@ pub fn batched_matmul(g: &mut Graph, label: &str, x: &Tensor, w: &Tensor) -> Ten
         );
     };
     assert_eq!((batches, inner), (b, k), "{label}: x {:?} and w {:?} do not fit", x.shape, w.shape);
-    push(g, label, x, w, None, [batches, rows, inner, cols], &[batches, rows, cols])
+    let y = push(g, label, x, w, None, [batches, rows, inner, cols], &[batches, rows, cols]);
+    if let Some(node) = g.nodes.last_mut() {
+        node.items = 1;
+    }
+    y
 }
 
 #[track_caller]
@@ -213,20 +223,17 @@ fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
     Some(g.add(if batches == 1 { &shape[1..] } else { &shape }, storage, source))
 }
 
-fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+/// The definition of element `i` of y.
+fn element<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], i: usize) -> f64 {
     let p = Params::read(params);
-    let (x, w, bias, operand) = (inputs[0], inputs[1], inputs[2], inputs[3]);
     let (inner, cols) = (p.inner as usize, p.cols as usize);
-    let epilogue = Epilogue::read(params);
-    for (i, y) in y.iter_mut().enumerate() {
-        let (row, col) = (i / cols, i % cols);
-        let w = &w[row / p.rows as usize * inner * cols..];
-        let mut sum = if p.has_bias != 0 { bias[col] } else { 0.0 };
-        for k in 0..inner {
-            sum += x[row * inner + k] * w[k * cols + col];
-        }
-        *y = epilogue.reference(sum, operand, row, col, cols);
+    let (row, col) = (i / cols, i % cols);
+    let w = &inputs[1][row / p.rows as usize * inner * cols..];
+    let mut sum: f64 = if p.has_bias != 0 { inputs[2][col].into() } else { 0.0 };
+    for k in 0..inner {
+        sum += inputs[0][row * inner + k].into() * w[k * cols + col].into();
     }
+    Epilogue::read(params).reference(sum, inputs[3], row, col, cols)
 }
 
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
@@ -236,69 +243,13 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let epilogue = Epilogue::read(params);
     let bias = (p.has_bias != 0).then_some(bias);
     // Blocks of rows, a product and its epilogue each, so that sums are still in the cache when they are finished.
-    let threads = rayon::current_num_threads();
-    let block = rows.div_ceil(threads).clamp(1, 256);
+    let block = rows.div_ceil(rayon::current_num_threads()).clamp(1, 256);
     for (b, y) in y.chunks_exact_mut(rows * cols).enumerate() {
         let (x, w) = (&x[b * rows * inner..][..rows * inner], &w[b * inner * cols..][..inner * cols]);
-        let product = |(i, y): (usize, &mut [f32])| {
-            let rows = y.len() / cols;
-            gemm_rows(y, &x[i * block * inner..][..rows * inner], w, inner, cols);
-            epilogue.apply(y, b * rows + i * block, cols, bias, operand);
-        };
-        y.par_chunks_mut(block * cols).enumerate().for_each(product);
-    }
-}
-
-/// y `[rows, cols]` = x `[rows, inner]` · w `[inner, cols]`, all contiguous, on this thread.
-pub(crate) fn gemm_rows(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, cols: usize) {
-    let rows = y.len() / cols;
-    gemm_strided(y, cols, false, x, inner, (w, cols, 1), [rows, inner, cols], 1.0);
-}
-
-/// y (+)= alpha · x · w on this thread; `w` comes with its strides along the inner and the column axis.
-#[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
-pub(crate) fn gemm_strided(
-    y: &mut [f32],
-    y_stride: usize,
-    accumulate: bool,
-    x: &[f32],
-    x_stride: usize,
-    (w, w_inner, w_col): (&[f32], usize, usize),
-    [rows, inner, cols]: [usize; 3],
-    alpha: f32,
-) {
-    if rows == 0 || cols == 0 {
-        return;
-    }
-    let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
-    assert!(last(rows, y_stride) + cols <= y.len(), "product's output is too small");
-    assert!(inner == 0 || last(rows, x_stride) + inner <= x.len(), "product's left side is too small");
-    assert!(
-        inner == 0 || last(inner, w_inner) + last(cols, w_col) < w.len(),
-        "product's right side is too small"
-    );
-    // SAFETY: the assertions above keep every element the strides reach inside its slice.
-    unsafe {
-        gemm::gemm(
-            rows,
-            cols,
-            inner,
-            y.as_mut_ptr(),
-            1,
-            y_stride as isize,
-            accumulate,
-            x.as_ptr(),
-            1,
-            x_stride as isize,
-            w.as_ptr(),
-            w_col as isize,
-            w_inner as isize,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        y.par_chunks_mut(block * cols).enumerate().for_each(|(i, y)| {
+            let sizes = [y.len() / cols, inner, cols];
+            gemm(y, cols, false, &x[i * block * inner..], inner, (w, cols, 1), sizes, 1.0);
+            epilogue.apply(y, b * p.rows as usize + i * block, cols, bias, operand);
+        });
     }
 }

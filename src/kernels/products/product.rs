@@ -1,7 +1,7 @@
 //! Products of two computed tensors, each with a gradient: Gram matrices. [`crate::kernels::matmul`] is for a known right side.
 
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::matmul::gemm_strided;
+use crate::kernels::gemm::gemm;
 use crate::kernels::transpose::transpose;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, TILE, tile_grid};
 use rayon::prelude::*;
@@ -96,7 +96,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         y.par_chunks_mut(block * cols).enumerate().for_each(|(i, y)| {
             let size = [y.len() / cols, inner, cols];
             let x = &x[i * block * inner..][..size[0] * inner];
-            gemm_strided(y, cols, false, x, inner, (z, cols, 1), size, p.scale);
+            gemm(y, cols, false, x, inner, (z, cols, 1), size, p.scale);
         });
     }
 }

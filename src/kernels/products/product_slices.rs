@@ -46,10 +46,11 @@ params! {
     depth: u32,
 }
 
-/// Above this many tiles of 64 × 64 a GPU is busy without slices.
-const MAX_TILES: u32 = 192;
-/// Slices are added until there are this many workgroups, about what a large GPU holds.
-const WORKGROUPS: u32 = 512;
+/// Above this many tiles of 64 × 64 of one picture a GPU is busy without slices.
+const MAX_TILES: u32 = 96;
+/// Slices are added until there are this many workgroups for one picture: the two of a guided step are about what a large GPU
+/// holds. They follow from a picture's shape alone, as the order of its sums does.
+const WORKGROUPS: u32 = 256;
 /// Least depth of a slice: below it, writing and adding the sums costs as much as is won.
 const MIN_DEPTH: u32 = 512;
 
@@ -93,8 +94,8 @@ impl Params {
         (self.kernel_height * self.kernel_width) as usize * (self.in_a + self.in_b) as usize
     }
 
-    /// Of a convolution, where slices help it: few tiles, a deep inner dimension, whole quads.
-    pub(crate) fn of_conv2d(of: &conv2d::Params) -> Option<Params> {
+    /// Of a convolution of so many items, where slices help one of them: few tiles, a deep inner dimension, whole quads.
+    pub(crate) fn of_conv2d(of: &conv2d::Params, items: u32) -> Option<Params> {
         let p = Params {
             height: of.height,
             width: of.width,
@@ -113,7 +114,7 @@ impl Params {
             pictures: of.pictures,
             ..Params::default()
         };
-        let tiles = p.rows.div_ceil(64) * p.cols.div_ceil(64);
+        let tiles = p.rows.div_ceil(items).div_ceil(64) * p.cols.div_ceil(64);
         let slices = (WORKGROUPS / tiles.max(1)).min(p.inner() as u32 / MIN_DEPTH);
         let quads = [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4));
         if tiles > MAX_TILES || slices < 2 || !quads {
@@ -124,7 +125,7 @@ impl Params {
     }
 
     /// Of a product, as a convolution of one row of pixels.
-    pub(crate) fn of_matmul(of: &matmul::Params) -> Option<Params> {
+    pub(crate) fn of_matmul(of: &matmul::Params, items: u32) -> Option<Params> {
         let p = conv2d::Params {
             height: 1,
             width: of.rows,
@@ -140,7 +141,7 @@ impl Params {
             pictures: 1,
             ..Default::default()
         };
-        Params::of_conv2d(&p).filter(|_| of.batches == 1)
+        Params::of_conv2d(&p, items).filter(|_| of.batches == 1)
     }
 
     fn conv2d(&self) -> conv2d::Params {
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     fn conv(side: u32, pictures: u32, channels: u32) -> Option<Params> {
-        Params::of_conv2d(&conv2d::Params {
+        let p = conv2d::Params {
             height: side,
             width: side,
             in_a: channels,
@@ -213,13 +214,14 @@ mod tests {
             pad_left: 1,
             pictures,
             ..Default::default()
-        })
+        };
+        Params::of_conv2d(&p, pictures)
     }
 
     #[test]
     fn deep_small_maps_are_cut_into_slices() {
         for (side, pictures, channels, slices) in
-            [(8, 2, 1280, 12), (16, 2, 1280, 3), (8, 1, 768, 13), (4, 1, 124, 2)]
+            [(8, 2, 1280, 12), (8, 16, 1280, 12), (16, 2, 1280, 3), (8, 1, 768, 13), (4, 1, 124, 2)]
         {
             let p = conv(side, pictures, channels).expect("slices");
             assert_eq!(p.slices, slices);

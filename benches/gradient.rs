@@ -2,7 +2,8 @@
 //! forward alone against forward and gradient, in time and memory, for several budgets; and a guided step by GLIDE's noised
 //! CLIP, its real size too, by one term and by four, against the classifier's.
 //!
-//! `cargo bench --bench gradient` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names. The
+//! `cargo bench --bench gradient` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names;
+//! `-- profile` tells where the classifier's time goes, `-- clip` leaves the classifier's table out. The
 //! weights, 262 MB, go to a temporary file and away again.
 
 use ancestral::guidance::{Guidance, State};
@@ -101,6 +102,9 @@ fn main() {
     let file = Temporary::new("classifier", &config.graph());
     let weights = Weights::new(Checkpoint::open_file(&file.0).expect("it opens"));
     let (side, scalar) = (config.image_size, log_probability(&config));
+    if std::env::args().any(|arg| arg == "profile") {
+        return profile(&device, &weights, &*scalar, [1, side, side, 3]);
+    }
     // `-- clip` leaves the classifier's own table out.
     let clip_alone = std::env::args().any(|arg| arg == "clip");
     println!("{}; classifier of 64x64 pixels, f32; medians of {RUNS}\n", device.name());
@@ -113,6 +117,24 @@ fn main() {
         measure(&device, &weights, &*scalar, [pictures, side, side, 3]);
     }
     measure_clip(&device, Arc::new(weights), scalar);
+}
+
+/// Where the time of the classifier and its gradient goes, by shader.
+fn profile(device: &Device, weights: &Weights, scalar: &Scalar, shape: [usize; 4]) {
+    let graph = score_graph(shape, scalar, u64::MAX).expect("a gradient");
+    let options = ProgramOptions { accurate: true, ..Default::default() };
+    let mut program = device.program(graph, weights, &options).expect("it fits");
+    program.run(&mut |_| true).expect("it runs");
+    let mut by_shader: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
+    for t in program.profile().expect("it runs") {
+        let (nodes, seconds, flops) = by_shader.entry(t.shader).or_default();
+        (*nodes, *seconds, *flops) = (*nodes + 1, *seconds + t.seconds, *flops + t.cost.flops);
+    }
+    let mut rows: Vec<_> = by_shader.into_iter().collect();
+    rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (shader, (nodes, seconds, flops)) in rows {
+        println!("{shader:28} {nodes:4} {:9.2} ms {:7.1} GFLOP/s", 1e3 * seconds, flops / seconds * 1e-9);
+    }
 }
 
 /// The published sizes of GLIDE's picture encoder.

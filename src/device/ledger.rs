@@ -29,6 +29,16 @@ pub struct Traffic {
     pub read_back: u64,
 }
 
+impl std::fmt::Display for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Traffic { submissions, waits, uploaded, weights, read_back } = self;
+        write!(
+            f,
+            "{submissions} submissions, {waits} waits, {uploaded} bytes uploaded ({weights} of weights), {read_back} read back"
+        )
+    }
+}
+
 impl std::ops::Sub for Traffic {
     type Output = Traffic;
     fn sub(self, other: Traffic) -> Traffic {

@@ -103,7 +103,12 @@ impl Engine {
     pub fn generate(&self, prompt: &str, settings: Settings) -> Result<Vec<Picture>> {
         let run = self.resolve(prompt, &settings)?;
         let mut noise = SeededNoise::each(run.seeds.iter().copied(), 0);
-        self.draw(&run, &settings, &mut noise)
+        let before = ledger::traffic();
+        let pictures = self.draw(&run, &settings, &mut noise);
+        if let Device::Gpu(_) = self.device {
+            log::info!("{}", ledger::traffic() - before);
+        }
+        pictures
     }
 
     /// [`Engine::generate`] with the caller's own noise.

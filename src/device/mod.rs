@@ -18,7 +18,7 @@ pub use program::{NodeTime, Program};
 pub use weight_cache::{LARGE_WEIGHTS, Weights};
 
 use crate::error::{Error, Result, request};
-use crate::graph::{Graph, TensorId, fuse::fuse};
+use crate::graph::{Graph, TensorId, fuse::fuse, split::split};
 use crate::kernels::Precision;
 use program::Backend;
 
@@ -129,7 +129,17 @@ impl Device {
         }
     }
 
-    /// Makes a graph runnable: fuses, plans, uploads the weights it reads, compiles pipelines.
+    /// Cuts tensors that the device does not bind into pieces.
+    fn split(&self, graph: &mut Graph, precision: Precision) -> Result<()> {
+        let limits = self.limits();
+        let available = limits.largest_tensor();
+        split(graph, available, precision).map_err(|unsplit| {
+            let what = format!("{unsplit}, but {limits}");
+            Error::Limit { what, needed: unsplit.bytes, available }
+        })
+    }
+
+    /// Makes a graph runnable: fuses, splits, plans, uploads the weights it reads, compiles pipelines.
     ///
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
     /// above the device's limits, a kernel its compiler refuses.
@@ -142,6 +152,7 @@ impl Device {
         }
         fuse(&mut graph);
         if let Device::Gpu(gpu) = self {
+            self.split(&mut graph, options.precision)?;
             gpu.choose(&mut graph, options)?;
         }
         let kept: Vec<TensorId> = match options.keep {

@@ -3,6 +3,7 @@
 
 use super::scores::{KEYS, ROWS16, ROWS32, ROWS64, SPREAD, exponentials, grid, head_rows};
 pub use super::scores::{MAX_HEAD_DIM, Params};
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_key_gradient::attention_key_gradient;
 use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
@@ -51,6 +52,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::attention),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);

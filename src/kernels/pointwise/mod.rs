@@ -5,6 +5,8 @@ pub mod concat;
 pub mod cut;
 pub mod elementwise;
 pub mod embedding;
+pub mod join;
+pub mod join_f32;
 pub mod pick;
 pub mod resample;
 pub mod resample_gradient;
@@ -13,6 +15,6 @@ pub mod timestep_embedding;
 pub mod transpose;
 
 table! {
-    activation_gradient, concat, cut, elementwise, embedding, pick, resample, resample_gradient, sum_axis,
-    timestep_embedding, transpose,
+    activation_gradient, concat, cut, elementwise, embedding, join, join_f32, pick, resample,
+    resample_gradient, sum_axis, timestep_embedding, transpose,
 }

@@ -1,6 +1,7 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
+use crate::graph::split::parts;
 use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::{
@@ -108,6 +109,7 @@ pub static KERNEL: Kernel = Kernel {
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     rewrites: Rewrites { others: &[MATMUL_SLICES], ..Rewrites::NONE },
+    split: Some(parts::matmul),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);

@@ -12,6 +12,7 @@
 
 mod norm;
 pub(crate) mod parts;
+mod take;
 mod weights;
 
 use super::hoist::Extract;
@@ -44,6 +45,15 @@ pub enum Read {
     Weight,
     /// Runs of elements, one after another.
     Runs(Vec<Range<usize>>),
+    /// Some of the columns of rows of so many.
+    Columns {
+        /// The rows.
+        rows: Range<usize>,
+        /// Columns of a row.
+        cols: usize,
+        /// Those that are read.
+        columns: Range<usize>,
+    },
 }
 
 /// A tensor that is too large and was not split.
@@ -300,6 +310,10 @@ impl Splitter<'_> {
             Read::Runs(runs) => {
                 runs.iter().map(Range::len).sum::<usize>() <= self.room(self.graph.info(*id).storage)
             }
+            Read::Columns { rows, cols, columns } => {
+                let fits = rows.len() * columns.len() <= self.room(self.graph.info(*id).storage);
+                fits && self.lies_in_rows(*id, *cols)
+            }
         })
     }
 
@@ -308,9 +322,16 @@ impl Splitter<'_> {
         let mut inputs = Vec::new();
         let mut taken: Vec<(TensorId, Vec<Range<usize>>, TensorId)> = Vec::new();
         for (id, read) in node.inputs.iter().zip(part.reads) {
-            let Read::Runs(runs) = read else {
-                inputs.push(*id);
-                continue;
+            let runs = match read {
+                Read::Whole | Read::Weight => {
+                    inputs.push(*id);
+                    continue;
+                }
+                Read::Columns { rows, cols, columns } => {
+                    inputs.push(self.take_columns(&node.label, *id, (&rows, cols), &columns));
+                    continue;
+                }
+                Read::Runs(runs) => runs,
             };
             let known = taken.iter().find(|(of, same, _)| of == id && *same == runs).map(|(.., id)| *id);
             let input = known.unwrap_or_else(|| self.take(&node.label, *id, &runs));
@@ -323,31 +344,6 @@ impl Splitter<'_> {
         let node = Node { params: part.params, inputs, outputs: vec![made.id], ..node.clone() };
         self.emit(node)?;
         Ok(made.id)
-    }
-
-    /// A tensor of these elements of another.
-    fn take(&mut self, label: &str, id: TensorId, runs: &[Range<usize>]) -> TensorId {
-        let all = 0..self.graph.info(id).len();
-        let whole = [Piece { elements: all, id }];
-        let pieces = self.pieces.get(&id).map_or(&whole[..], Vec::as_slice);
-        let mut taken: Vec<Columns> = Vec::new();
-        for run in runs {
-            let within = |piece: &&Piece| piece.elements.start < run.end && run.start < piece.elements.end;
-            for piece in pieces.iter().filter(within) {
-                let first = run.start.max(piece.elements.start) - piece.elements.start;
-                let end = run.end.min(piece.elements.end) - piece.elements.start;
-                let cols = piece.elements.len();
-                taken.push(Columns { tensor: self.graph.tensor(piece.id), cols, first, count: end - first });
-            }
-        }
-        if let [only] = &taken[..]
-            && only.count == only.cols
-        {
-            return only.tensor.id;
-        }
-        let len = runs.iter().map(Range::len).sum();
-        let (shape, storage) = (self.shape_of(id, len), self.graph.info(id).storage);
-        join(self.graph, &format!("{label} (strip)"), &taken, 1, &shape, storage).id
     }
 }
 

@@ -224,20 +224,25 @@ pub(crate) fn attention(node: &Node, elements: Range<usize>) -> Option<Part> {
         }
         p.queries = rows.len() as u32;
     }
-    let keys = |keys: usize, stride: u32| match keys {
+    // Of one picture's queries, the keys' own columns: with queries beside them they may be too large.
+    let strip = rows.len() != of.len() * queries;
+    let width = (p.heads * p.head_dim) as usize;
+    let keys = |keys: usize, stride: &mut u32, offset: &mut u32| match keys {
         0 => Read::Whole,
-        keys => read(&of, keys * stride as usize),
+        keys if strip && *stride as usize > width => {
+            let columns = *offset as usize..*offset as usize + width;
+            let cols = *stride as usize;
+            (*stride, *offset) = (width as u32, 0);
+            Read::Columns { rows: of.start * keys..of.end * keys, cols, columns }
+        }
+        keys => read(&of, keys * *stride as usize),
     };
+    let k1 = keys(keys1, &mut p.k1_stride, &mut p.k1_offset);
+    let v1 = keys(keys1, &mut p.v1_stride, &mut p.v1_offset);
+    let k2 = keys(keys2, &mut p.k2_stride, &mut p.k2_offset);
+    let v2 = keys(keys2, &mut p.v2_stride, &mut p.v2_offset);
     let mask = if p.has_mask != 0 { read(&of, keys1) } else { Read::Whole };
-    let reads = vec![
-        read(&rows, p.q_stride as usize),
-        keys(keys1, p.k1_stride),
-        keys(keys1, p.v1_stride),
-        keys(keys2, p.k2_stride),
-        keys(keys2, p.v2_stride),
-        bias,
-        mask,
-    ];
+    let reads = vec![read(&rows, p.q_stride as usize), k1, v1, k2, v2, bias, mask];
     Some(Part { params: p.bytes(), reads })
 }
 

@@ -1,4 +1,4 @@
-// group_moments: count, mean and Σ (x - mean)² of each group of channels: a part of a group norm, of one strip of pixels
+// group_moments: count, mean and Σ (x - mean)² of each group of channels, of a strip of pixels: a part of a group norm
 //   a  [N, HW, in_a]    Elem   the first channels of x
 //   b  [N, HW, in_b]    Elem   the rest; in_b may be 0
 //   y  [N, groups, 3]   f32

@@ -88,6 +88,7 @@ pub fn split(graph: &mut Graph, most: u64, precision: Precision) -> Result<(), U
         precision,
         pieces: HashMap::new(),
         slices: HashMap::new(),
+        strips: HashMap::new(),
         makers: HashMap::new(),
     };
     let done = splitter.all();
@@ -138,6 +139,8 @@ struct Splitter<'a> {
     pieces: HashMap<TensorId, Vec<Piece>>,
     /// Of weights that were: the outputs, and the weight that makes them.
     slices: HashMap<TensorId, Vec<Piece>>,
+    /// Most lines of a strip, of pictures by their height and width: the widest decides, so that all are cut alike.
+    strips: HashMap<[usize; 2], usize>,
     /// Labels of the nodes that make tensors.
     makers: HashMap<TensorId, String>,
 }
@@ -156,7 +159,23 @@ impl Splitter<'_> {
         if let Some(large) = given.chain(outputs).find(|id| !self.fits(*id)) {
             return Err(self.unsplit(large));
         }
+        self.strips = self.lines();
         nodes.into_iter().try_for_each(|node| self.place(node))
+    }
+
+    /// How many lines of the widest pictures that are cut into strips fit.
+    fn lines(&self) -> HashMap<[usize; 2], usize> {
+        let mut lines = HashMap::new();
+        for info in self.graph.tensors.iter().filter(|info| matches!(info.source, Source::Node)) {
+            let room = self.room(info.storage);
+            if let [_, height, width, channels] = info.shape[..]
+                && height * width * channels > room
+            {
+                let fit = lines.entry([height, width]).or_insert(height);
+                *fit = (room / (width * channels)).min(*fit);
+            }
+        }
+        lines
     }
 
     fn fits(&self, id: TensorId) -> bool {
@@ -232,6 +251,9 @@ impl Splitter<'_> {
         if fit == 0 {
             return Err(self.unsplit(id));
         }
+        let alike =
+            if let [_, height, width, _] = info.shape[..] { self.strips.get(&[height, width]) } else { None };
+        let fit = alike.copied().unwrap_or(fit);
         let each = balanced(*lines, if fit > 2 * HALO { fit - HALO } else { fit }) * line;
         let strips =
             |first: usize| (0..item).step_by(each).map(move |at| first + at..first + item.min(at + each));

@@ -2,7 +2,7 @@
 
 use super::{Checked, Layer};
 use ancestral::internals::diffusion::{
-    Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients,
+    Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients,
 };
 use ancestral::internals::graph::Storage;
 use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
@@ -194,9 +194,9 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
         x0_out: 0.0,
         eps_x: 0.0,
         eps_out: 0.0,
-        mean_x: 0.0,
-        mean_x0: 1.0,
-        mean_eps: 0.0,
+        next: Row::of(0.0, 1.0, 0.0),
+        memory: Default::default(),
+        memory_len: 0,
         clip,
         variance: Variance::Fixed { sigma: 0.0 },
     };
@@ -207,25 +207,30 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
             draws_noise: false,
             adds_noise: false,
             alpha_bar: 0.5,
+            start_scale: 1.0,
             score_shifts: ScoreShifts::Mean,
         },
         1.0,
     );
-    let numbers = layer.given(&[16], Storage::F32, numbers.to_vec());
+    let numbers = [&numbers[..], &vec![0.0; x.dim(0)]].concat();
+    let numbers = layer.given(&[numbers.len()], Storage::F32, numbers);
+    let fault = layer.given(&[1], Storage::F32, vec![0.0]);
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
-    let s = quantile(&mut layer.g, &x, &out, &numbers, None);
+    quantile(&mut layer.g, &x, &out, &numbers, None);
     let inputs = StepInputs {
         out: &out,
         noise: &noise,
-        coefficients: &numbers,
-        quantile: Some(&s),
-        steer: None,
-        known: None,
+        numbers: &numbers,
+        lead: None,
+        memory: None,
+        fault: &fault,
+        held: false,
     };
-    let y = step(&mut layer.g, &x, &inputs);
+    let x0 = step(&mut layer.g, &x, &inputs);
     // The next sample and the clipped x̂₀ are the same here.
     let (shape, values) = layer.entry.get("y")?;
     let values = super::permute(&(shape, values), &super::TO_NHWC);
-    layer.expect_values("y", &y, [values.clone(), values].concat())
+    layer.expect_values("y", &x, values.clone())?;
+    layer.expect_values("y", &x0, values)
 }

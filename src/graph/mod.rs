@@ -396,6 +396,11 @@ impl Graph {
         &self.tensors[id.0]
     }
 
+    /// Whether a node makes it.
+    pub fn is_made(&self, id: TensorId) -> bool {
+        matches!(self.info(id).source, Source::Node)
+    }
+
     /// The input of that name.
     pub fn find_input(&self, name: &str) -> Option<TensorId> {
         let is = |t: &TensorInfo| matches!(&t.source, Source::Input(n) if n == name);

@@ -144,7 +144,7 @@ pub(crate) fn defined_in_f32(
 ) {
     let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| x.iter().map(|v| *v as f32).collect()).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-    let mut out = vec![0.0; y.len()];
+    let mut out: Vec<f32> = y.iter().map(|v| *v as f32).collect();
     cpu(params, &inputs, &mut out);
     y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
 }

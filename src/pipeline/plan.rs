@@ -5,7 +5,7 @@ use super::resolve::stage_sizes;
 use super::run::Run;
 use super::system::System;
 use super::text::{MAX_TOKENS, T5Text};
-use crate::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance};
+use crate::diffusion::{Coefficients, Row, ScoreShifts, Step, Thresholding, Variance};
 use crate::error::{Error, Result, Setting, request};
 use crate::graph::Graph;
 use crate::models::network::{DenoisingNetwork, Shape};
@@ -37,7 +37,8 @@ pub fn plan(system: &dyn System, run: &Run, settings: &Settings, on: &Target) ->
                 guide.guidance.with(|guidance| guidance.graphs(stage.shape.sample(), stage.moves()))?;
             guides.extend(graphs.into_iter().map(|(runs, graph)| ("guidance".to_string(), runs, graph)));
         }
-        let led = (stage.keeps, stage.steered || own > 0);
+        let callers = settings.guides.iter().filter(|guide| stage.steered && guide.weight != 0.0).count();
+        let led = (stage.keeps, (stage.steered || own > 0).then_some(own + callers));
         let mut taken = 0;
         let parts: Vec<_> = of.parts(stage.steps.len()).collect();
         for (k, (network, count)) in parts.iter().enumerate() {
@@ -163,7 +164,7 @@ impl Alone<'_> {
         let enlarges = network.enlarges().then_some(((height / 4).max(1), (width / 4).max(1)));
         let shape = Shape { pictures, height, width, channels, enlarges, ..shape };
         let steps: Vec<Step> = (0..steps).rev().map(any_step).collect();
-        Ok(NetworkCost::of_denoiser(name, (shape, &steps), (None, false), network, self.on))
+        Ok(NetworkCost::of_denoiser(name, (shape, &steps), (None, None), network, self.on))
     }
 
     fn has_no_size(&self) -> Result<()> {
@@ -186,14 +187,22 @@ fn any_step(timestep: usize) -> Step {
         x0_out: 0.0,
         eps_x: 0.0,
         eps_out: 1.0,
-        mean_x: 1.0,
-        mean_x0: 0.0,
-        mean_eps: 0.0,
+        next: Row::of(1.0, 0.0, 0.0),
+        memory: Default::default(),
+        memory_len: 0,
         clip: Thresholding::None,
         variance: Variance::Fixed { sigma: 0.0 },
     };
     let (draws_noise, adds_noise, alpha_bar, score_shifts) = (true, true, 0.5, ScoreShifts::Mean);
-    Step { timestep: timestep as f64, coefficients, draws_noise, adds_noise, alpha_bar, score_shifts }
+    Step {
+        timestep: timestep as f64,
+        coefficients,
+        draws_noise,
+        adds_noise,
+        alpha_bar,
+        start_scale: 1.0,
+        score_shifts,
+    }
 }
 
 /// Compares a listing of names and shapes with what a graph reads.

@@ -2,6 +2,7 @@
 //! all of them, on the CPU device and on a GPU that is opened with such limits; the widths of the largest published networks
 //! under WebGPU's own.
 
+mod pieces;
 mod wide;
 
 use crate::cases::Rng;

@@ -29,6 +29,7 @@
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`plan_and_run`]: what a plan counts against what a run did.
+//! - [`split`]: tensors above a device's limits.
 //! - [`priors`]: unCLIP's priors by themselves.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
@@ -68,6 +69,8 @@ mod same_bits;
 mod shaders;
 #[path = "common/skipped.rs"]
 mod skipped;
+mod split;
+
 #[path = "common/token_prior.rs"]
 mod token_prior;
 #[path = "common/told.rs"]

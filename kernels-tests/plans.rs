@@ -380,6 +380,41 @@ fn full_size_karlo_fits_a_stock_card_of_8_gb() {
     fits("Karlo and DALL·E 2's second upsampler", &cost, 4 << 30);
 }
 
+/// The largest layouts on what every adapter allows: tensors of theirs that it does not bind are split.
+#[test]
+fn the_largest_layouts_fit_every_adapter() {
+    for (name, most) in [("IF-I-XL", 20), ("dalle2.upsampler", 12)] {
+        let path = layout_file(&format!("{name}.config.json"));
+        for (precision, most) in [(Precision::F32, 2 * most), (Precision::F16, most)] {
+            let on = |binding: Option<u64>| {
+                let limits =
+                    DeviceLimits { binding, buffer: binding.map(|most| 2 * most), ..DeviceLimits::webgpu() };
+                let target = Target { precision, limits };
+                plan_network(&path, None, &Settings::new(), &target).expect("it plans")
+            };
+            let (split, whole) = (on(Some(128 << 20)), on(None));
+            let step = |cost: &RunCost| cost.networks[0].parts.last().expect("parts").clone();
+            let (pieces, nodes) = (step(&split), step(&whole));
+            println!(
+                "{name}, {precision:?}: {} dispatches as {}, {:.2} GB of activations as {:.2}, {:.1} GB moved as {:.1}",
+                nodes.dispatches,
+                pieces.dispatches,
+                nodes.activations as f64 / 1e9,
+                pieces.activations as f64 / 1e9,
+                nodes.moved / 1e9,
+                pieces.moved / 1e9
+            );
+            fits(name, &split, most << 30);
+            assert!(split.networks[0].largest.1 <= 128 << 20, "{:?}", split.networks[0].largest);
+            assert!(pieces.dispatches > nodes.dispatches);
+            // Weights are the same, in pieces.
+            assert_eq!(split.networks[0].weights, whole.networks[0].weights);
+            // A strip is copied for what lies around it, and a norm in strips reads its input twice.
+            assert!(pieces.flops < 1.01 * nodes.flops && pieces.moved < 3.0 * nodes.moved);
+        }
+    }
+}
+
 /// 1024×1024 in f16 within 4 GiB: DALL·E 2's second upsampler on cards that bind 2 GiB, the recipe's on every adapter.
 #[test]
 fn a_megapixel_fits_four_gigabytes() {

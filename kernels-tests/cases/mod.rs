@@ -11,6 +11,7 @@ mod products;
 mod rows;
 mod sizes;
 pub mod steps;
+mod strips;
 
 use ancestral::internals::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
 use ancestral::internals::kernels::{ALL, Kernel};
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(products::cases());
     cases.extend(rows::cases());
     cases.extend(steps::cases());
+    cases.extend(strips::cases());
     cases
 }
 

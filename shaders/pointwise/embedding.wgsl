@@ -1,9 +1,9 @@
-// embedding: y[i] = table[ids[i]]
+// embedding: y[i] = table[ids[i]]; where a part of the table is bound, 0 for what is in another
 //   ids    [rows]            f32   whole numbers below 2^24, smaller than the table's rows
-//   table  [entries, C]      Weight
+//   table  [entries, C]      Weight   from row `first` of `all`
 //   y      [rows, C]         Elem
 // One workgroup computes WG elements. One pass over memory.
-struct Params { len: u32, channels: u32, entries: u32 }
+struct Params { len: u32, channels: u32, entries: u32, first: u32, all: u32 }
 
 override WG: u32 = 64u;
 
@@ -20,6 +20,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         return;
     }
     let row = i / p.channels;
-    let entry = min(u32(ids[row]), p.entries - 1u);
-    y[i] = Elem(f32(table[entry * p.channels + i - row * p.channels]));
+    // What lies before the part is, unsigned, far beyond it.
+    let entry = min(u32(ids[row]), p.all - 1u) - p.first;
+    var value = 0.0;
+    if entry < p.entries {
+        value = f32(table[entry * p.channels + i - row * p.channels]);
+    }
+    y[i] = Elem(value);
 }

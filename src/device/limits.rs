@@ -33,6 +33,12 @@ impl DeviceLimits {
         }
     }
 
+    /// Most bytes of a tensor: larger ones are [split](mod@crate::graph::split).
+    #[doc(hidden)]
+    pub fn largest_tensor(&self) -> u64 {
+        self.binding.unwrap_or(u64::MAX).min(self.plan_limits().max_buffer)
+    }
+
     /// What the plan of a graph heeds of them.
     #[doc(hidden)]
     pub fn plan_limits(&self) -> Limits {

@@ -22,7 +22,7 @@ pub use weight_cache::{LARGE_WEIGHTS, Weights};
 pub use work::{Reading, Ticket, Work};
 
 use crate::error::{Error, Result, request};
-use crate::graph::{Graph, TensorId, fuse::fuse};
+use crate::graph::{Graph, TensorId, fuse::fuse, split::split};
 use crate::kernels::Precision;
 use program::Backend;
 
@@ -153,7 +153,17 @@ impl Device {
         }
     }
 
-    /// Makes a graph runnable: fuses, plans, uploads the weights it reads, compiles pipelines.
+    /// Cuts tensors that the device does not bind into pieces.
+    fn split(&self, graph: &mut Graph, precision: Precision) -> Result<()> {
+        let limits = self.limits();
+        let available = limits.largest_tensor();
+        split(graph, available, precision).map_err(|unsplit| {
+            let what = format!("{unsplit}, but {limits}");
+            Error::Limit { what, needed: unsplit.bytes, available }
+        })
+    }
+
+    /// Makes a graph runnable: fuses, splits, plans, uploads the weights it reads, compiles pipelines.
     ///
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
     /// above the device's limits, a kernel its compiler refuses.
@@ -166,6 +176,7 @@ impl Device {
         }
         fuse(&mut graph);
         if let Device::Gpu(gpu) = self {
+            self.split(&mut graph, options.precision)?;
             gpu.choose(&mut graph, options)?;
         }
         let kept: Vec<TensorId> = match options.keep {

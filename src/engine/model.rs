@@ -1,7 +1,7 @@
 //! The engine: a model on a device. The whole path is on this page.
 
 use crate::catalog::{Bundled, LoadOptions, bundled_model};
-use crate::device::{Choices, Device, ProgramOptions, Weights};
+use crate::device::{Choices, Device, ProgramOptions, Weights, ledger};
 use crate::diffusion::{Noise, NoiseStream, SeededNoise};
 use crate::error::Result;
 use crate::graph::{Graph, Source as TensorSource};

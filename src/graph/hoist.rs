@@ -24,7 +24,7 @@ pub fn hoist(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
             maker.insert(*output, node);
         }
     }
-    let (mut once, mut each) = (Part::default(), Part::default());
+    let (mut once, mut each) = (Extract::default(), Extract::default());
     let mut names = Names::default();
     // A node may be called like an input; what crosses is not.
     graph.input_names().for_each(|input| drop(names.unique(input)));
@@ -59,12 +59,12 @@ pub fn hoist(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
 
 /// A graph made of nodes of another; it holds only the tensors that they touch.
 #[derive(Default)]
-struct Part {
-    graph: Graph,
+pub(super) struct Extract {
+    pub graph: Graph,
     ids: HashMap<TensorId, TensorId>,
 }
 
-impl Part {
+impl Extract {
     fn insert(&mut self, id: TensorId, info: TensorInfo) -> TensorId {
         let inside = TensorId(self.graph.tensors.len());
         self.graph.tensors.push(info);
@@ -72,14 +72,20 @@ impl Part {
         inside
     }
 
-    fn take(&mut self, graph: &Graph, id: TensorId) -> TensorId {
+    /// A tensor of the other graph, where this one has it.
+    pub(super) fn find(&self, id: TensorId) -> Option<TensorId> {
+        self.ids.get(&id).copied()
+    }
+
+    /// A tensor of the other graph in this one.
+    pub(super) fn take(&mut self, graph: &Graph, id: TensorId) -> TensorId {
         match self.ids.get(&id) {
             Some(inside) => *inside,
             None => self.insert(id, graph.info(id).clone()),
         }
     }
 
-    fn push(&mut self, graph: &Graph, node: &Node) {
+    pub(super) fn push(&mut self, graph: &Graph, node: &Node) {
         let inputs = node.inputs.iter().map(|id| self.take(graph, *id)).collect();
         let outputs = node.outputs.iter().map(|id| self.take(graph, *id)).collect();
         self.graph.nodes.push(Node { inputs, outputs, ..node.clone() });

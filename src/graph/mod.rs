@@ -4,7 +4,8 @@
 //! a label taken from the weights' path; shapes are proved by assertions while the node is recorded.
 //! Readers: [`crate::device`] runs it on the GPU or the CPU, [`plan`] lays its tensors out in memory,
 //! [`hoist`] divides it into what is computed once and what each step needs, [`mod@gradient`] differentiates it,
-//! [`fuse`] merges element-wise nodes into their producers, [`Graph::cost`] adds up arithmetic and bytes,
+//! [`fuse`] merges element-wise nodes into their producers, [`mod@split`] cuts tensors that a device cannot bind,
+//! [`Graph::cost`] adds up arithmetic and bytes,
 //! [`Graph::weights`] lists what a checkpoint must hold.
 
 pub mod fuse;
@@ -13,6 +14,7 @@ pub mod hoist;
 pub mod plan;
 pub mod recompute;
 pub mod rewrites;
+pub mod split;
 pub mod weight_parts;
 
 pub use weight_parts::WeightPart;

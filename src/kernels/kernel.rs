@@ -3,6 +3,7 @@
 use super::params::Field;
 use super::shader::Shader;
 use crate::graph::rewrites::Rewrites;
+use crate::graph::split::Split;
 use crate::graph::{Graph, Node, Tensor};
 use std::iter::Sum;
 use std::ops::Add;
@@ -67,6 +68,9 @@ pub struct Kernel {
     pub element: Option<Element>,
     /// What may stand in a node's place on a GPU.
     pub rewrites: Rewrites,
+    /// How a piece of its output is computed where a tensor is above a device's limits; none where all of it is computed
+    /// at once.
+    pub split: Option<Split>,
     /// Arithmetic and least traffic from the parameters and the shapes of inputs and first output.
     pub cost: CostOf,
 }
@@ -84,6 +88,7 @@ impl Kernel {
         of_item: |params, _| params.to_vec(),
         element: None,
         rewrites: Rewrites::NONE,
+        split: None,
         cost: |_, _, _| Cost { flops: 0.0, reads: 0.0, writes: 0.0 },
     };
 }

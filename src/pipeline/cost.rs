@@ -2,7 +2,7 @@
 //! of a device stands in the way. No weight is read and nothing is uploaded.
 //!
 //! Terms, as the report prints them:
-//! - A **dispatch** is a node of the fused graph. Where a device computes one in several (Winograd's transforms around
+//! - A **dispatch** is a node of the fused graph, in which tensors above the device's limits are in pieces. Where a device computes one in several (Winograd's transforms around
 //!   a product), because that measured faster there, it counts once.
 //! - **Moved** bytes: every node reads each of its inputs once and writes its output once. Kernels that read a tensor
 //!   again for want of registers or cache move more; nothing that runs node by node moves less.
@@ -19,6 +19,7 @@ use crate::diffusion::Step;
 use crate::diffusion::repaint::{Keeping, Move};
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
+use crate::graph::split::split;
 use crate::graph::{Graph, Source, TensorId, WeightPart};
 use crate::kernels::Precision;
 use crate::kernels::hand_over::HandOver;
@@ -225,6 +226,10 @@ impl NetworkCost {
                 continue;
             }
             fuse(&mut graph);
+            if let Err(unsplit) = split(&mut graph, on.limits.largest_tensor(), on.precision) {
+                let most = Bytes(on.limits.largest_tensor() as f64);
+                cost.refused.push(format!("{unsplit}; a shader binds at most {most}"));
+            }
             for (i, tensor) in graph.tensors.iter().enumerate() {
                 if let Source::Weight { parts, .. } = &tensor.source {
                     weights.insert(parts.clone(), bytes(&graph, TensorId(i), on.precision));
@@ -239,7 +244,7 @@ impl NetworkCost {
         cost
     }
 
-    /// Notes the largest tensor, and those that no shader can bind or count.
+    /// Notes the largest tensor, and those that no shader can count.
     fn check_tensors(&mut self, graph: &Graph, on: &Target) {
         let mut makers = HashMap::new();
         for node in &graph.nodes {
@@ -257,16 +262,10 @@ impl NetworkCost {
             if size > self.largest.1 {
                 self.largest = (name(), size);
             }
-            let uncountable = u32::try_from(tensor.len()).is_err();
-            if uncountable || on.limits.binding.is_some_and(|most| size > most) {
+            if u32::try_from(tensor.len()).is_err() {
                 refused += 1;
                 first.get_or_insert_with(|| {
-                    if uncountable {
-                        format!("`{}` has {} elements, shaders count to {}", name(), tensor.len(), u32::MAX)
-                    } else {
-                        let most = Bytes(on.limits.binding.unwrap_or(u64::MAX) as f64);
-                        format!("`{}` takes {}, a shader binds at most {most}", name(), Bytes(size as f64))
-                    }
+                    format!("`{}` has {} elements, shaders count to {}", name(), tensor.len(), u32::MAX)
                 });
             }
         }

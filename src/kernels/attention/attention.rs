@@ -3,6 +3,7 @@
 
 use super::scores::{KEYS, Number, ROWS16, ROWS32, ROWS64, SPREAD, dot, exponentials, grid, head_rows};
 pub use super::scores::{MAX_HEAD_DIM, Params};
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::attention_key_gradient::attention_key_gradient;
 use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
@@ -55,6 +56,7 @@ pub static KERNEL: Kernel = Kernel {
         row(params, inputs, i / dim)[i % dim]
     }),
     gradient: Some(gradient),
+    split: Some(parts::attention),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 * f64::from(p.keys1 + p.keys2);

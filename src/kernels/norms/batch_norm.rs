@@ -1,5 +1,6 @@
 //! Batch normalisation in evaluation, by stored statistics (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::simd::wide;
@@ -30,6 +31,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::batch_norm),
     cost: |_, inputs, output| Cost::streaming(5.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -1,5 +1,6 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::activation_gradient::activation_gradient;
 use crate::kernels::cut::{columns, place};
@@ -45,6 +46,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::group_norm),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };
@@ -273,6 +275,12 @@ impl<'a> Blocks<'a> {
 
     /// What the norm does to each picture's channels.
     pub(crate) fn affine(&self) -> Vec<Affine> {
+        let moments = self.moments().into_iter().enumerate();
+        moments.map(|(n, groups)| Affine::new(&self.p, &groups, self.inputs, n)).collect()
+    }
+
+    /// The moments of each picture's groups.
+    pub(crate) fn moments(&self) -> Vec<Vec<Moments>> {
         let (in_a, in_b, groups) = (self.p.in_a as usize, self.p.in_b as usize, self.p.groups as usize);
         let of_blocks: Vec<Vec<Moments>> = (0..self.pictures * self.blocks)
             .into_par_iter()
@@ -287,13 +295,11 @@ impl<'a> Blocks<'a> {
             })
             .collect();
         // In the order of the blocks, so that the same numbers come out whichever thread was first.
-        let pictures = of_blocks.chunks_exact(self.blocks).enumerate();
-        pictures
-            .map(|(n, of_blocks)| {
-                let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
-                Affine::new(&self.p, &(0..groups).map(group).collect::<Vec<_>>(), self.inputs, n)
-            })
-            .collect()
+        let of_picture = |of_blocks: &[Vec<Moments>]| {
+            let group = |g: usize| Moments::together(of_blocks.iter().map(move |block| &block[g]));
+            (0..groups).map(group).collect()
+        };
+        of_blocks.chunks_exact(self.blocks).map(of_picture).collect()
     }
 
     /// Block `i`, normalised, scaled and shifted, into y.
@@ -309,15 +315,15 @@ impl<'a> Blocks<'a> {
 
 /// Count, mean, and sum of the squared distances from it.
 #[derive(Clone, Copy)]
-struct Moments {
-    count: f64,
-    mean: f64,
-    squares: f64,
+pub(crate) struct Moments {
+    pub count: f64,
+    pub mean: f64,
+    pub squares: f64,
 }
 
 impl Moments {
     /// Of all the numbers that `parts` describe.
-    fn together<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
+    pub(crate) fn together<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
         let count: f64 = parts.clone().map(|m| m.count).sum();
         let mean = parts.clone().map(|m| m.count * m.mean).sum::<f64>() / count;
         let squares = parts.map(|m| m.squares + m.count * (m.mean - mean).powi(2)).sum();
@@ -376,7 +382,7 @@ pub(crate) const LANES: usize = 16;
 pub(crate) struct Affine {
     pub mean: Vec<f32>,
     pub gain: Vec<f32>,
-    offset: Vec<f32>,
+    pub offset: Vec<f32>,
     pub inverse_variance: Vec<f64>,
 }
 

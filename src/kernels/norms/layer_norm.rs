@@ -1,6 +1,7 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and RMS normalisation (Zhang & Sennrich 2019,
 //! arXiv:1910.07467), over the innermost dimension.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::layer_norm_gradient::layer_norm_gradient;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
@@ -32,6 +33,7 @@ pub static KERNEL: Kernel = Kernel {
         Params { rows: p.rows.div_ceil(items), ..p }.bytes()
     },
     gradient: Some(gradient),
+    split: Some(parts::layer_norm),
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -1,6 +1,9 @@
 //! Norms and softmax.
 
 pub mod batch_norm;
+pub mod group_affine;
+pub mod group_apply;
+pub mod group_moments;
 pub mod group_norm;
 pub mod group_norm_gradient;
 pub mod layer_norm;
@@ -9,5 +12,6 @@ pub mod softmax;
 pub mod softmax_gradient;
 
 table! {
-    batch_norm, group_norm, group_norm_gradient, layer_norm, layer_norm_gradient, softmax, softmax_gradient,
+    batch_norm, group_affine, group_apply, group_moments, group_norm, group_norm_gradient, layer_norm,
+    layer_norm_gradient, softmax, softmax_gradient,
 }

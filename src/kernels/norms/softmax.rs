@@ -1,5 +1,6 @@
 //! Softmax over the innermost dimension, and its logarithm.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::simd::{exp, wide};
 use crate::kernels::softmax_gradient::softmax_gradient;
@@ -30,6 +31,7 @@ pub static KERNEL: Kernel = Kernel {
         Params { rows: p.rows.div_ceil(items), ..p }.bytes()
     },
     gradient: Some(gradient),
+    split: Some(parts::softmax),
     cost: |_, inputs, output| Cost::streaming(6.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

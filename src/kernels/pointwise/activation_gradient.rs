@@ -1,5 +1,6 @@
 //! The gradient through an activation function: dy · activate'(x).
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::simd::wide;
@@ -31,6 +32,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    split: Some(parts::activation_gradient),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

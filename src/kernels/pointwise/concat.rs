@@ -1,5 +1,6 @@
 //! A network's input from f32 tensors: the sample, a conditioning picture beside it, repeated along the batch.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::cut::columns;
 use crate::kernels::sum_axis::sum_axis;
@@ -28,6 +29,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::concat),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
     ..Kernel::PLAIN
 };

@@ -1,5 +1,6 @@
 //! A part of an axis, and its gradient: the same part among zeros.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 use rayon::prelude::*;
@@ -23,6 +24,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::cut),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]).min(count(output)), writes: count(output) }

@@ -1,5 +1,6 @@
 //! Element-wise: y = (activate(x) ∘ operand) · scale. Usually [fused](crate::graph::fuse) into a producer.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::activation_gradient::activation_gradient;
 use crate::kernels::concat::concat;
@@ -30,6 +31,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::elementwise),
     cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -1,5 +1,6 @@
 //! Rows of a table by their numbers: token embeddings, relative position biases.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, element_grid};
 
@@ -8,8 +9,12 @@ params! {
     len: u32,
     /// Columns of the table.
     channels: u32,
-    /// Rows of the table.
+    /// Rows of the table, or of the part of it that is bound.
     entries: u32,
+    /// Number of the part's first row.
+    first: u32,
+    /// Rows of the whole table.
+    all: u32,
 }
 
 /// The kernel.
@@ -19,6 +24,7 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),
+    split: Some(parts::embedding),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }
@@ -26,20 +32,44 @@ pub static KERNEL: Kernel = Kernel {
     ..Kernel::PLAIN
 };
 
-/// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers) → `[.., C]`.
+/// Rows of table `[entries, C]` numbered by ids `[..]` (f32 whole numbers; those beyond the last row are the last) →
+/// `[.., C]`.
 pub fn embedding(g: &mut Graph, label: &str, ids: &Tensor, table: &Tensor) -> Tensor {
+    embedding_of_part(g, label, ids, table, 0, table.dim(0))
+}
+
+/// [`embedding`] from a part of a table of `all` rows, from row `first` on; 0 for what lies in another part.
+#[track_caller]
+pub fn embedding_of_part(
+    g: &mut Graph,
+    label: &str,
+    ids: &Tensor,
+    table: &Tensor,
+    first: usize,
+    all: usize,
+) -> Tensor {
+    assert!(first + table.dim(0) <= all, "{label}: {:?} from row {first} of {all}", table.shape);
     let mut shape = ids.shape.clone();
     shape.push(table.channels());
     let len: usize = shape.iter().product();
-    let p = Params { len: len as u32, channels: table.channels() as u32, entries: table.dim(0) as u32 };
+    let p = Params {
+        len: len as u32,
+        channels: table.channels() as u32,
+        entries: table.dim(0) as u32,
+        first: first as u32,
+        all: all as u32,
+    };
     g.push(&KERNEL, label, p.bytes(), &[ids, table], &shape, Storage::Elem)
 }
 
-fn compute<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
+fn compute<T: Copy + Default + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {
     let p = Params::read(params);
     let channels = p.channels as usize;
     for (y, id) in y.chunks_exact_mut(channels).zip(inputs[0]) {
-        let entry = ((*id).into() as usize).min(p.entries as usize - 1);
-        y.copy_from_slice(&inputs[1][entry * channels..][..channels]);
+        let entry = ((*id).into() as usize).min(p.all as usize - 1).checked_sub(p.first as usize);
+        match entry.filter(|entry| *entry < p.entries as usize) {
+            Some(entry) => y.copy_from_slice(&inputs[1][entry * channels..][..channels]),
+            None => y.fill(T::default()),
+        }
     }
 }

@@ -6,6 +6,8 @@ pub mod cut;
 pub mod elementwise;
 pub mod embedding;
 pub mod hand_over;
+pub mod join;
+pub mod join_f32;
 pub mod pick;
 pub mod resample;
 pub mod resample_gradient;
@@ -14,6 +16,6 @@ pub mod timestep_embedding;
 pub mod transpose;
 
 table! {
-    activation_gradient, concat, cut, elementwise, embedding, hand_over, pick, resample, resample_gradient, sum_axis,
-    timestep_embedding, transpose,
+    activation_gradient, concat, cut, elementwise, embedding, hand_over, join, join_f32, pick, resample,
+    resample_gradient, sum_axis, timestep_embedding, transpose,
 }

@@ -1,5 +1,6 @@
 //! Pictures at another size: nearest, bilinear, bicubic (Keys 1981), average pooling.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::resample_gradient;
 use crate::kernels::simd::wide;
@@ -37,6 +38,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::resample),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

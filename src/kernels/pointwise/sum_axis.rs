@@ -1,5 +1,6 @@
 //! Sums and means over one dimension, and their gradient, a value spread along it.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::simd::wide;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
@@ -26,6 +27,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::sum_axis),
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

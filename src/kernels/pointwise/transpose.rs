@@ -1,5 +1,6 @@
 //! Rows and columns exchanged.
 
+use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, fold_grid};
 use rayon::prelude::*;
@@ -21,6 +22,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
+    split: Some(parts::transpose),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
     ..Kernel::PLAIN
 };

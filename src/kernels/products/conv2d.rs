@@ -1,6 +1,7 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
+use crate::graph::split::parts;
 use crate::graph::{Graph, Repack, Source, Storage, Tensor};
 use crate::kernels::conv2d_gradient::conv2d_gradient;
 use crate::kernels::cut::columns;
@@ -40,7 +41,7 @@ params! {
     stride: u32,
     /// The input is read as if enlarged this many times by nearest neighbour.
     up: u32,
-    /// Rows of zeros above.
+    /// Rows of zeros above; wraps below 0 where a window begins inside the enlarged input.
     pad_top: u32,
     /// Columns of zeros to the left.
     pad_left: u32,
@@ -117,6 +118,7 @@ pub static KERNEL: Kernel = Kernel {
     },
     element: Some(element),
     rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
+    split: Some(parts::conv2d),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width) * f64::from(p.in_a + p.in_b);
@@ -286,7 +288,8 @@ impl Params {
     pub(crate) fn pixel(&self, row: usize, ky: usize, kx: usize) -> Option<usize> {
         let (out_width, out_height) = (self.out_width as usize, self.out_height as usize);
         let (image, at) = (row / (out_height * out_width), row % (out_height * out_width));
-        let y = (at / out_width * self.stride as usize + ky).checked_sub(self.pad_top as usize)?;
+        // What lies above the first row is, unsigned, far below the last.
+        let y = ((at / out_width * self.stride as usize + ky) as u32).wrapping_sub(self.pad_top) as usize;
         let x = (at % out_width * self.stride as usize + kx).checked_sub(self.pad_left as usize)?;
         let (y, x, image) = (y / self.up as usize, x / self.up as usize, image % self.pictures as usize);
         let (height, width) = (self.height as usize, self.width as usize);
@@ -299,8 +302,10 @@ impl Params {
     fn gather(&self, inputs: &[&[f32]], image: usize, y: usize, line: &mut [f32]) {
         let (in_a, in_b, up) = (self.in_a as usize, self.in_b as usize, self.up as usize);
         let (height, width, channels) = (self.height as usize, self.width as usize, in_a + in_b);
-        let y = y.checked_sub(self.pad_top as usize).filter(|y| *y < height * up);
-        let Some(y) = y else { return line.fill(0.0) };
+        let y = (y as u32).wrapping_sub(self.pad_top) as usize;
+        if y >= height * up {
+            return line.fill(0.0);
+        }
         let first = (image % self.pictures as usize * height + y / up) * width;
         let (a, b) = (&inputs[0][first * in_a..][..width * in_a], &inputs[1][first * in_b..][..width * in_b]);
         let (left, rest) = line.split_at_mut((self.pad_left as usize * channels).min(line.len()));

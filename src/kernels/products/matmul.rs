@@ -1,6 +1,7 @@
 //! Matrix product with epilogue: linear layers, 1×1 convolutions of channels-last pictures.
 
 use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
+use crate::graph::split::parts;
 use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::gemm;
@@ -114,6 +115,7 @@ pub static KERNEL: Kernel = Kernel {
     },
     element: Some(element),
     rewrites: Rewrites { others: &[MATMUL_SLICES], ..Rewrites::NONE },
+    split: Some(parts::matmul),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let flops = 2.0 * f64::from(p.batches) * f64::from(p.rows) * f64::from(p.inner) * f64::from(p.cols);

@@ -1,0 +1,2 @@
+// item_elem: what is moved are activations.
+alias Item = Elem;

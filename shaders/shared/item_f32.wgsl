@@ -1,0 +1,2 @@
+// item_f32: what is moved stays f32.
+alias Item = f32;

@@ -199,11 +199,6 @@ impl Node {
         self.outputs[0]
     }
 
-    /// The same of one of its items.
-    pub(crate) fn of_item(&self) -> Node {
-        Node { params: (self.kernel.of_item)(&self.params, self.items as u32), items: 1, ..self.clone() }
-    }
-
     /// The shader that computes it on a GPU.
     pub fn shader(&self) -> &'static Shader {
         &self.kernel.shaders[self.shader]

@@ -38,6 +38,13 @@ impl Rewrites {
     }
 }
 
+impl Node {
+    /// The same of one of its items.
+    pub(crate) fn of_item(&self) -> Node {
+        Node { params: (self.kernel.of_item)(&self.params, self.items as u32), items: 1, ..self.clone() }
+    }
+}
+
 /// Several nodes that compute what one does.
 #[derive(Clone, Copy)]
 pub struct Rewrite {

@@ -1,6 +1,6 @@
 //! A count of what programs a piece of work runs, so that tests can hold a plan to it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A program's part in a piece of work.
@@ -14,6 +14,8 @@ pub struct Ran {
 }
 
 thread_local! {
+    /// Bytes of weights that this thread's programs brought to their devices.
+    static UPLOADED: Cell<u64> = const { Cell::new(0) };
     static LEDGER: RefCell<Option<Vec<Ran>>> = const { RefCell::new(None) };
 }
 
@@ -23,6 +25,19 @@ pub fn counted<R>(work: impl FnOnce() -> R) -> (R, Vec<Ran>) {
     LEDGER.with(|ledger| *ledger.borrow_mut() = Some(Vec::new()));
     let done = work();
     (done, LEDGER.with(|ledger| ledger.borrow_mut().take()).unwrap_or_default())
+}
+
+/// Bytes of weights that the programs which `work` makes on this thread bring to their devices: what is there already is
+/// none of them.
+pub fn uploads<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    let before = UPLOADED.get();
+    let done = work();
+    (done, UPLOADED.get() - before)
+}
+
+/// Notes bytes of weights that came to a device.
+pub(super) fn uploaded(bytes: u64) {
+    UPLOADED.set(UPLOADED.get() + bytes);
 }
 
 /// A number for a new program.

@@ -4,6 +4,7 @@ use super::cpu::CpuProgram;
 use super::gpu::GpuProgram;
 use super::ledger;
 use super::options::{Monitor, Transfer};
+use super::weight_cache::Lease;
 use crate::error::Result;
 use crate::graph::{Graph, Node, TensorId};
 use crate::kernels::Cost;
@@ -25,6 +26,14 @@ impl Program {
     /// The graph as it runs: after fusion.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// What it holds of its device's budget.
+    pub(super) fn lease(&self) -> &Lease {
+        match &self.backend {
+            Backend::Cpu(p) => &p.lease,
+            Backend::Gpu(p) => &p.lease,
+        }
     }
 
     /// Bytes of activations, and the least any plan could take.
@@ -66,6 +75,7 @@ impl Program {
     /// Computes every node.
     pub fn run(&mut self, monitor: &mut Monitor<'_>) -> Result<()> {
         ledger::note(self.number, self.graph.nodes.len());
+        self.lease().touch();
         match &mut self.backend {
             Backend::Cpu(p) => p.run(&self.graph, monitor),
             Backend::Gpu(p) => p.run(&self.graph, monitor),

@@ -364,6 +364,12 @@ impl Graph {
         &self.tensors[id.0]
     }
 
+    /// Bytes of inputs and constants on a GPU, which have buffers of their own.
+    pub fn given_bytes(&self, precision: Precision) -> u64 {
+        let given = |t: &&TensorInfo| matches!(t.source, Source::Input(_) | Source::Constant(_));
+        self.tensors.iter().filter(given).map(|t| t.bytes(precision)).sum()
+    }
+
     /// The input of that name.
     pub fn find_input(&self, name: &str) -> Option<TensorId> {
         let is = |t: &TensorInfo| matches!(&t.source, Source::Input(n) if n == name);

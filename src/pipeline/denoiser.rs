@@ -223,6 +223,11 @@ impl Denoiser {
         })
     }
 
+    /// The device it was made for.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The sizes it was made for.
     pub fn shape(&self) -> Shape {
         self.shape

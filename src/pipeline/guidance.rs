@@ -1,6 +1,6 @@
 //! Steering by gradients: the sum of what guides say, and the score of any recorded network.
 
-use crate::device::{Device, Keep, Monitor, Program, ProgramOptions, Variants, Weights};
+use crate::device::{Device, Keep, Monitor, Program, ProgramOptions, Shelf, Variants, Weights};
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Result, request};
 use crate::graph::fuse::fuse;
@@ -9,7 +9,7 @@ use crate::graph::recompute::recompute;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
 use crate::settings::guidance::{Direction, Guidance, Guide, State};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The sum of all directions, as [`kernels::step`](crate::kernels::step) takes it: `[3, N, H, W, C]`, what is added to
 /// the clipped x̂₀, to the next sample, and to the next sample times its variance.
@@ -63,7 +63,7 @@ pub struct GraphGuidance {
     scalar: Arc<Scalar>,
     inputs: Vec<(String, Vec<f32>)>,
     budget: u64,
-    idle: Arc<Mutex<Option<Made>>>,
+    idle: Arc<Shelf<Made>>,
 }
 
 /// A program for samples of a shape.
@@ -113,10 +113,6 @@ impl GraphGuidance {
         GraphGuidance { device, weights, scalar, inputs, budget: MEMORY_BUDGET, idle }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Option<Made>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Bytes of activations it may take, [`MEMORY_BUDGET`] if this is not called; less takes more time.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.budget = bytes;
@@ -139,7 +135,7 @@ impl GraphGuidance {
         timestep: f64,
         monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let kept = self.idle().take().filter(|(made_for, _)| *made_for == shape);
+        let kept = self.idle.take(&self.device.memory(), |(made_for, _)| *made_for == shape);
         let (_, mut program) = match kept {
             Some(kept) => kept,
             None => {
@@ -166,13 +162,13 @@ impl GraphGuidance {
         }
         program.run(monitor)?;
         let found = (program.read("scalar")?, program.read("gradient")?);
-        *self.idle() = Some((shape, program));
+        self.idle.put(&self.device.memory(), (shape, program));
         Ok(found)
     }
 
     /// Bytes of activations, and the least any plan could take, once it has run.
     pub fn memory(&self) -> Option<(u64, u64)> {
-        self.idle().as_ref().map(|(_, program)| program.memory())
+        self.idle.look(&self.device.memory(), |(_, program)| program.memory())
     }
 }
 

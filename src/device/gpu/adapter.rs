@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::choices::Choices;
+use crate::device::budget::{Memory, Usual};
 use crate::error::{Error, Result};
 use crate::kernels::{Precision, Shader};
 
@@ -29,6 +30,8 @@ struct Inner {
     choices: Mutex<Choices>,
     /// 16 × 16 cooperative matrices of f16 with f32 sums.
     cooperative: bool,
+    /// What is kept on the card.
+    memory: Arc<Memory>,
     /// Why the device was lost, once it is.
     lost: Arc<OnceLock<String>>,
 }
@@ -62,6 +65,36 @@ pub(in crate::device) fn found_adapters() -> String {
 
 fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{} ({:?}, {})", info.name, info.backend, info.driver_info)
+}
+
+/// What a card's budget comes from: its own memory where the driver says how much it has.
+fn usual(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Usual {
+    let shared = matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu);
+    match heap(device) {
+        Some(bytes) if shared => Usual::Shared(bytes),
+        Some(bytes) => Usual::Card(bytes),
+        None => Usual::Unknown,
+    }
+}
+
+/// Bytes of the largest heap that is the device's own, where it is Vulkan's.
+#[cfg(not(any(target_vendor = "apple", target_family = "wasm")))]
+fn heap(device: &wgpu::Device) -> Option<u64> {
+    // SAFETY: the device is only asked for what its adapter has, and neither kept nor destroyed.
+    let properties = unsafe {
+        let device = device.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = device.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(device.raw_physical_device())
+    };
+    const DEVICE_LOCAL: u32 = 1;
+    let heaps = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Other backends do not say.
+#[cfg(any(target_vendor = "apple", target_family = "wasm"))]
+fn heap(_: &wgpu::Device) -> Option<u64> {
+    None
 }
 
 impl Gpu {
@@ -145,6 +178,9 @@ impl Gpu {
             // its header, and falls back to an empty cache.
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
+        // One budget for all devices of a card, whatever their backend.
+        let card = format!("{} {:x}:{:x} {}", info.name, info.vendor, info.device, info.device_pci_bus_id);
+        let memory = Memory::of(card.trim_end(), || usual(&info, &device));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (pipelines, choices) = (Mutex::default(), Mutex::default());
         Gpu {
@@ -158,6 +194,7 @@ impl Gpu {
                 cache,
                 choices,
                 cooperative,
+                memory,
                 lost,
             }),
         }
@@ -226,6 +263,11 @@ impl Gpu {
         self.cache().clear_choices();
     }
 
+    /// What is kept on the card, and within which budget.
+    pub(in crate::device) fn memory(&self) -> &Arc<Memory> {
+        &self.inner.memory
+    }
+
     /// A number that no other device of this process has.
     pub(super) fn number(&self) -> u64 {
         self.inner.number
@@ -241,7 +283,11 @@ impl Gpu {
 
     /// Runs calls to the driver. What it reports of them is theirs: its scopes of errors are one thread's, so that calls
     /// made meanwhile on others have their own.
-    pub(super) fn scoped<T>(&self, running: &str, calls: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn scoped<T, E: From<Error>>(
+        &self,
+        running: &str,
+        calls: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let scope = |filter| self.device().push_error_scope(filter);
         let validation = scope(wgpu::ErrorFilter::Validation);
         let memory = scope(wgpu::ErrorFilter::OutOfMemory);
@@ -253,7 +299,8 @@ impl Gpu {
             Some(error) => Err(Error::device(format!(
                 "{}: while running {running}: {error}. Please report it",
                 self.name()
-            ))),
+            ))
+            .into()),
             None => result,
         }
     }

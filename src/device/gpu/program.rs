@@ -1,23 +1,20 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::adapter::Gpu;
+use super::upload::STORAGE;
+use crate::device::budget::Refusal;
 use crate::device::limits::DeviceLimits;
 use crate::device::options::{Monitor, Transfer};
-use crate::device::weight_cache::{Weights, weight_tensors};
+use crate::device::weight_cache::{Lease, Weights};
 use crate::error::{Error, Result};
 use crate::graph::plan::Plan;
-use crate::graph::{Graph, Node, Source, TensorId, WeightPart};
+use crate::graph::{Graph, Node, Source, TensorId};
 use crate::kernels::{Precision, Shader};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::time::{Duration, Instant};
 
 /// A submission should take about this long, so that no watchdog fires and a cancel is heard.
 const SUBMISSION: Duration = Duration::from_millis(100);
-
-/// What tensors' buffers are used for.
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 pub(in crate::device) struct GpuProgram {
     gpu: Gpu,
@@ -31,6 +28,8 @@ pub(in crate::device) struct GpuProgram {
     pace: f64,
     /// What the driver said of a call that could not tell it: the next that can, does.
     fault: Option<Error>,
+    /// What it holds of the device's budget.
+    pub(in crate::device) lease: Lease,
 }
 
 /// A node ready to be encoded.
@@ -49,7 +48,10 @@ impl Gpu {
         precision: Precision,
         kept: &[TensorId],
     ) -> Result<GpuProgram> {
-        self.scoped("the recording of the graph", || self.build(graph, weights, precision, kept))
+        let settle = || self.wait("what makes room", None);
+        let build =
+            || self.scoped("the recording of the graph", || self.build(graph, weights, precision, kept));
+        self.memory().with_room(settle, build)
     }
 
     fn build(
@@ -58,9 +60,9 @@ impl Gpu {
         weights: &Weights,
         precision: Precision,
         kept: &[TensorId],
-    ) -> Result<GpuProgram> {
+    ) -> Result<GpuProgram, Refusal> {
         if (precision.elem_f16 || precision.weight_f16) && !self.has_f16() {
-            return Err(Error::device(format!("{} has no f16 shaders; use f32", self.name())));
+            return Err(Error::device(format!("{} has no f16 shaders; use f32", self.name())).into());
         }
         let limits = self.device().limits();
         let bytes = |id: TensorId| graph.info(id).bytes(precision);
@@ -79,11 +81,13 @@ impl Gpu {
         let plan = Plan::new(graph, plan_limits, bytes, kept).map_err(|id| too_large(id, "an activation"))?;
         for i in 0..graph.tensors.len() {
             if bytes(TensorId(i)) > limits.max_storage_buffer_binding_size {
-                return Err(too_large(TensorId(i), "a tensor"));
+                return Err(too_large(TensorId(i), "a tensor").into());
             }
         }
-        let arenas: Vec<wgpu::Buffer> =
-            plan.arenas.iter().map(|&size| self.buffer("activations", size, STORAGE)).collect();
+        let own = plan.bytes() + graph.given_bytes(precision);
+        let mut lease = weights.lease(self.memory(), graph, (self.number(), precision), own)?;
+        let arenas = plan.arenas.iter().map(|&size| self.allocate("activations", size, STORAGE));
+        let arenas = arenas.collect::<Result<Vec<wgpu::Buffer>, Refusal>>()?;
         let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
         for (i, tensor) in graph.tensors.iter().enumerate() {
             match &tensor.source {
@@ -98,8 +102,11 @@ impl Gpu {
         }
         // The driver compiles on its own threads while weights are read and uploaded here.
         // It may be another thread's.
-        let upload =
-            || self.scoped("the upload of weights", || self.upload(graph, weights, precision, &mut buffers));
+        let upload = || {
+            self.scoped("the upload of weights", || {
+                self.upload(graph, weights, precision, &mut lease, &mut buffers)
+            })
+        };
         let (compiled, uploaded) = rayon::join(|| self.compile_for(graph, precision), upload);
         compiled?;
         uploaded?;
@@ -113,6 +120,7 @@ impl Gpu {
             nodes: Vec::new(),
             pace: 2e9,
             fault: None,
+            lease,
         };
         program.record(graph)?;
         Ok(program)
@@ -124,53 +132,6 @@ impl Gpu {
         shaders.sort_by_key(|s| s.name);
         shaders.dedup_by_key(|s| s.name);
         self.compile(&shaders, precision)
-    }
-
-    /// Puts the graph's weights into buffers, a bounded piece at a time; what an earlier program uploaded is shared.
-    fn upload(
-        &self,
-        graph: &Graph,
-        weights: &Weights,
-        precision: Precision,
-        buffers: &mut [Option<wgpu::Buffer>],
-    ) -> Result<()> {
-        for (id, parts, repack, _) in weight_tensors(graph) {
-            let half = graph.info(id).storage.is_half(precision);
-            buffers[id.0] = Some(weights.gpu((self.number(), half), parts, repack, || {
-                let buffer = self.buffer(&WeightPart::list(parts), graph.info(id).bytes(precision), STORAGE);
-                weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
-                    self.write_values(&buffer, first, values, half);
-                    Ok(())
-                })?;
-                // Hand the staging memory back before the next tensor.
-                self.queue().submit([]);
-                Ok(buffer)
-            })?);
-        }
-        Ok(())
-    }
-
-    fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        // A multiple of 4, as copies need; a quad of f32 at least, as shaders that read quads bind no less.
-        let size = size.max(16).div_ceil(4) * 4;
-        self.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage,
-            mapped_at_creation: false,
-        })
-    }
-
-    /// Writes values from element `first` on.
-    fn write_values(&self, buffer: &wgpu::Buffer, first: usize, values: &[f32], half: bool) {
-        if !half {
-            self.queue().write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(values));
-            return;
-        }
-        // Copies are in whole words: pieces start at even elements, an odd last one is padded.
-        let mut halves = vec![f16::ZERO; values.len().div_ceil(2) * 2];
-        halves[..values.len()].convert_from_f32_slice(values);
-        self.queue().write_buffer(buffer, first as u64 * 2, bytemuck::cast_slice(&halves));
     }
 }
 

@@ -251,6 +251,7 @@ fn card(memory: u64) -> Target {
         buffer: most,
         align: 256,
         memory: Some(memory),
+        budget: Some(memory),
     };
     Target { precision: Precision::F16, limits }
 }

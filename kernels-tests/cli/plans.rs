@@ -134,3 +134,34 @@ fn refusals() {
     refused(&["--config", &large, "--memory", "-1"], &["gigabytes"]);
     refused(&["--config", &large, "--device", "nosuchgpu"], &["nosuchgpu"]);
 }
+
+/// Budgets in people's units; a run that needs more is refused, with what mends it.
+#[test]
+fn memory_budgets() {
+    let medium = config("IF-I-M");
+    let args = ["--config", &medium, "--device", "webgpu", "--precision", "f16", "--memory"];
+    for (given, budget, fits) in [
+        ("100MiB", "104.9 MB", false),
+        ("6GB", "6.0 GB", true),
+        ("8", "8.0 GB", true),
+        ("1.5 gib", "1.6 GB", true),
+        ("2T", "2000.0 GB", true),
+    ] {
+        let budget = format!("within a budget of {budget}");
+        planned(&[&args[..], &[given]].concat(), fits, &["kept for the next run: ", &budget]);
+    }
+    for text in ["", "GB", "-1", "0", "6 apples", "1e400", "nan", "inf", "6GB6", "1e300GB", "0x10"] {
+        let given = format!("--memory={text}");
+        error_of(&plan(&["--config", &medium, &given]), &["--memory", "800MiB"]);
+    }
+    let folder = Folder::new();
+    let draw = |memory: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ancestral"));
+        let args = ["generate", "a star", "--device", "cpu", "--stages", "1", "--steps", "1", "--quiet"];
+        command.args(args).args(["--memory", memory, "--output"]).arg(folder.0.join("star.png"));
+        command.env_remove("RUST_LOG").output().unwrap()
+    };
+    error_of(&draw("1MB"), &["the memory budget is 1.0 MB", "give a larger `--memory`"]);
+    let drawn = draw("500MB");
+    assert!(drawn.status.success(), "{}", stderr(&drawn));
+}

@@ -34,11 +34,7 @@ fn compare_with_the_whole(name: &str, graph: &Graph, weight_f16: bool) {
         let options = ProgramOptions { variants: Variants::Rule, precision, ..Default::default() };
         let (weights, _scratch) = random_weights(name, graph);
         let [expected, found] = [&Device::Cpu, &small].map(|device| {
-            let values =
-                outputs(device, graph.clone(), &weights, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
-            // One device's copy at a time.
-            weights.release_if_large();
-            values
+            outputs(device, graph.clone(), &weights, &options).unwrap_or_else(|e| panic!("{name}: {e}"))
         });
         let worst = compare_all(name, &expected, &found, F32).unwrap_or_else(|error| panic!("{error}"));
         let nodes = pieces.nodes.len();

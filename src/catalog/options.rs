@@ -13,6 +13,11 @@ pub struct LoadOptions {
     pub variant: Option<String>,
     /// Storage on a GPU; unset takes what serves the device best.
     pub precision: Option<Precision>,
+    /// Bytes that weights and programs may take on the device; what was used least recently goes where more is needed.
+    /// The budget is the device's: all engines on it share it, and the last one given holds. Unset leaves it as it is: on
+    /// the CPU what is free at the time less a sixteenth, on a GPU seven eighths of its memory, or 6 GB where the driver
+    /// does not say.
+    pub memory: Option<u64>,
     /// Guided diffusion: the classifier's checkpoint; unset takes the one beside the model, if there is one.
     pub classifier: Option<PathBuf>,
     /// Guided diffusion and GLIDE: flags of each model, as OpenAI's command lines have them, which go before all that is

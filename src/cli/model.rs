@@ -1,6 +1,7 @@
 //! Which model, and on which device.
 
 use super::output::{note, show_measuring};
+use super::parse::parse_memory;
 use ancestral::{Bundled, Device, DeviceChoice, Engine, Error, LoadOptions, Precision};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,11 @@ pub struct Files {
     /// Storage of activations and weights on a GPU [default: what serves the device best]
     #[arg(long, value_enum)]
     precision: Option<PrecisionName>,
+    /// Memory budget of the device, e.g. 6GB or 800MiB: weights and programs stay between pictures within it, and what was
+    /// used least recently goes where more is needed [default: what the CPU's machine has free; seven eighths of a GPU's
+    /// own memory, or 6GB where its driver does not say]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_hyphen_values = true)]
+    memory: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,7 +60,7 @@ impl Files {
 
     fn options(&self, device: DeviceChoice) -> LoadOptions {
         let (variant, precision) = (self.variant.clone(), self.precision());
-        LoadOptions { device, variant, precision, ..LoadOptions::default() }
+        LoadOptions { device, variant, precision, memory: self.memory, ..LoadOptions::default() }
     }
 }
 
@@ -88,6 +94,11 @@ impl Choice {
     /// The storage that was asked for.
     pub fn precision(&self) -> Option<Precision> {
         self.files.precision()
+    }
+
+    /// The memory budget that was asked for.
+    pub fn memory(&self) -> Option<u64> {
+        self.files.memory
     }
 
     /// Loads the model and says what was taken for granted of its files.

@@ -48,11 +48,27 @@ pub fn parse_resampling(text: &str) -> Result<Resampling, String> {
     }
 }
 
-/// Gigabytes as bytes.
+/// `6GB`, `800MiB`, or gigabytes without a unit, as bytes.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
-    match parse::<f64>(text)? {
-        gigabytes if gigabytes > 0.0 && gigabytes < 1e6 => Ok((gigabytes * 1e9) as u64),
-        _ => Err("give gigabytes, e.g. 8".into()),
+    const REMEDY: &str = "give a size such as 6GB or 800MiB; a bare number is gigabytes";
+    let trimmed = text.trim();
+    let (number, unit) = trimmed.split_at(trimmed.find(char::is_alphabetic).unwrap_or(trimmed.len()));
+    let size = match unit.to_ascii_lowercase().as_str() {
+        "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "kib" => 1024.0,
+        "m" | "mb" => 1e6,
+        "mib" => f64::from(1 << 20),
+        "" | "g" | "gb" => 1e9,
+        "gib" => f64::from(1 << 30),
+        "t" | "tb" => 1e12,
+        "tib" => f64::from(1 << 20) * f64::from(1 << 20),
+        _ => return Err(format!("`{unit}` is no unit of memory: {REMEDY}")),
+    };
+    match number.trim().parse::<f64>().map(|number| number * size) {
+        Ok(bytes) if (1.0..1e15).contains(&bytes) => Ok(bytes as u64),
+        Ok(_) => Err(format!("`{trimmed}` is out of range: {REMEDY}")),
+        Err(_) => Err(format!("`{trimmed}` is not a size: {REMEDY}")),
     }
 }
 

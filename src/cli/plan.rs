@@ -3,7 +3,7 @@
 use super::drawing::{Extent, Prior};
 use super::model::Choice;
 use super::output::say;
-use super::parse::{StageValue, parse_memory, per_stage};
+use super::parse::{StageValue, per_stage};
 use super::tables::table;
 use ancestral::cost::{Target, plan_network};
 use ancestral::{Device, DeviceChoice, DeviceLimits, Error, Precision, Settings};
@@ -34,9 +34,6 @@ pub struct Plan {
     /// Whose limits: webgpu (what every adapter has), auto, gpu, cpu, or part of an adapter's name
     #[arg(short, long, value_name = "NAME", default_value = "auto")]
     device: String,
-    /// Memory of the device in GB, where it is known: wgpu does not say
-    #[arg(long, value_name = "GB", value_parser = parse_memory)]
-    memory: Option<u64>,
     /// Pictures at once
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: usize,
@@ -62,7 +59,8 @@ pub fn run(args: &Plan) -> Result<bool, Error> {
         false => Target::of(&Device::open(&DeviceChoice::parse(&args.device))?),
     };
     target.precision = args.choice.precision().unwrap_or(target.precision);
-    target.limits.memory = args.memory.or(target.limits.memory);
+    target.limits.memory = args.choice.memory().or(target.limits.memory);
+    target.limits.budget = args.choice.memory().or(target.limits.budget);
     let settings = Settings::new()
         .count(args.count)
         .steps(per_stage(&args.steps))

@@ -80,6 +80,9 @@ pub fn remedy(error: &Error, command: &str) -> Option<String> {
             Some("`ancestral devices` lists what there is; `--device cpu` always runs".into())
         }
         Error::Lost { .. } => Some("try again, or use `--device cpu`".into()),
+        Error::Limit { what, .. } if what.contains("memory budget") => {
+            Some("give a larger `--memory`, or a smaller `--size`, `--count` or model".into())
+        }
         Error::Limit { .. } => {
             Some("give a smaller `--size`, `--count` or model, or another `--device`".into())
         }

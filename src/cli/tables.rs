@@ -53,7 +53,12 @@ fn run(f: &mut impl Write, cost: &RunCost) -> fmt::Result {
         network(f, of)?;
         writeln!(f)?;
     }
-    writeln!(f, "most memory at once: {}", Bytes(cost.peak as f64))?;
+    let bytes = |bytes: u64| Bytes(bytes as f64);
+    write!(f, "most memory at once: {}; kept for the next run: {}", bytes(cost.peak), bytes(cost.kept))?;
+    match cost.limits.budget {
+        Some(most) => writeln!(f, ", within a budget of {}", bytes(most))?,
+        None => writeln!(f)?,
+    }
     cost.refused.iter().try_for_each(|what| writeln!(f, "DOES NOT FIT: {what}"))?;
     const REMEDY: &str = "it does not fit: take a smaller size or count, f16, a smaller model, or the CPU";
     write!(f, "limits: {}; {}", cost.limits, if cost.fits() { "it all fits" } else { REMEDY })

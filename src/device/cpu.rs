@@ -1,12 +1,13 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
-use super::memory::free_memory;
+use super::budget::{Memory, Refusal};
 use super::options::Monitor;
-use super::tensor::{DeviceTensor, Memory};
-use super::weight_cache::{Weights, weight_tensors};
+use super::tensor::{DeviceTensor, Place};
+use super::weight_cache::{Lease, Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
+use crate::kernels::Precision;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -37,16 +38,23 @@ pub(super) struct CpuProgram {
     arena: Vec<Line>,
     /// Bytes of the activations, and the least any plan could take.
     memory: (u64, u64),
+    pub(super) lease: Lease,
 }
 
 impl CpuProgram {
     pub(super) fn new(graph: &Graph, weights: &Weights, kept: &[TensorId]) -> Result<Self> {
+        Memory::main().with_room(|| Ok(()), || CpuProgram::build(graph, weights, kept))
+    }
+
+    fn build(graph: &Graph, weights: &Weights, kept: &[TensorId]) -> Result<Self, Refusal> {
         let limits = Limits { align: size_of::<Line>() as u64, max_buffer: isize::MAX as u64 };
         let plan = Plan::new(graph, limits, |id| graph.info(id).len() as u64 * 4, kept);
         let plan = plan.map_err(|id| {
             Error::device(format!("a tensor of shape {:?} is larger than any memory", graph.info(id).shape))
         })?;
-        check_memory(plan.bytes() + weights.bytes_to_read(graph))?;
+        let memory = Memory::main();
+        let own = plan.bytes() + graph.given_bytes(Precision::F32);
+        let mut lease = weights.lease(&memory, graph, (0, Precision::F32), own)?;
         let mut values: Vec<Values> = graph
             .tensors
             .iter()
@@ -65,15 +73,16 @@ impl CpuProgram {
             values[id.0] = Values::Bound(DeviceTensor::on_cpu(graph.info(*id).len()));
         }
         for (id, parts, repack, _) in weight_tensors(graph) {
-            values[id.0] = Values::Shared(weights.cpu(parts, repack)?);
+            values[id.0] = Values::Shared(weights.cpu(&mut lease, parts, repack)?);
         }
-        let lines = plan.bytes() as usize / size_of::<Line>();
-        Ok(CpuProgram {
-            values,
-            // What no kernel wrote shows.
-            arena: vec![Line([f32::NAN; 16]); lines],
-            memory: (plan.bytes(), plan.lower_bound),
-        })
+        lease.settle();
+        let (mut arena, lines) = (Vec::new(), plan.bytes() as usize / size_of::<Line>());
+        if memory.is_full() || arena.try_reserve_exact(lines).is_err() {
+            return Err(Refusal::Memory { what: "activations".into(), bytes: plan.bytes() });
+        }
+        // What no kernel wrote shows.
+        arena.resize(lines, Line([f32::NAN; 16]));
+        Ok(CpuProgram { values, arena, memory: (plan.bytes(), plan.lower_bound), lease })
     }
 
     pub(super) fn memory(&self) -> (u64, u64) {
@@ -142,7 +151,7 @@ impl CpuProgram {
         let (mut made, rest) = carve(bytemuck::cast_slice_mut(&mut self.arena), places);
         // Values of other programs, too.
         let bound = |id: &TensorId| match &self.values[id.0] {
-            Values::Bound(DeviceTensor { memory: Memory::Cpu(values), first, len, .. }) => {
+            Values::Bound(DeviceTensor { memory: Place::Cpu(values), first, len, .. }) => {
                 Some((*id, values, *first..first + len))
             }
             _ => None,
@@ -202,31 +211,4 @@ fn carve(arena: &mut [f32], mut places: Vec<(TensorId, Range<usize>)>) -> Carved
     }
     rest.push((at, &*left));
     (outputs, rest)
-}
-
-/// Refuses what the machine has no memory for: the system would end the process, or others, without a word.
-fn check_memory(needed: u64) -> Result<()> {
-    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-    match free_memory() {
-        Some(free) if needed > free => {
-            let (large, small) = (gigabytes(needed), gigabytes(free));
-            let what = format!("this run needs {large:.1} GB of memory, {small:.1} GB are free");
-            Err(Error::Limit { what, needed, available: free })
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        assert!(check_memory(0).is_ok());
-        if cfg!(target_os = "linux") {
-            let message = check_memory(1 << 60).unwrap_err().to_string();
-            assert!(message.contains("needs 1152921504.6 GB"), "{message}");
-        }
-    }
 }

@@ -75,6 +75,22 @@ pub(super) fn count(add: impl FnOnce(&mut Traffic)) {
     TRAFFIC.with(|traffic| add(&mut traffic.borrow_mut()));
 }
 
+/// Bytes of weights that the programs which `work` makes on this thread bring to their devices: what is there already is
+/// none of them.
+pub fn uploads<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    let before = traffic().weights;
+    let done = work();
+    (done, traffic().weights - before)
+}
+
+/// Notes bytes of weights that came to a device.
+pub(super) fn uploaded(bytes: u64) {
+    count(|traffic| {
+        traffic.weights += bytes;
+        traffic.uploaded += bytes;
+    });
+}
+
 /// A number for a new program.
 pub(super) fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);

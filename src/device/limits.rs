@@ -13,8 +13,11 @@ pub struct DeviceLimits {
     pub buffer: Option<u64>,
     /// Offsets of tensors in a buffer are multiples of this.
     pub align: u64,
-    /// Free memory, where it is known: wgpu does not say it of a GPU.
+    /// Most bytes that may be in use at once: the budget that was given, and what the machine has free. None where neither
+    /// is known, as of a GPU without a budget.
     pub memory: Option<u64>,
+    /// Bytes up to which weights and programs are kept between runs. None where there is no device.
+    pub budget: Option<u64>,
 }
 
 impl DeviceLimits {
@@ -30,6 +33,7 @@ impl DeviceLimits {
             buffer: Some(limits.max_buffer_size),
             align: u64::from(limits.min_storage_buffer_offset_alignment),
             memory: None,
+            budget: None,
         }
     }
 
@@ -53,6 +57,6 @@ impl std::fmt::Display for DeviceLimits {
         if let (Some(binding), Some(buffer)) = (self.binding, self.buffer) {
             write!(f, ": a shader binds {} MiB, a buffer holds {} MiB", mib(binding), mib(buffer))?;
         }
-        self.memory.map_or(Ok(()), |bytes| write!(f, ", {} MiB of memory free", mib(bytes)))
+        self.memory.map_or(Ok(()), |bytes| write!(f, ", {} MiB of memory", mib(bytes)))
     }
 }

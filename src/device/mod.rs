@@ -1,5 +1,6 @@
 //! Devices run graphs: the GPU through wgpu, the CPU through the kernels' `cpu` functions.
 
+mod budget;
 mod cpu;
 mod gpu;
 pub mod ledger;
@@ -8,23 +9,29 @@ mod memory;
 mod nmse;
 mod options;
 mod program;
+mod shelf;
 mod tensor;
 mod weight_cache;
+mod weight_key;
 mod work;
 
+pub use budget::{ASSUMED, Memory};
 pub use gpu::{Choices, Fault, Gpu, Measuring};
 pub use limits::DeviceLimits;
 pub use nmse::nmse;
 pub use options::{Keep, Monitor, ProgramOptions, Variants};
 pub use program::{NodeTime, Program};
+pub use shelf::Shelf;
 pub use tensor::DeviceTensor;
-pub use weight_cache::{LARGE_WEIGHTS, Weights};
+pub use weight_cache::Weights;
+pub use weight_key::Mix;
 pub use work::{Reading, Ticket, Work};
 
 use crate::error::{Error, Result, request};
 use crate::graph::{Graph, TensorId, fuse::fuse, split::split};
 use crate::kernels::Precision;
 use program::Backend;
+use std::sync::Arc;
 
 /// Which device to take.
 #[derive(Clone, Debug, Default)]
@@ -121,15 +128,27 @@ impl Device {
 
     /// What it allows.
     pub fn limits(&self) -> DeviceLimits {
-        match self {
+        let limits = match self {
             Device::Cpu => DeviceLimits {
                 name: self.name(),
                 binding: None,
                 buffer: None,
                 align: 4,
-                memory: memory::free_memory(),
+                memory: None,
+                budget: None,
             },
             Device::Gpu(gpu) => DeviceLimits::of_wgpu(&gpu.name(), &gpu.limits()),
+        };
+        let budget = self.memory().budget();
+        DeviceLimits { memory: budget.refuses, budget: Some(budget.keeps), ..limits }
+    }
+
+    /// What is kept on it, and within which budget: one for all devices of a card.
+    #[doc(hidden)]
+    pub fn memory(&self) -> Arc<Memory> {
+        match self {
+            Device::Cpu => Memory::main(),
+            Device::Gpu(gpu) => gpu.memory().clone(),
         }
     }
 
@@ -190,6 +209,8 @@ impl Device {
                 Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?))
             }
         };
-        Ok(Program { graph, backend, number: ledger::number(), fault: None })
+        let program = Program { graph, backend, number: ledger::number(), fault: None };
+        ledger::uploaded(program.lease().uploaded);
+        Ok(program)
     }
 }

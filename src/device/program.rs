@@ -5,6 +5,7 @@ use super::gpu::GpuProgram;
 use super::ledger;
 use super::options::Monitor;
 use super::tensor::DeviceTensor;
+use super::weight_cache::Lease;
 use super::work::{Way, Work};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, TensorId};
@@ -29,6 +30,14 @@ impl Program {
     /// The graph as it runs: after fusion.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// What it holds of its device's budget.
+    pub(super) fn lease(&self) -> &Lease {
+        match &self.backend {
+            Backend::Cpu(p) => &p.lease,
+            Backend::Gpu(p) => &p.lease,
+        }
     }
 
     /// Bytes of activations, and the least any plan could take.
@@ -138,6 +147,7 @@ impl Program {
             return Err(fault);
         }
         ledger::note(self.number, self.graph.nodes.len());
+        self.lease().touch();
         match (&mut self.backend, &mut work.way) {
             (Backend::Cpu(p), Way::Cpu) => p.run(&self.graph, monitor),
             (Backend::Gpu(p), Way::Gpu(queue)) => p.enqueue(&self.graph, queue, monitor),

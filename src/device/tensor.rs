@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// it goes from one to the next without passing through the host.
 #[derive(Clone)]
 pub struct DeviceTensor {
-    pub(super) memory: Memory,
+    pub(super) memory: Place,
     /// No other value of this process has it.
     pub(super) number: u64,
     /// First element in the memory.
@@ -22,7 +22,7 @@ pub struct DeviceTensor {
 
 /// Where a value lies.
 #[derive(Clone)]
-pub(super) enum Memory {
+pub(super) enum Place {
     Cpu(Arc<RwLock<Vec<f32>>>),
     Gpu(Gpu, wgpu::Buffer),
 }
@@ -36,15 +36,15 @@ fn number() -> u64 {
 impl DeviceTensor {
     /// Zeros on the CPU.
     pub(super) fn on_cpu(len: usize) -> Self {
-        DeviceTensor::of(Memory::Cpu(Arc::new(RwLock::new(vec![0.0; len]))), len, false)
+        DeviceTensor::of(Place::Cpu(Arc::new(RwLock::new(vec![0.0; len]))), len, false)
     }
 
     /// A GPU's buffer.
     pub(super) fn on_gpu(gpu: &Gpu, buffer: wgpu::Buffer, len: usize, half: bool) -> Self {
-        DeviceTensor::of(Memory::Gpu(gpu.clone(), buffer), len, half)
+        DeviceTensor::of(Place::Gpu(gpu.clone(), buffer), len, half)
     }
 
-    fn of(memory: Memory, len: usize, half: bool) -> Self {
+    fn of(memory: Place, len: usize, half: bool) -> Self {
         DeviceTensor { memory, number: number(), first: 0, len, half }
     }
 
@@ -74,11 +74,11 @@ impl DeviceTensor {
     /// Errors: a device that fails.
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.memory {
-            Memory::Cpu(values) => {
+            Place::Cpu(values) => {
                 let values = values.read().unwrap_or_else(PoisonError::into_inner);
                 Ok(values[self.first..][..self.len].to_vec())
             }
-            Memory::Gpu(gpu, buffer) => {
+            Place::Gpu(gpu, buffer) => {
                 ledger::count(|traffic| traffic.read_back += self.bytes());
                 gpu.read_back(buffer, self.offset(), (self.len, self.half))
             }
@@ -95,12 +95,12 @@ impl DeviceTensor {
     pub fn write(&self, values: &[f32]) -> Result<()> {
         assert_eq!(values.len(), self.len, "{} elements, {} given", self.len, values.len());
         match &self.memory {
-            Memory::Cpu(to) => {
+            Place::Cpu(to) => {
                 let mut to = to.write().unwrap_or_else(PoisonError::into_inner);
                 to[self.first..][..self.len].copy_from_slice(values);
                 Ok(())
             }
-            Memory::Gpu(gpu, buffer) => {
+            Place::Gpu(gpu, buffer) => {
                 ledger::count(|traffic| traffic.uploaded += self.bytes());
                 gpu.scoped("the writing of a tensor", || {
                     gpu.write_values(buffer, self.element(0), values, self.half);

@@ -1,34 +1,36 @@
-//! A checkpoint's tensors on the devices.
+//! A checkpoint's tensors on the devices: what programs hold of them.
 
+use super::budget::{self, Charge, Held, Memory, now};
+use super::weight_key::{Copied, Mix, WeightKey};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Repack, Source, Storage, TensorId, WeightPart};
+use crate::kernels::Precision;
 use crate::weights::Checkpoint;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Devices' copies of weights of more bytes are given back when their network is done.
-pub const LARGE_WEIGHTS: u64 = 1 << 30;
-
-/// A checkpoint and what of it is on the device already, so that programs of several sizes share one copy.
+/// A checkpoint. Programs of several sizes share one copy of it on each device, which stays there as long as the device's
+/// budget has room for it.
 pub struct Weights {
     checkpoint: Option<Checkpoint>,
-    on_cpu: Mutex<HashMap<WeightKey, Arc<Vec<f32>>>>,
-    /// By the GPU's number, and whether it is stored in f16.
-    on_gpu: Mutex<HashMap<(u64, bool, WeightKey), wgpu::Buffer>>,
+    number: u64,
+    mix: Mix,
 }
-
-/// Parts and layout.
-type WeightKey = (Vec<WeightPart>, Repack);
 
 impl Weights {
     /// Nothing is read before a program needs it.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        Weights { checkpoint: Some(checkpoint), on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+        Weights::of(Some(checkpoint))
     }
 
     /// No weights: for graphs that are made of inputs and constants only.
     pub fn none() -> Self {
-        Weights { checkpoint: None, on_cpu: Mutex::default(), on_gpu: Mutex::default() }
+        Weights::of(None)
+    }
+
+    fn of(checkpoint: Option<Checkpoint>) -> Self {
+        Weights { checkpoint, number: budget::owner(), mix: Mix::default() }
     }
 
     /// The file or files. Errors: there are [none](Self::none), and the graph reads the weight.
@@ -40,59 +42,133 @@ impl Weights {
         self.checkpoint.as_ref().ok_or_else(missing)
     }
 
-    /// Bytes of the graph's weights that the CPU device has not read yet.
-    pub(super) fn bytes_to_read(&self, graph: &Graph) -> u64 {
-        let cache = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        weight_tensors(graph)
-            .filter(|(_, parts, repack, _)| !cache.contains_key(&(parts.to_vec(), *repack)))
-            .map(|(id, ..)| graph.info(id).len() as u64 * 4)
-            .sum()
+    fn key(&self, (device, half): (u64, bool), parts: &[WeightPart], repack: Repack) -> WeightKey {
+        let (owner, mix) = (self.number, self.mix.clone());
+        WeightKey { owner, device, half, parts: parts.to_vec(), repack, mix }
     }
 
-    /// Bytes of the devices' copies.
-    pub fn bytes(&self) -> u64 {
-        let on_cpu = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        let on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = on_cpu.values().map(|v| v.len() as u64 * 4).sum::<u64>();
-        bytes + on_gpu.values().map(wgpu::Buffer::size).sum::<u64>()
-    }
-
-    /// Gives the devices' copies back if they are large: a 10 GB encoder that is done must leave room for the U-Net.
-    /// Small networks stay for the next picture. Programs that still run keep what they use.
-    pub fn release_if_large(&self) {
-        if self.bytes() > LARGE_WEIGHTS {
-            self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        }
-    }
-
-    pub(super) fn cpu(&self, parts: &[WeightPart], repack: Repack) -> Result<Arc<Vec<f32>>> {
-        let key = (parts.to_vec(), repack);
-        let lock = || self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(values) = lock().get(&key) {
-            return Ok(values.clone());
-        }
-        // Not under the lock: reading waits for other threads of the pool, and one of them may want the lock.
-        let values = Arc::new(self.checkpoint(parts)?.read_parts(parts, repack)?);
-        // Of two that read at once, one's copy is kept.
-        Ok(lock().entry(key).or_insert(values).clone())
-    }
-
-    pub(super) fn gpu(
+    /// What a program of `own` bytes holds: those of its weights that the device has, and room for the others and for
+    /// itself.
+    ///
+    /// Errors: more than the device's budget has.
+    pub(super) fn lease(
         &self,
-        (gpu, f16): (u64, bool),
+        memory: &Arc<Memory>,
+        graph: &Graph,
+        (device, precision): (u64, Precision),
+        own: u64,
+    ) -> Result<Lease> {
+        let mut wanted = HashMap::new();
+        for (id, parts, repack, storage) in weight_tensors(graph) {
+            let key = self.key((device, storage.is_half(precision)), parts, repack);
+            wanted.insert(key, graph.info(id).bytes(precision));
+        }
+        let weights = memory.pin(self.number, wanted.keys());
+        let missing = wanted.iter().filter(|(key, _)| !weights.contains_key(*key)).map(|(_, bytes)| bytes);
+        let mut room = memory.charge(own + missing.sum::<u64>())?;
+        let own = room.split(own);
+        let (memory, last_used) = (memory.clone(), AtomicU64::new(now()));
+        Ok(Lease { memory, weights, _own: own, room, uploaded: 0, last_used })
+    }
+
+    /// A weight's copy in main memory.
+    ///
+    /// Errors: it cannot be read.
+    pub(super) fn cpu(
+        &self,
+        lease: &mut Lease,
         parts: &[WeightPart],
         repack: Repack,
-        upload: impl FnOnce() -> Result<wgpu::Buffer>,
-    ) -> Result<wgpu::Buffer> {
-        let key = (gpu, f16, (parts.to_vec(), repack));
-        let cached = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(buffer) = cached {
-            return Ok(buffer);
+    ) -> Result<Arc<Vec<f32>>> {
+        let read = || {
+            let values = self.checkpoint(parts)?.read_parts(parts, repack)?;
+            let bytes = values.len() as u64 * 4;
+            Ok((Copied::Cpu(Arc::new(values)), bytes))
+        };
+        match &lease.hold(self.key((0, false), parts, repack), read)?.copy {
+            Copied::Cpu(values) => Ok(values.clone()),
+            Copied::Gpu(_) => Ok(Arc::default()),
         }
-        let buffer = upload()?;
-        self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).insert(key, buffer.clone());
-        Ok(buffer)
+    }
+
+    /// A weight's buffer on a GPU; `upload` makes it, and says how many bytes it takes.
+    ///
+    /// Errors: those of `upload`.
+    pub(super) fn gpu<E>(
+        &self,
+        lease: &mut Lease,
+        on: (u64, bool),
+        (parts, repack): (&[WeightPart], Repack),
+        upload: impl FnOnce() -> Result<(wgpu::Buffer, u64), E>,
+    ) -> Result<Option<wgpu::Buffer>, E> {
+        let make = || upload().map(|(buffer, bytes)| (Copied::Gpu(buffer), bytes));
+        match &lease.hold(self.key(on, parts, repack), make)?.copy {
+            Copied::Gpu(buffer) => Ok(Some(buffer.clone())),
+            Copied::Cpu(_) => Ok(None),
+        }
+    }
+}
+
+impl Drop for Weights {
+    fn drop(&mut self) {
+        budget::forget(self.number);
+    }
+}
+
+/// What a program holds of its device's budget as long as it lives: its weights, and its own bytes.
+pub(super) struct Lease {
+    memory: Arc<Memory>,
+    weights: HashMap<WeightKey, Arc<Held>>,
+    /// Given back when the program is dropped.
+    _own: Charge,
+    /// For weights that are still to come.
+    room: Charge,
+    /// Bytes of weights that came.
+    pub uploaded: u64,
+    last_used: AtomicU64,
+}
+
+impl Lease {
+    /// The copy of this key, which is made if it is not there.
+    fn hold<E>(
+        &mut self,
+        key: WeightKey,
+        make: impl FnOnce() -> Result<(Copied, u64), E>,
+    ) -> Result<Arc<Held>, E> {
+        if let Some(held) = self.weights.get(&key) {
+            return Ok(held.clone());
+        }
+        // Another thread may have brought it meanwhile.
+        let held = match self.memory.find(&key) {
+            Some(held) => held,
+            None => {
+                // Not under a lock: reading waits for other threads of the pool, and one of them may want it.
+                let (copy, bytes) = make()?;
+                self.uploaded += bytes;
+                self.memory.keep(key.clone(), Held::new(copy, self.room.split(bytes)))
+            }
+        };
+        self.weights.insert(key, held.clone());
+        Ok(held)
+    }
+
+    /// Gives back what is left of the room for weights: all have come.
+    pub fn settle(&mut self) {
+        drop(self.room.split(u64::MAX));
+    }
+
+    /// Notes that the program runs.
+    pub fn touch(&self) {
+        self.last_used.store(now(), Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let last_used = self.last_used.load(Relaxed);
+        for held in self.weights.values() {
+            held.last_used.fetch_max(last_used, Relaxed);
+        }
     }
 }
 
@@ -131,7 +207,10 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
             let read = &|i: usize| {
                 let part = [WeightPart::whole(format!("w{}", i % count))];
-                assert_eq!(weights.cpu(&part, Repack::Transpose).unwrap().len(), rows * columns);
+                let place = (0, Precision::F32);
+                let mut lease = weights.lease(&Memory::main(), &Graph::new(), place, 0).unwrap();
+                let values = weights.cpu(&mut lease, &part, Repack::Transpose).unwrap();
+                assert_eq!(values.len(), rows * columns);
             };
             pool.scope(|scope| {
                 for i in 0..4 * count {

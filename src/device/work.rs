@@ -2,7 +2,7 @@
 
 use super::gpu::{Gpu, GpuQueue, Submitted};
 use super::ledger;
-use super::tensor::{DeviceTensor, Memory};
+use super::tensor::{DeviceTensor, Place};
 use crate::error::Result;
 use std::future::Future;
 use std::pin::Pin;
@@ -51,7 +51,7 @@ impl Work {
     /// Errors: a device that fails.
     pub fn clear(&mut self, value: &DeviceTensor) -> Result<()> {
         match (&mut self.way, &value.memory) {
-            (Way::Gpu(queue), Memory::Gpu(_, buffer)) => {
+            (Way::Gpu(queue), Place::Gpu(_, buffer)) => {
                 let size = value.bytes().next_multiple_of(4);
                 queue.encoder().clear_buffer(buffer, value.offset(), Some(size));
                 Ok(())
@@ -70,8 +70,8 @@ impl Work {
     pub fn copy(&mut self, from: &DeviceTensor, to: &DeviceTensor) -> Result<()> {
         assert_eq!((from.len, from.half), (to.len, to.half), "{from:?} is copied to {to:?}");
         match (&mut self.way, &from.memory, &to.memory) {
-            (Way::Cpu, Memory::Cpu(_), Memory::Cpu(_)) => to.write(&from.read()?),
-            (Way::Gpu(queue), Memory::Gpu(_, source), Memory::Gpu(_, target)) => {
+            (Way::Cpu, Place::Cpu(_), Place::Cpu(_)) => to.write(&from.read()?),
+            (Way::Gpu(queue), Place::Gpu(_, source), Place::Gpu(_, target)) => {
                 queue.copy((source, from.offset()), (target, to.offset()), from.bytes());
                 Ok(())
             }
@@ -84,7 +84,7 @@ impl Work {
     /// Errors: a device that fails.
     pub fn read_later(&mut self, from: &DeviceTensor) -> Result<Reading> {
         match (&mut self.way, &from.memory) {
-            (Way::Gpu(queue), Memory::Gpu(gpu, buffer)) => {
+            (Way::Gpu(queue), Place::Gpu(gpu, buffer)) => {
                 ledger::count(|traffic| traffic.read_back += from.bytes());
                 let staging = queue.read((buffer, from.offset()), from.bytes())?;
                 Ok(Reading(Later::Mapped(gpu.clone(), staging, (from.len, from.half))))

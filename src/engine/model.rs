@@ -62,6 +62,9 @@ impl Engine {
         let paths: Vec<PathBuf> = paths.iter().map(|p| p.as_ref().to_path_buf()).collect();
         let system = load(&paths, options)?;
         let device = Device::open(&options.device)?;
+        if options.memory.is_some() {
+            device.memory().set(options.memory);
+        }
         let precision = options.precision.unwrap_or_else(|| device.precision());
         Ok(Engine { device, options: ProgramOptions { precision, ..Default::default() }, system })
     }

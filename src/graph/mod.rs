@@ -405,6 +405,14 @@ impl Graph {
         matches!(self.info(id).source, Source::Node)
     }
 
+    /// Bytes of inputs, outputs and constants on a GPU, which have buffers of their own.
+    pub fn given_bytes(&self, precision: Precision) -> u64 {
+        let given = |t: &&TensorInfo| matches!(t.source, Source::Input(_) | Source::Constant(_));
+        let given = self.tensors.iter().filter(given).map(|t| t.bytes(precision)).sum::<u64>();
+        let made = self.outputs.iter().filter(|(_, id)| self.is_made(*id));
+        given + made.map(|(_, id)| self.info(*id).bytes(precision)).sum::<u64>()
+    }
+
     /// The input of that name.
     pub fn find_input(&self, name: &str) -> Option<TensorId> {
         let is = |t: &TensorInfo| matches!(&t.source, Source::Input(n) if n == name);

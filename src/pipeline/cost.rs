@@ -11,7 +11,6 @@
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
 use super::denoiser::{Parts, record_hand_over};
-use super::memory::is_released;
 use super::sampler::moves_of;
 use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
 use crate::device::{Device, DeviceLimits};
@@ -66,8 +65,10 @@ pub struct NetworkCost {
     pub largest: (String, u64),
     /// What the device refuses, in words; empty if it all fits.
     pub refused: Vec<String>,
-    /// Whether its memory is given back when it is done.
-    released: bool,
+    /// Whether its programs are kept for the next run, not only its weights.
+    stays: bool,
+    /// Whether it runs while the one before it is at work, and not after it.
+    beside: bool,
 }
 
 /// A whole run.
@@ -77,8 +78,10 @@ pub struct RunCost {
     pub networks: Vec<NetworkCost>,
     /// The limits they are held against.
     pub limits: DeviceLimits,
-    /// Most bytes on the device at once.
+    /// Most bytes in use on the device at once: as little as a budget may be.
     pub peak: u64,
+    /// Bytes that the next run finds there, within the budget.
+    pub kept: u64,
     /// What the device refuses of the whole, in words.
     pub refused: Vec<String>,
 }
@@ -154,11 +157,7 @@ impl NetworkCost {
         if back + put > 0 {
             graphs.push(("renoise", back + put, record_renoise(shape)));
         }
-        let mut cost = NetworkCost::new(name, sizes, graphs, on);
-        let network = |part: &&PartCost| ["once", "times", "step"].contains(&part.name);
-        let activations = cost.parts.iter().filter(network).map(|part| part.activations).sum();
-        cost.released = is_released(cost.weights, activations);
-        cost
+        NetworkCost { stays: true, ..NetworkCost::new(name, sizes, graphs, on) }
     }
 
     /// The cost of a text encoder, whose input `ids` is `[prompts, tokens]`.
@@ -195,17 +194,15 @@ impl NetworkCost {
             ("once", 1, config.prefix_graph(captions)),
             ("step", steps - 1, config.step_graph(halves * embeddings)),
         ];
-        let mut cost = NetworkCost::new("autoregressive prior", sizes, graphs, &on);
-        let cache = 2 * config.width() * config.tokens() * config.num_layers * halves * embeddings * 4;
-        cost.released = is_released(cost.weights, cache as u64);
-        cost
+        NetworkCost { stays: true, ..NetworkCost::new("autoregressive prior", sizes, graphs, &on) }
     }
 
     /// The cost of a guidance by gradients that runs so many times in a stage's run, always in f32.
     pub(crate) fn of_guidance(name: &str, shape: Shape, (runs, graph): (usize, Graph), on: &Target) -> Self {
         let on = Target { precision: Precision::F32, ..on.clone() };
         let sizes = format!("{}x{}, batch {}, {runs} runs", shape.width, shape.height, shape.pictures);
-        NetworkCost::new(name, sizes, vec![("step", runs, graph)], &on)
+        let cost = NetworkCost::new(name, sizes, vec![("step", runs, graph)], &on);
+        NetworkCost { stays: true, beside: true, ..cost }
     }
 
     fn new(name: &str, sizes: String, graphs: Vec<(&'static str, usize, Graph)>, on: &Target) -> Self {
@@ -216,7 +213,8 @@ impl NetworkCost {
             weights: 0,
             largest: (String::new(), 0),
             refused: Vec::new(),
-            released: false,
+            stays: false,
+            beside: false,
         };
         let mut weights = HashMap::new();
         // Values that programs share, by name and bytes: each counts once.
@@ -231,8 +229,10 @@ impl NetworkCost {
                 cost.refused.push(format!("{unsplit}; a shader binds at most {most}"));
             }
             for (i, tensor) in graph.tensors.iter().enumerate() {
-                if let Source::Weight { parts, .. } = &tensor.source {
-                    weights.insert(parts.clone(), bytes(&graph, TensorId(i), on.precision));
+                if let Source::Weight { parts, repack, .. } = &tensor.source {
+                    let half = tensor.storage.is_half(on.precision);
+                    let copy = (parts.clone(), *repack, half);
+                    weights.insert(copy, bytes(&graph, TensorId(i), on.precision));
                 }
             }
             cost.check_tensors(&graph, on);
@@ -240,7 +240,6 @@ impl NetworkCost {
             cost.parts.push(part);
         }
         cost.weights = weights.values().sum();
-        cost.released = is_released(cost.weights, 0);
         cost
     }
 
@@ -338,22 +337,19 @@ impl NetworkCost {
 
 impl RunCost {
     pub(crate) fn new(networks: Vec<NetworkCost>, limits: DeviceLimits) -> Self {
-        let (mut kept, mut peak) = (0, 0);
+        let (mut at_once, mut peak, mut kept) = (0, 0, 0);
         for network in &networks {
-            peak = peak.max(kept + network.bytes());
-            if !network.released {
-                kept += network.bytes();
-            }
+            at_once = if network.beside { at_once } else { 0 } + network.bytes();
+            peak = peak.max(at_once);
+            kept += if network.stays { network.bytes() } else { network.weights };
         }
+        let kept = limits.budget.map_or(kept, |most| kept.min(most));
         let mut refused = Vec::new();
         if let Some(memory) = limits.memory.filter(|memory| peak > *memory) {
-            refused.push(format!(
-                "the run takes {}, the device has {} free",
-                Bytes(peak as f64),
-                Bytes(memory as f64)
-            ));
+            let (peak, memory) = (Bytes(peak as f64), Bytes(memory as f64));
+            refused.push(format!("the run needs {peak} at once, the device has {memory} for it"));
         }
-        RunCost { networks, limits, peak, refused }
+        RunCost { networks, limits, peak, kept, refused }
     }
 
     /// Whether nothing stands in the way.
@@ -375,8 +371,7 @@ fn passes(steps: &[Step], taken: &[usize], at_once: usize) -> usize {
 }
 
 fn bytes(graph: &Graph, id: TensorId, precision: Precision) -> u64 {
-    let info = graph.info(id);
-    info.len() as u64 * if info.storage.is_half(precision) { 2 } else { 4 }
+    graph.info(id).bytes(precision)
 }
 
 impl Target {

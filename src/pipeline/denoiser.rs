@@ -168,14 +168,14 @@ impl Denoiser {
         Ok(Denoiser { device, weights, options, network, shape, once, fresh, times, step, stepper, inputs })
     }
 
+    /// The device it was made for.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The sizes it was made for.
     pub fn shape(&self) -> Shape {
         self.shape
-    }
-
-    /// The device it is on.
-    pub(super) fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Whether it was made for a device, options and sizes.

@@ -1,7 +1,9 @@
 //! Steering by gradients: the sum of what guides say, and the score of any recorded network.
 
 use super::stepper::Stepper;
-use crate::device::{Device, DeviceTensor, Keep, Monitor, Program, ProgramOptions, Variants, Weights, Work};
+use crate::device::{
+    Device, DeviceTensor, Keep, Monitor, Program, ProgramOptions, Shelf, Variants, Weights, Work,
+};
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Result, request};
 use crate::graph::fuse::fuse;
@@ -11,8 +13,8 @@ use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
 use crate::models::network::Shape;
 use crate::settings::guidance::{DeviceDirection, DeviceState, Direction, Guidance, Guide, State, Toward};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What guides say of a step.
 pub(super) struct Lead<'a> {
@@ -106,7 +108,7 @@ pub struct GraphGuidance {
     /// The number of these inputs' values: no others have it.
     version: u64,
     budget: u64,
-    idle: Arc<Mutex<Option<Made>>>,
+    idle: Arc<Shelf<Made>>,
 }
 
 /// A program for samples of a shape.
@@ -170,10 +172,6 @@ impl GraphGuidance {
         GraphGuidance { device, weights, scalar, inputs, version, budget: MEMORY_BUDGET, idle }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Option<Made>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Bytes of activations it may take, [`MEMORY_BUDGET`] if this is not called; less takes more time.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.budget = bytes;
@@ -189,7 +187,7 @@ impl GraphGuidance {
 
     /// The program for samples of a shape, with all inputs set but the sample and its timestep.
     fn take(&mut self, shape: [usize; 4]) -> Result<Made> {
-        let kept = self.idle().take().filter(|made| made.shape == shape);
+        let kept = self.idle.take(&self.device.memory(), |made| made.shape == shape);
         let made = match kept {
             Some(kept) => kept,
             None => {
@@ -253,13 +251,13 @@ impl GraphGuidance {
         self.run(&mut made, &own, timestep, (&mut work, monitor))?;
         work.finish()?;
         let found = (made.program.read("scalar")?, made.program.read("gradient")?);
-        *self.idle() = Some(made);
+        self.idle.put(&self.device.memory(), made);
         Ok(found)
     }
 
     /// Bytes of activations, and the least any plan could take, once it has run.
     pub fn memory(&self) -> Option<(u64, u64)> {
-        self.idle().as_ref().map(|made| made.program.memory())
+        self.idle.look(&self.device.memory(), |made| made.program.memory())
     }
 }
 
@@ -280,7 +278,7 @@ impl Guidance for GraphGuidance {
         let mut made = self.take(at.shape)?;
         self.run(&mut made, at.x, at.timestep, (work, monitor))?;
         let values = made.program.value("gradient");
-        *self.idle() = Some(made);
+        self.idle.put(&self.device.memory(), made);
         Ok(Some(DeviceDirection { toward: Toward::Score, values, factor: 1.0 }))
     }
 

@@ -7,7 +7,7 @@
 //! - [`run`], [`resolve`]: a run as plain data, and how it comes about. - [`cascade`]: the one loop over stages.
 //! - [`stage`], [`denoiser`], [`sampler`]: a stage's networks, their programs, the loop over steps.
 //! - [`load`], [`system`]: which system draws, and what it adds; [`imagen`], [`ddpm`], [`adm`], [`glide`], [`unclip`], [`upsampler`] each do.
-//! - [`text`], [`clip`], [`guidance`]: what reads prompts, and what steers. - [`cost`], [`plan`], [`memory`].
+//! - [`text`], [`clip`], [`guidance`]: what reads prompts, and what steers. - [`cost`], [`plan`].
 
 pub mod adm;
 pub mod bisect;
@@ -20,7 +20,6 @@ pub mod glide;
 pub mod guidance;
 pub mod imagen;
 pub mod load;
-pub mod memory;
 pub mod plan;
 pub mod resolve;
 pub mod run;

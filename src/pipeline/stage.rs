@@ -1,15 +1,14 @@
 //! A stage: denoising networks with the process they were trained for, and the programs last made of them.
 
 use super::denoiser::Denoiser;
-use super::memory;
 use crate::catalog::Defaults;
-use crate::device::{Device, ProgramOptions, Weights};
+use crate::device::{Device, ProgramOptions, Shelf, Weights};
 use crate::diffusion::{Sampler, SchedulerConfig, Step, Thresholding, Timesteps, steps};
 use crate::error::{Result, request};
 use crate::kernels::hand_over::HandOver;
 use crate::models::network::{DenoisingNetwork, Shape, Sides};
 use crate::settings::Settings;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Width and height.
 pub(crate) type Size = (usize, usize);
@@ -29,7 +28,7 @@ pub struct Network {
     pub name: String,
     network: Arc<dyn DenoisingNetwork>,
     weights: Arc<Weights>,
-    idle: Mutex<Vec<Denoiser>>,
+    idle: Shelf<Denoiser>,
 }
 
 impl Network {
@@ -40,7 +39,7 @@ impl Network {
         weights: impl Into<Arc<Weights>>,
     ) -> Self {
         let (name, network, weights) = (name.into(), Arc::new(network), weights.into());
-        Network { name, network, weights, idle: Mutex::default() }
+        Network { name, network, weights, idle: Shelf::default() }
     }
 
     /// The network.
@@ -66,29 +65,16 @@ impl Network {
                 "{width}x{height} pixels: this network needs multiples of {multiple}"
             ));
         }
-        let kept = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = idle.iter().position(|made| made.is_for(at.device, at.options, shape));
-            let kept = kept.map(|i| idle.swap_remove(i));
-            if kept.is_none() {
-                // The old programs go before a new one comes: two at once may not fit.
-                idle.clear();
-            }
-            kept
-        };
+        let fits = |made: &Denoiser| made.is_for(at.device, at.options, shape);
+        let kept = self.idle.take(&at.device.memory(), fits);
         let made = || Denoiser::new(at.device, &self.weights, at.options, (shape, steps), &self.network);
         kept.map_or_else(made, Ok)
     }
 
-    /// Keeps a program for the next run, unless it or its weights are large: what comes after needs the room.
+    /// Keeps a program for the next run, until the device's budget needs its room.
     pub fn put_back(&self, denoiser: Denoiser) {
-        if memory::is_released(self.weights.bytes(), denoiser.memory().0) {
-            drop(denoiser);
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            self.weights.release_if_large();
-        } else {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(denoiser);
-        }
+        let memory = denoiser.device().memory();
+        self.idle.put(&memory, denoiser);
     }
 }
 

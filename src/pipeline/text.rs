@@ -74,16 +74,14 @@ impl T5Text {
             truncated.push(tokens.truncated);
         }
         // Activations in f32 always: T5's feed-forward sums leave f16's range.
-        let precision = Precision { elem_f16: false, ..at.device.precision() };
+        let precision = Precision { elem_f16: false, ..at.options.precision };
         let options = ProgramOptions { precision, ..Default::default() };
         let graph = T5Text::graph(&self.config, prompts.len());
         let mut program = at.device.program(graph, &self.weights, &options)?;
         program.write("ids", &ids);
         program.write("mask", &mask);
         program.run(&mut |_| true)?;
-        let states = program.read("states");
-        drop(program);
-        self.weights.release_if_large();
+        let states = program.read("states")?;
         let channels = self.config.d_model;
         let of_prompt = |(states, truncated): (&[f32], bool)| PromptEmbeds {
             states: states.to_vec(),
@@ -92,7 +90,7 @@ impl T5Text {
             mask: Vec::new(),
             truncated,
         };
-        Ok(states?.chunks_exact(MAX_TOKENS * channels).zip(truncated).map(of_prompt).collect())
+        Ok(states.chunks_exact(MAX_TOKENS * channels).zip(truncated).map(of_prompt).collect())
     }
 }
 

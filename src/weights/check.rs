@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::checkpoint::Checkpoint;
-use super::stream;
+use super::element::{FLOATS, Float};
 use crate::error::{Error, Result};
 
 /// How many tensors of each kind of trouble a message names.
@@ -31,8 +31,8 @@ impl Checkpoint {
                 Some(entry) if entry.shape != shape => {
                     misshapen.push((name, format!("expected shape {shape:?}, found {:?}", entry.shape)));
                 }
-                Some(entry) if stream::Float::of(entry.dtype).is_none() => {
-                    mistyped.push((name, format!("expected {}, found {}", stream::FLOATS, entry.dtype)));
+                Some(entry) if Float::of(entry.dtype).is_none() => {
+                    mistyped.push((name, format!("expected {FLOATS}, found {}", entry.dtype)));
                 }
                 Some(_) => {}
             }

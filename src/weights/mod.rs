@@ -1,5 +1,5 @@
 //! Checkpoints: memory-mapped safetensors and PyTorch files, found by the published names, checked before
-//! use, and handed on as f32 in the kernels' layout.
+//! use, and handed on in a device's type and the kernels' layout.
 //!
 //! A folder is looked through once (`locate`), each file is mapped and told by its first bytes (`shard`), its
 //! list of tensors is proved against the file's length (`header` for safetensors, `torch` for PyTorch's
@@ -9,6 +9,7 @@
 
 mod check;
 mod checkpoint;
+mod element;
 mod entry;
 mod header;
 mod locate;
@@ -20,6 +21,7 @@ mod tests;
 mod torch;
 
 pub use checkpoint::Checkpoint;
+pub use element::Element;
 pub use names::{ddpm_attention_name, t5_name};
 
 pub use crate::files::read_json;

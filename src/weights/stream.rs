@@ -1,4 +1,5 @@
-//! Tensors widened to f32 in the kernels' layout, in pieces of bounded size.
+//! Tensors in a device's element type and the kernels' layout, in pieces of bounded size. Bytes of a file that has that
+//! type already are taken as they are; others are converted while they are laid out.
 //!
 //! Both repacks are one transposition. A convolution's `[O, I, KH, KW]` is `O` rows of `I·K` columns
 //! (`K = KH·KW` taps, the fastest), and its `[KH, KW, I, O]` is those columns as rows, ordered by tap first;
@@ -9,12 +10,10 @@
 
 use std::borrow::Cow;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
-use safetensors::Dtype;
 
 use super::checkpoint::Checkpoint;
+use super::element::{Element, FLOATS, Float};
 use crate::error::{Error, Result};
 use crate::graph::{Pass, Repack, WeightPart};
 use crate::kernels::winograd_input::filters;
@@ -23,70 +22,6 @@ use crate::kernels::winograd_input::filters;
 const PIECE: usize = 1 << 20;
 /// Most blocks in work at once: bounds the memory, whatever the number of cores.
 const WAVE: usize = 8;
-/// The types that are read.
-pub(super) const FLOATS: &str = "F32, F16, BF16 or F64";
-
-/// An element type that is widened to f32.
-#[derive(Clone, Copy)]
-pub(super) enum Float {
-    F16,
-    BF16,
-    F32,
-    F64,
-}
-
-impl Float {
-    pub(super) fn of(dtype: Dtype) -> Option<Self> {
-        match dtype {
-            Dtype::F16 => Some(Float::F16),
-            Dtype::BF16 => Some(Float::BF16),
-            Dtype::F32 => Some(Float::F32),
-            Dtype::F64 => Some(Float::F64),
-            _ => None,
-        }
-    }
-
-    fn size(self) -> usize {
-        match self {
-            Float::F16 | Float::BF16 => 2,
-            Float::F32 => 4,
-            Float::F64 => 8,
-        }
-    }
-}
-
-/// Widens as many elements as `out` takes. The bytes need no alignment: in a file of mixed types an f32
-/// may follow an odd number of f16.
-fn widen(kind: Float, bytes: &[u8], out: &mut [f32]) {
-    match kind {
-        Float::F32 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *to = f32::from_le_bytes(*from);
-            }
-        }
-        Float::BF16 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
-            }
-        }
-        Float::F64 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *to = f64::from_le_bytes(*from) as f32;
-            }
-        }
-        Float::F16 => {
-            // Through an aligned copy, because `half` converts whole slices with the CPU's instruction.
-            let mut aligned = [f16::ZERO; 256];
-            for (to, from) in out.chunks_mut(256).zip(bytes.chunks(512)) {
-                let aligned = &mut aligned[..to.len()];
-                for (half, from) in aligned.iter_mut().zip(from.as_chunks().0) {
-                    *half = f16::from_le_bytes(*from);
-                }
-                aligned.convert_to_f32_slice(to);
-            }
-        }
-    }
-}
 
 /// One tensor's bytes, and which element of the whole its first one is.
 struct Segment<'a> {
@@ -136,19 +71,29 @@ impl View<'_> {
         self.segments.iter().map(Segment::len).sum()
     }
 
-    fn widen(&self, mut first: usize, mut out: &mut [f32]) {
+    fn read<E: Element>(&self, mut first: usize, mut out: &mut [E]) {
         // The segment that holds the first element, and those after it.
         let start = self.segments.partition_point(|s| s.first + s.len() <= first);
         for segment in &self.segments[start..] {
             let (from, size) = (first - segment.first, segment.kind.size());
             let (here, rest) = out.split_at_mut(out.len().min(segment.len() - from));
-            widen(segment.kind, &segment.bytes[from * size..(from + here.len()) * size], here);
+            E::read(segment.kind, &segment.bytes[from * size..(from + here.len()) * size], here);
             first += here.len();
             out = rest;
             if out.is_empty() {
                 return;
             }
         }
+    }
+
+    /// So many elements of the file where they are the device's as they lie there.
+    fn as_they_lie<E: Element>(&self, first: usize, len: usize) -> Option<&[E]> {
+        let at = self.segments.partition_point(|s| s.first + s.len() <= first);
+        let segment =
+            self.segments.get(at).filter(|s| s.kind == E::SAME && cfg!(target_endian = "little"))?;
+        let (from, size) = (first - segment.first, segment.kind.size());
+        let bytes = segment.bytes.get(from * size..(from + len) * size)?;
+        bytemuck::try_cast_slice(bytes).ok()
     }
 
     /// Rows and columns of a tap's matrix in the result.
@@ -203,44 +148,53 @@ impl View<'_> {
         Panel { row, column, rows: rows.min(down - row), columns: columns.min(across - column) }
     }
 
-    /// Computes block `n` into `out`.
-    fn fill(&self, cut: Cut, n: usize, out: &mut Vec<f32>) {
-        if let Cut::Panels { rows, columns } = cut {
-            let panel = self.panel(n, rows, columns);
-            out.resize(panel.rows * panel.columns * self.taps, 0.0);
-            return match self.pass {
-                Pass::Forward => self.transpose(&panel, out),
-                Pass::Backward => self.reverse(&panel, out),
-            };
-        }
-        let first = n * PIECE;
-        out.resize(PIECE.min(self.len() - first), 0.0);
+    /// Elements of block `n`.
+    fn block(&self, cut: Cut, n: usize) -> usize {
         match cut {
-            Cut::Gather => self.gather(first, out),
-            _ => self.widen(first, out),
+            Cut::Straight | Cut::Gather => PIECE.min(self.len() - n * PIECE),
+            Cut::Panels { rows, columns } => {
+                let panel = self.panel(n, rows, columns);
+                panel.rows * panel.columns * self.taps
+            }
+        }
+    }
+
+    /// Computes block `n`; `out` is as large as it is.
+    fn fill<E: Element>(&self, cut: Cut, n: usize, out: &mut [E]) {
+        match cut {
+            Cut::Straight => self.read(n * PIECE, out),
+            Cut::Gather => self.gather(n * PIECE, out),
+            Cut::Panels { rows, columns } => {
+                let panel = self.panel(n, rows, columns);
+                match self.pass {
+                    Pass::Backward => self.reverse(&panel, out),
+                    // A cache line of the result at a time.
+                    Pass::Forward if size_of::<E>() == 2 => self.transpose::<E, 32>(&panel, out),
+                    Pass::Forward => self.transpose::<E, 16>(&panel, out),
+                }
+            }
         }
     }
 
     /// A block of panels of the forward pass: `out` is `[taps, inputs, outputs]` of the block.
-    fn transpose(&self, panel: &Panel, out: &mut [f32]) {
+    fn transpose<E: Element, const ROWS: usize>(&self, panel: &Panel, out: &mut [E]) {
         let &Panel { row: i0, column: o0, rows: is, columns: os } = panel;
-        // Tiles small enough for the first cache; 16 outputs are one cache line of the result. The rows
-        // are 16 longer than used, lest they all fall into the same cache sets.
-        const ROWS: usize = 16;
+        // Tiles small enough for the first cache. The rows are 16 longer than used, lest they all fall into the same
+        // cache sets.
         const COLUMNS: usize = 256;
-        let mut tile = [[0f32; COLUMNS + 16]; ROWS];
+        let mut tile = [[E::zeroed(); COLUMNS + 16]; ROWS];
         let (row, columns) = (self.inputs * self.taps, is * self.taps);
         for o in (0..os).step_by(ROWS) {
             let rows = ROWS.min(os - o);
             for c in (0..columns).step_by(COLUMNS) {
                 let width = COLUMNS.min(columns - c);
                 for (r, line) in tile[..rows].iter_mut().enumerate() {
-                    self.widen((o0 + o + r) * row + i0 * self.taps + c, &mut line[..width]);
+                    self.read((o0 + o + r) * row + i0 * self.taps + c, &mut line[..width]);
                 }
                 for column in c..c + width {
                     let (j, i, tap) = (column - c, column / self.taps, column % self.taps);
                     let at = (tap * is + i) * os + o;
-                    match <&mut [f32; ROWS]>::try_from(&mut out[at..at + rows]) {
+                    match <&mut [E; ROWS]>::try_from(&mut out[at..at + rows]) {
                         // The whole line, unrolled.
                         Ok(to) => *to = std::array::from_fn(|r| tile[r][j]),
                         Err(_) => (0..rows).for_each(|r| out[at + r] = tile[r][j]),
@@ -251,10 +205,10 @@ impl View<'_> {
     }
 
     /// A block of panels of the backward pass: `out` is `[taps, outputs, inputs]` of the block, the last tap first.
-    fn reverse(&self, panel: &Panel, out: &mut [f32]) {
-        let mut line = vec![0.0; panel.columns * self.taps];
+    fn reverse<E: Element>(&self, panel: &Panel, out: &mut [E]) {
+        let mut line = vec![E::zeroed(); panel.columns * self.taps];
         for o in 0..panel.rows {
-            self.widen(((panel.row + o) * self.inputs + panel.column) * self.taps, &mut line);
+            self.read(((panel.row + o) * self.inputs + panel.column) * self.taps, &mut line);
             for (tap, to) in out.chunks_exact_mut(panel.rows * panel.columns).enumerate() {
                 let to = &mut to[o * panel.columns..][..panel.columns];
                 let from = line[self.taps - 1 - tap..].iter().step_by(self.taps);
@@ -263,7 +217,7 @@ impl View<'_> {
         }
     }
 
-    fn gather(&self, first: usize, out: &mut [f32]) {
+    fn gather<E: Element>(&self, first: usize, out: &mut [E]) {
         let (rows, columns) = self.matrix();
         for (e, to) in out.iter_mut().enumerate() {
             let (at, column) = ((first + e) / columns, (first + e) % columns);
@@ -272,73 +226,71 @@ impl View<'_> {
                 Pass::Forward => (column, row, tap),
                 Pass::Backward => (row, column, self.taps - 1 - tap),
             };
-            self.widen((o * self.inputs + i) * self.taps + tap, std::slice::from_mut(to));
+            self.read((o * self.inputs + i) * self.taps + tap, std::slice::from_mut(to));
         }
     }
 
-    /// Hands block `n` on.
-    fn emit(&self, cut: Cut, n: usize, block: &[f32], sink: &mut Sink<'_>) -> Result<()> {
-        let Cut::Panels { rows, columns } = cut else {
-            return sink(n * PIECE, block);
-        };
-        if block.len() == self.len() {
-            return sink(0, block);
+    /// The runs of the result that block `n` is made of, in order: the first element of each, and how many.
+    fn runs(&self, cut: Cut, n: usize) -> Vec<(usize, usize)> {
+        let Cut::Panels { rows, columns } = cut else { return vec![(n * PIECE, self.block(cut, n))] };
+        if self.block(cut, n) == self.len() {
+            return vec![(0, self.len())];
         }
         let panel = self.panel(n, rows, columns);
         let (down, across) = self.matrix();
-        for (tap, piece) in block.chunks_exact(panel.rows * panel.columns).enumerate() {
-            sink((tap * down + panel.row) * across + panel.column, piece)?;
-        }
-        Ok(())
+        let first = |tap: usize| (tap * down + panel.row) * across + panel.column;
+        (0..self.taps).map(|tap| (first(tap), panel.rows * panel.columns)).collect()
     }
 }
 
-type Sink<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + 'a;
+/// What takes pieces: a piece's first element in the result, and its elements. Several threads call it at once.
+pub type Sink<'a, E> = dyn Fn(usize, &[E]) -> Result<()> + Sync + 'a;
 
 impl Checkpoint {
-    /// A weight's parts, widened to f32 in the kernels' layout, in pieces: `sink` gets the index of a piece's first
-    /// element in the result, and the piece's values.
+    /// A weight's parts in the device's element type and the kernels' layout, in pieces: `sink` gets the index of a
+    /// piece's first element in the result, and the piece.
     ///
     /// Each element comes exactly once. A piece has at most 2^20 elements and begins at a multiple of 4; so
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
-    /// order**: the sink must heed the index. At most 8 pieces' worth of values are held at a time.
-    /// The parts come as one tensor, stacked along their first dimension. [`Repack::Transpose`] needs tensors of two
-    /// dimensions (more, if they are 1), [`Repack::Conv`] of four, and [`Repack::Winograd`], which comes in one
-    /// piece, 3×3 filters. Files may mix F32, F16, BF16 and F64 (the last is rounded).
+    /// order, from several threads at once**: the sink must heed the index. At most 8 pieces' worth of values are held at
+    /// a time. The parts come as one tensor, stacked along their first dimension. [`Repack::Transpose`] needs tensors of
+    /// two dimensions (more, if they are 1), [`Repack::Conv`] of four, and [`Repack::Winograd`], which comes in one
+    /// piece, 3×3 filters. Files may mix F32, F16, BF16 and F64 (the last is rounded); what has the type that is asked for
+    /// is copied, bit for bit.
     ///
     /// # Errors
     /// When there is no such tensor, its type or number of dimensions is another, or `sink` fails.
-    pub fn stream(
-        &self,
-        parts: &[WeightPart],
-        repack: Repack,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn stream<E: Element>(&self, parts: &[WeightPart], repack: Repack, sink: &Sink<'_, E>) -> Result<()> {
         if matches!(repack, Repack::Winograd(_)) {
             // One layer's filters at a time; they are transformed as a whole.
-            return sink(0, &self.read_parts(parts, repack)?);
+            return sink(0, &E::store(self.read_parts(parts, repack)?));
         }
-        let view = self.view(parts, repack)?;
-        if view.len() == 0 {
-            return Ok(());
-        }
-        for part in parts {
-            let entry = self.entry(&part.name)?;
-            self.shards[entry.shard].will_need(&entry.bytes);
-        }
-        let cut = if repack == Repack::None { Cut::Straight } else { view.cut() };
+        let (view, cut) = self.to_read(parts, repack)?;
+        let fill = |n: usize, block: &mut Vec<E>| {
+            let len = view.block(cut, n);
+            if let (Cut::Straight, Some(block)) = (cut, view.as_they_lie(n * PIECE, len)) {
+                return sink(n * PIECE, block);
+            }
+            block.resize(len, E::zeroed());
+            view.fill(cut, n, block);
+            let mut rest = &block[..];
+            for (first, len) in view.runs(cut, n) {
+                let (piece, behind) = rest.split_at(len);
+                sink(first, piece)?;
+                rest = behind;
+            }
+            Ok(())
+        };
         let count = view.count(cut);
         let wave = rayon::current_num_threads().clamp(1, WAVE).min(count);
         let mut blocks = vec![Vec::new(); wave];
-        for start in (0..count).step_by(wave) {
-            let blocks = &mut blocks[..wave.min(count - start)];
-            if let [block] = blocks {
-                view.fill(cut, start, block);
-            } else {
-                (*blocks).par_iter_mut().enumerate().for_each(|(n, block)| view.fill(cut, start + n, block));
-            }
-            for (n, block) in blocks.iter().enumerate() {
-                view.emit(cut, start + n, block, sink)?;
+        for start in (0..count).step_by(wave.max(1)) {
+            match &mut blocks[..wave.min(count - start)] {
+                [block] => fill(start, block)?,
+                blocks => {
+                    let all = blocks.par_iter_mut().enumerate();
+                    all.try_for_each(|(n, block)| fill(start + n, block))?;
+                }
             }
         }
         Ok(())
@@ -360,12 +312,48 @@ impl Checkpoint {
         if let Repack::Winograd(pass) = repack {
             return Ok(filters(&self.read_parts(parts, Repack::Conv(pass))?));
         }
-        let mut values = vec![0.0; self.view(parts, repack)?.len()];
-        self.stream(parts, repack, &mut |first, piece| {
-            values[first..first + piece.len()].copy_from_slice(piece);
-            Ok(())
-        })?;
+        let (view, cut) = self.to_read(parts, repack)?;
+        let mut values = vec![0.0; view.len()];
+        // Each block to where it belongs, its pieces cut out of the result beforehand.
+        let mut blocks: Vec<Vec<(usize, &mut [f32])>> = (0..view.count(cut)).map(|_| Vec::new()).collect();
+        let runs = |n: usize| view.runs(cut, n).into_iter().enumerate().map(move |(k, run)| (run, n, k));
+        let mut order: Vec<_> = (0..blocks.len()).flat_map(runs).collect();
+        order.sort_unstable();
+        let mut rest = &mut values[..];
+        for ((_, len), n, k) in order {
+            let (piece, behind) = std::mem::take(&mut rest).split_at_mut(len);
+            blocks[n].push((k, piece));
+            rest = behind;
+        }
+        blocks.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (n, mut pieces)| {
+            if let [(_, piece)] = &mut pieces[..] {
+                return view.fill(cut, n, piece);
+            }
+            scratch.resize(view.block(cut, n), 0.0);
+            view.fill(cut, n, scratch);
+            pieces.sort_unstable_by_key(|(k, _)| *k);
+            let mut from = &scratch[..];
+            for (_, piece) in pieces {
+                let (here, behind) = from.split_at(piece.len());
+                piece.copy_from_slice(here);
+                from = behind;
+            }
+        });
         Ok(values)
+    }
+
+    /// The parts as one tensor and how it is cut; the system is told what will be read.
+    fn to_read(&self, parts: &[WeightPart], repack: Repack) -> Result<(View<'_>, Cut)> {
+        let view = self.view(parts, repack)?;
+        if view.len() > 0 {
+            for part in parts {
+                let entry = self.entry(&part.name)?;
+                self.shards[entry.shard].will_need(&entry.bytes);
+            }
+        }
+        let straight = repack == Repack::None || view.len() == 0;
+        let cut = if straight { Cut::Straight } else { view.cut() };
+        Ok((view, cut))
     }
 
     fn view(&self, parts: &[WeightPart], repack: Repack) -> Result<View<'_>> {

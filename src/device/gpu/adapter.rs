@@ -3,6 +3,7 @@
 use super::cache::Cache;
 use super::choices::{Choices, Measuring};
 use super::submissions::Submissions;
+use crate::device::budget::{Memory, Usual};
 use crate::error::{Error, Result};
 use crate::kernels::{Precision, Shader};
 
@@ -34,6 +35,8 @@ pub(super) struct Inner {
     measuring: Mutex<Option<OnMeasuring>>,
     /// 16 × 16 cooperative matrices of f16 with f32 sums.
     cooperative: bool,
+    /// What is kept on the card.
+    memory: Arc<Memory>,
     /// Why the device was lost, once it is.
     lost: Arc<OnceLock<String>>,
     pub(super) submissions: Submissions,
@@ -68,6 +71,36 @@ pub(in crate::device) fn found_adapters() -> String {
 
 fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{} ({:?}, {})", info.name, info.backend, info.driver_info)
+}
+
+/// What a card's budget comes from: its own memory where the driver says how much it has.
+fn usual(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Usual {
+    let shared = matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu);
+    match heap(device) {
+        Some(bytes) if shared => Usual::Shared(bytes),
+        Some(bytes) => Usual::Card(bytes),
+        None => Usual::Unknown,
+    }
+}
+
+/// Bytes of the largest heap that is the device's own, where it is Vulkan's.
+#[cfg(not(any(target_vendor = "apple", target_family = "wasm")))]
+fn heap(device: &wgpu::Device) -> Option<u64> {
+    // SAFETY: the device is only asked for what its adapter has, and neither kept nor destroyed.
+    let properties = unsafe {
+        let device = device.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = device.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(device.raw_physical_device())
+    };
+    const DEVICE_LOCAL: u32 = 1;
+    let heaps = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Other backends do not say.
+#[cfg(any(target_vendor = "apple", target_family = "wasm"))]
+fn heap(_: &wgpu::Device) -> Option<u64> {
+    None
 }
 
 impl Gpu {
@@ -152,6 +185,9 @@ impl Gpu {
             // its header, and falls back to an empty cache.
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
+        // One budget for all devices of a card, whatever their backend.
+        let card = format!("{} {:x}:{:x} {}", info.name, info.vendor, info.device, info.device_pci_bus_id);
+        let memory = Memory::of(card.trim_end(), || usual(&info, &device));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (pipelines, choices, measuring) = (Mutex::default(), Mutex::default(), Mutex::default());
         Gpu {
@@ -166,6 +202,7 @@ impl Gpu {
                 choices,
                 measuring,
                 cooperative,
+                memory,
                 lost,
                 submissions: Submissions::default(),
             }),
@@ -253,6 +290,11 @@ impl Gpu {
         self.cache().clear_choices();
     }
 
+    /// What is kept on the card, and within which budget.
+    pub(in crate::device) fn memory(&self) -> &Arc<Memory> {
+        &self.inner.memory
+    }
+
     /// A number that no other device of this process has.
     pub(super) fn number(&self) -> u64 {
         self.inner.number
@@ -268,7 +310,11 @@ impl Gpu {
 
     /// Runs calls to the driver. What it reports of them is theirs: its scopes of errors are one thread's, so that calls
     /// made meanwhile on others have their own.
-    pub(in crate::device) fn scoped<T>(&self, running: &str, calls: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(in crate::device) fn scoped<T, E: From<Error>>(
+        &self,
+        running: &str,
+        calls: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let scope = |filter| self.device().push_error_scope(filter);
         let validation = scope(wgpu::ErrorFilter::Validation);
         let memory = scope(wgpu::ErrorFilter::OutOfMemory);
@@ -282,11 +328,12 @@ impl Gpu {
         }
         self.check_lost(running)?;
         match reported {
-            Some(wgpu::Error::OutOfMemory { .. }) => Err(self.out_of_memory(running)),
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(self.out_of_memory(running).into()),
             Some(error) => Err(Error::device(format!(
                 "{}: while running {running}: {error}. Please report it",
                 self.name()
-            ))),
+            ))
+            .into()),
             None => result,
         }
     }

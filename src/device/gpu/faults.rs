@@ -30,8 +30,8 @@ impl Faults {
         self.kind.store(kind, Ordering::SeqCst);
     }
 
-    pub fn clear(&self) {
-        self.kind.store(0, Ordering::SeqCst);
+    pub fn clear(&self) -> bool {
+        self.kind.swap(0, Ordering::SeqCst) != 0
     }
 
     fn due(&self, of: impl Fn(Fault) -> bool) -> Option<Fault> {

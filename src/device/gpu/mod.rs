@@ -1,5 +1,6 @@
-//! The GPU device: [adapters and pipelines](adapter), [programs](program), their way to the device ([queue],
-//! [submit]), [choices](autotune) by [measurement](trial) and [decision], and what is [kept](cache) of them.
+//! The GPU device: [adapters and pipelines](adapter), [programs](program), [what goes into buffers](upload), their way to
+//! the device ([queue], [submit]), [choices](autotune) by [measurement](trial) and [decision], and what is [kept](cache) of
+//! them.
 
 pub(super) mod adapter;
 mod autotune;
@@ -12,6 +13,7 @@ mod queue;
 mod submissions;
 mod submit;
 mod trial;
+mod upload;
 
 pub use adapter::Gpu;
 pub(super) use adapter::{adapter_names, found_adapters};

@@ -2,20 +2,18 @@
 
 use super::adapter::Gpu;
 use super::queue::{Dispatch, GpuQueue};
+use super::upload::STORAGE;
+use crate::device::budget::Refusal;
 use crate::device::limits::DeviceLimits;
-use crate::device::tensor::{DeviceTensor, Memory};
-use crate::device::weight_cache::{Weights, weight_tensors};
+use crate::device::tensor::{DeviceTensor, Place};
+use crate::device::weight_cache::{Lease, Weights};
 use crate::error::{Error, Result};
 use crate::graph::plan::Plan;
-use crate::graph::{Graph, Node, Source, TensorId, WeightPart};
+use crate::graph::{Graph, Node, Source, TensorId};
 use crate::kernels::{Precision, Shader};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::time::Instant;
 
-/// What tensors' buffers are used for.
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 /// How many bindings of a node are remembered: one that alternates between two values needs two.
 const REMEMBERED: usize = 4;
 
@@ -34,6 +32,8 @@ pub(in crate::device) struct GpuProgram {
     nodes: Vec<Recorded>,
     /// Every node's parameters.
     uniforms: wgpu::Buffer,
+    /// What it holds of the device's budget.
+    pub(in crate::device) lease: Lease,
 }
 
 /// A node ready to be encoded.
@@ -55,7 +55,10 @@ impl Gpu {
         precision: Precision,
         kept: &[TensorId],
     ) -> Result<GpuProgram> {
-        self.scoped("the recording of the graph", || self.build(graph, weights, precision, kept))
+        let settle = || self.wait("what makes room", None);
+        let build =
+            || self.scoped("the recording of the graph", || self.build(graph, weights, precision, kept));
+        self.memory().with_room(settle, build)
     }
 
     fn build(
@@ -64,9 +67,9 @@ impl Gpu {
         weights: &Weights,
         precision: Precision,
         kept: &[TensorId],
-    ) -> Result<GpuProgram> {
+    ) -> Result<GpuProgram, Refusal> {
         if (precision.elem_f16 || precision.weight_f16) && !self.has_f16() {
-            return Err(Error::device(format!("{} has no f16 shaders; use f32", self.name())));
+            return Err(Error::device(format!("{} has no f16 shaders; use f32", self.name())).into());
         }
         let limits = self.device().limits();
         let bytes = |id: TensorId| graph.info(id).bytes(precision);
@@ -85,14 +88,13 @@ impl Gpu {
         let plan = Plan::new(graph, plan_limits, bytes, kept).map_err(|id| too_large(id, "an activation"))?;
         for i in 0..graph.tensors.len() {
             if bytes(TensorId(i)) > limits.max_storage_buffer_binding_size {
-                return Err(too_large(TensorId(i), "a tensor"));
+                return Err(too_large(TensorId(i), "a tensor").into());
             }
         }
-        let arenas: Vec<wgpu::Buffer> = plan
-            .arenas
-            .iter()
-            .map(|&size| self.buffer("activations", size, STORAGE))
-            .collect::<Result<_>>()?;
+        let own = plan.bytes() + graph.given_bytes(precision);
+        let mut lease = weights.lease(self.memory(), graph, (self.number(), precision), own)?;
+        let arenas = plan.arenas.iter().map(|&size| self.allocate("activations", size, STORAGE));
+        let arenas = arenas.collect::<Result<Vec<wgpu::Buffer>, Refusal>>()?;
         let mut values: Vec<Option<DeviceTensor>> = vec![None; graph.tensors.len()];
         let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
         for (i, tensor) in graph.tensors.iter().enumerate() {
@@ -114,8 +116,11 @@ impl Gpu {
         }
         // The driver compiles on its own threads while weights are read and uploaded here.
         // It may be another thread's.
-        let upload =
-            || self.scoped("the upload of weights", || self.upload(graph, weights, precision, &mut buffers));
+        let upload = || {
+            self.scoped("the upload of weights", || {
+                self.upload(graph, weights, precision, &mut lease, &mut buffers)
+            })
+        };
         let (compiled, uploaded) = rayon::join(|| self.compile_for(graph, precision), upload);
         compiled?;
         uploaded?;
@@ -129,6 +134,7 @@ impl Gpu {
             values,
             nodes: Vec::new(),
             uniforms: self.buffer("no params", 0, wgpu::BufferUsages::UNIFORM)?,
+            lease,
         };
         program.record(graph)?;
         Ok(program)
@@ -141,62 +147,13 @@ impl Gpu {
         shaders.dedup_by_key(|s| s.name);
         self.compile(&shaders, precision)
     }
-
-    /// Puts the graph's weights into buffers, a bounded piece at a time; what an earlier program uploaded is shared.
-    fn upload(
-        &self,
-        graph: &Graph,
-        weights: &Weights,
-        precision: Precision,
-        buffers: &mut [Option<wgpu::Buffer>],
-    ) -> Result<()> {
-        for (id, parts, repack, _) in weight_tensors(graph) {
-            let half = graph.info(id).storage.is_half(precision);
-            buffers[id.0] = Some(weights.gpu((self.number(), half), parts, repack, || {
-                let buffer =
-                    self.buffer(&WeightPart::list(parts), graph.info(id).bytes(precision), STORAGE)?;
-                weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
-                    self.write_values(&buffer, first, values, half);
-                    Ok(())
-                })?;
-                // Hand the staging memory back before the next tensor.
-                self.queue().submit([]);
-                Ok(buffer)
-            })?);
-        }
-        Ok(())
-    }
-
-    /// A value of zeros.
-    pub(in crate::device) fn tensor(&self, label: &str, len: usize, half: bool) -> Result<DeviceTensor> {
-        let bytes = len as u64 * if half { 2 } else { 4 };
-        Ok(DeviceTensor::on_gpu(self, self.buffer(label, bytes, STORAGE)?, len, half))
-    }
-
-    /// Writes values from element `first` on.
-    pub(in crate::device) fn write_values(
-        &self,
-        buffer: &wgpu::Buffer,
-        first: usize,
-        values: &[f32],
-        half: bool,
-    ) {
-        if !half {
-            self.queue().write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(values));
-            return;
-        }
-        // Copies are in whole words: pieces start at even elements, an odd last one is padded.
-        let mut halves = vec![f16::ZERO; values.len().div_ceil(2) * 2];
-        halves[..values.len()].convert_from_f32_slice(values);
-        self.queue().write_buffer(buffer, first as u64 * 2, bytemuck::cast_slice(&halves));
-    }
 }
 
 impl GpuProgram {
     /// The buffer and byte range a tensor is bound from.
     fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
         let size = std::num::NonZeroU64::new(graph.info(id).bytes(self.precision))?;
-        if let Some(DeviceTensor { memory: Memory::Gpu(_, buffer), first, half, .. }) = &self.values[id.0] {
+        if let Some(DeviceTensor { memory: Place::Gpu(_, buffer), first, half, .. }) = &self.values[id.0] {
             let offset = *first as u64 * if *half { 2 } else { 4 };
             // A whole one has the padding that shaders of quads want.
             return Some(wgpu::BufferBinding { buffer, offset, size: (offset > 0).then_some(size) });

@@ -92,9 +92,9 @@ impl Gpu {
         self.inner.submissions.faults.inject(fault, after);
     }
 
-    /// Has nothing go wrong any more.
-    pub fn clear_fault(&self) {
-        self.inner.submissions.faults.clear();
+    /// Has nothing go wrong any more; whether it was still to come.
+    pub fn clear_fault(&self) -> bool {
+        self.inner.submissions.faults.clear()
     }
 
     /// A buffer of so many bytes. Errors: the device has no memory for it.

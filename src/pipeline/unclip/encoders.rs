@@ -73,8 +73,6 @@ impl TextEncoder {
         program.write("ids", &ids);
         program.run(&mut |_| true)?;
         let (states, embeds) = (program.read("hidden")?, program.read("embeds")?);
-        drop(program);
-        self.weights.release_if_large();
         let rows = states.chunks_exact(length * channels).zip(embeds.chunks_exact(self.config.embed));
         let mask = |len| (0..length).map(|at| if at < len { 0.0 } else { prior::HIDDEN }).collect();
         let of_prompts = rows.zip(tokens).map(|((states, pooled), (len, truncated))| PromptEmbeds {
@@ -137,10 +135,7 @@ impl PictureEncoder {
         }
         program.write("x", &values);
         program.run(&mut |_| true)?;
-        let embeds = program.read("embeds");
-        drop(program);
-        self.weights.release_if_large();
-        embeds
+        program.read("embeds")
     }
 
     /// The graph of so many pictures.

@@ -5,18 +5,16 @@
 //! the cache as far as its mask says, and its own keys and values are kept there for the tokens to come. Logits are read
 //! back, and the CPU draws from them in f64.
 
-use crate::device::{Device, DeviceTensor, Program, ProgramOptions, Weights};
+use crate::device::{Device, DeviceTensor, Program, ProgramOptions, Shelf, Weights};
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::models::ar_prior::{Alphabet, Config, TokenSampling, cache_name, guide, pick};
-use crate::pipeline::memory::is_released;
 use crate::pipeline::sampler::{OnStep, StepDone, finite};
 use crate::pipeline::stage::At;
 use crate::pipeline::text::Halves;
 use crate::settings::PromptEmbeds;
 use crate::weights::{Checkpoint, read_json};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 /// `prior_ar/` of a pipeline's folder.
 pub struct AutoregressivePrior {
@@ -25,7 +23,7 @@ pub struct AutoregressivePrior {
     /// What its tokens stand for.
     pub alphabet: Alphabet,
     weights: Weights,
-    idle: Mutex<Vec<TokenDecoder>>,
+    idle: Shelf<TokenDecoder>,
 }
 
 impl AutoregressivePrior {
@@ -44,7 +42,7 @@ impl AutoregressivePrior {
             config,
             alphabet,
             weights: Weights::new(checkpoint),
-            idle: Mutex::default(),
+            idle: Shelf::default(),
         })
     }
 
@@ -74,24 +72,12 @@ impl AutoregressivePrior {
         let pictures = uniforms.len() / self.config.num_components;
         let guided = sampling.guidance_scale > 1.0;
         let counts = [if guided { captions.negative.len() } else { 0 }, captions.prompts.len()];
-        let kept = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = idle.iter().position(|made| made.is_for(at.device, pictures, counts));
-            let kept = kept.map(|i| idle.swap_remove(i));
-            // The old programs go before new ones come: two at once may not fit.
-            if kept.is_none() {
-                idle.clear();
-            }
-            kept
-        };
+        let kept = self
+            .idle
+            .take(&at.device.memory(), |made: &TokenDecoder| made.is_for(at.device, pictures, counts));
         let mut decoder = kept.map_or_else(|| self.decoder(at, pictures, counts), Ok)?;
         let drawn = decoder.draw(captions, sampling, uniforms, on_step)?;
-        if is_released(self.weights.bytes(), decoder.cache_bytes() as u64) {
-            drop(decoder);
-            self.weights.release_if_large();
-        } else {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
-        }
+        self.idle.put(&at.device.memory(), decoder);
         Ok(drawn)
     }
 }
@@ -148,10 +134,6 @@ impl TokenDecoder {
 
     fn is_for(&self, device: &Device, pictures: usize, captions: [usize; 2]) -> bool {
         self.pictures == pictures && self.captions == captions && self.device.is(device)
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.append.iter().map(|(_, row)| row.len() * size_of::<f32>()).sum()
     }
 
     /// A part of the captions' states, those of what is not drawn first.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::{bf16, f16};
 
-use super::{Checkpoint, Dtype};
+use super::{Checkpoint, Dtype, Element};
 
 /// A fresh folder, deleted when dropped.
 struct Folder(PathBuf);

@@ -3,6 +3,8 @@
 use super::*;
 use crate::error::Error;
 use crate::graph::{Pass, Repack, WeightPart};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Opens a file of one f16 tensor `w` whose element `e` is `e mod 2039`: exact in f16, and of a period
 /// that no dimension here divides.
@@ -30,24 +32,38 @@ fn compare(repack: Repack, shape: &[usize]) {
     let folder = Folder::new();
     let checkpoint = ramp(&folder, shape);
     let count: usize = shape.iter().product();
-    let mut values = vec![f32::NAN; count];
-    let mut pieces = 0;
-    checkpoint
-        .stream(&[WeightPart::whole("w")], repack, &mut |first, piece| {
-            assert!(first % 4 == 0 && (1..=1 << 20).contains(&piece.len()), "{first} {}", piece.len());
-            assert!(piece.len() % 4 == 0 || first + piece.len() == count, "{first} {}", piece.len());
-            let to = &mut values[first..first + piece.len()];
-            assert!(to.iter().all(|v| v.is_nan()), "twice");
-            to.copy_from_slice(piece);
-            pieces += 1;
-            Ok(())
-        })
-        .unwrap();
-    assert!(pieces > 0 && (count > 1 << 20 || pieces == 1), "{pieces}");
+    let values = streamed::<f32>(&checkpoint, repack, count);
     for (e, &value) in values.iter().enumerate() {
         assert_eq!(value, (source(repack, shape, e) % 2039) as f32, "{repack:?} {shape:?} {e}");
     }
     assert_eq!(checkpoint.read("w", repack).unwrap(), values);
+    // In the file's own type they are the same numbers.
+    let halves = streamed::<f16>(&checkpoint, repack, count);
+    assert!(halves.iter().map(|half| half.to_f32()).eq(values), "{repack:?} {shape:?}");
+}
+
+/// The tensor `w` put together of its pieces, each of which comes once.
+#[track_caller]
+fn streamed<E: Element>(checkpoint: &Checkpoint, repack: Repack, count: usize) -> Vec<E> {
+    let (taken, pieces) = (Mutex::new(vec![false; count]), AtomicUsize::new(0));
+    let values = Mutex::new(vec![E::zeroed(); count]);
+    checkpoint
+        .stream(&[WeightPart::whole("w")], repack, &|first, piece: &[E]| {
+            assert!(first % 4 == 0 && (1..=1 << 20).contains(&piece.len()), "{first} {}", piece.len());
+            assert!(piece.len().is_multiple_of(4) || first + piece.len() == count, "{first}");
+            let here = first..first + piece.len();
+            taken.lock().unwrap()[here.clone()].iter_mut().for_each(|taken| {
+                assert!(!std::mem::replace(taken, true), "twice");
+            });
+            values.lock().unwrap()[here].copy_from_slice(piece);
+            pieces.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })
+        .unwrap();
+    let pieces = pieces.into_inner();
+    assert!(pieces > 0 && (count > 1 << 20 || pieces == 1), "{pieces}");
+    assert!(taken.into_inner().unwrap().into_iter().all(|taken| taken), "some never came");
+    values.into_inner().unwrap()
 }
 
 #[test]
@@ -146,6 +162,28 @@ fn every_half_is_widened_exactly() {
                 "{dtype} {bits:#06x}: {value}"
             );
         }
+    }
+}
+
+/// What is stored in f16 is the nearest to the file's value, rounded to f32 first; f16 itself is copied, bit for bit.
+#[test]
+fn halves_are_stored() {
+    let folder = Folder::new();
+    let values = [0.1, -2.5, 65504.0, 1e-7, 3.3, -0.0, 1e9];
+    for dtype in [Dtype::F32, Dtype::F64, Dtype::BF16] {
+        let path = folder.write(&format!("{dtype:?}"), file(&[("w", dtype, &[7], &values)]));
+        let checkpoint = Checkpoint::open_file(&path).unwrap();
+        let wide = checkpoint.read("w", Repack::None).unwrap();
+        let halves: Vec<f16> = streamed(&checkpoint, Repack::None, 7);
+        assert_eq!(halves, wide.into_iter().map(f16::from_f32).collect::<Vec<_>>(), "{dtype:?}");
+    }
+    let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    // One header is a multiple of 2, one is not: aligned bytes, and those that are not.
+    for pad in ["", " "] {
+        let header = format!("{{{}}}{pad}", entry("w", "F16", "[65536]", 0, 131_072));
+        let checkpoint = Checkpoint::open_file(&folder.write("all", raw(&header, &data))).unwrap();
+        let halves: Vec<f16> = streamed(&checkpoint, Repack::None, 1 << 16);
+        assert!(halves.iter().map(|half| half.to_bits()).eq(0..=u16::MAX));
     }
 }
 
@@ -249,6 +287,7 @@ fn refusals() {
         &path,
         &["`v`", "expected a shape [out, in, kh, kw], found [2]"],
     );
-    let stop = checkpoint.stream(&[WeightPart::whole("v")], Repack::None, &mut |_, _| Err(Error::Cancelled));
+    let stop =
+        checkpoint.stream::<f32>(&[WeightPart::whole("v")], Repack::None, &|_, _| Err(Error::Cancelled));
     assert!(matches!(stop, Err(Error::Cancelled)));
 }

@@ -1,0 +1,33 @@
+//! What tells copies of weights apart.
+
+use crate::graph::{Repack, WeightPart};
+use std::sync::Arc;
+
+/// What a checkpoint's tensors are when they come to a device: those of the file, or others that are computed of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mix {
+    /// Averages over the training, not its last weights.
+    pub averaged: bool,
+    /// What is added: each adapter by its number, and the bits of its scale.
+    pub adapters: Vec<(u64, u32)>,
+}
+
+/// Which copy of a weight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WeightKey {
+    /// Whose [`Weights`].
+    pub owner: u64,
+    /// The GPU's number; 0 on the CPU, which has a budget of its own.
+    pub device: u64,
+    /// Whether it is stored in f16.
+    pub half: bool,
+    pub parts: Vec<WeightPart>,
+    pub repack: Repack,
+    pub mix: Mix,
+}
+
+/// A weight's values on a device.
+pub(super) enum Copied {
+    Cpu(Arc<Vec<f32>>),
+    Gpu(wgpu::Buffer),
+}

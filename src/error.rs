@@ -46,7 +46,9 @@ pub enum Error {
         available: u64,
     },
     /// The device stopped answering while it worked.
-    #[error("the device was lost while running {running}: {reason}. To go on, load the model anew, there or on another device")]
+    #[error(
+        "the device was lost while running {running}: {reason}. To go on, load the model anew, there or on another device"
+    )]
     Lost {
         /// The stage and node that were running.
         running: String,

@@ -28,7 +28,8 @@ impl Splitter<'_> {
             for strip in self.strips(node)? {
                 let mut cut = |i: usize, channels: usize| {
                     let run = |pixel: usize| (picture * pixels + pixel) * channels;
-                    let id = self.take(&node.label, node.inputs[i], &[run(strip.start)..run(strip.end)]);
+                    let elements = run(strip.start)..run(strip.end);
+                    let id = self.take(&node.label, node.inputs[i], std::slice::from_ref(&elements));
                     Tensor { id, shape: vec![1, strip.len(), channels] }
                 };
                 let a = cut(0, in_a);

@@ -83,7 +83,8 @@ pub(crate) fn conv2d(node: &Node, elements: Range<usize>) -> Option<Part> {
         p.pad_top = ((inside.start * up) as i64 - first) as i32 as u32;
         (p.pictures, p.height, p.out_height) = (1, inside.len() as u32, lines.len() as u32);
         let line = of.start % pictures * height;
-        vec![line + inside.start..line + inside.end]
+        let inside = line + inside.start..line + inside.end;
+        vec![inside]
     };
     let rows = rows(&elements, cols)?;
     p.rows = rows.len() as u32;
@@ -286,10 +287,8 @@ pub(crate) fn cut(node: &Node, elements: Range<usize>) -> Option<Part> {
         true => (inside.start as i64 + shift - first as i64) as i32 as u32,
         false => p.from_cols,
     };
-    Some(Part {
-        params: p.bytes(),
-        reads: vec![Read::Runs(vec![of.start * from + first..of.start * from + end])],
-    })
+    let there = of.start * from + first..of.start * from + end;
+    Some(Part { params: p.bytes(), reads: vec![Read::Runs(vec![there])] })
 }
 
 /// Some ids.

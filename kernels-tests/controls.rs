@@ -7,7 +7,7 @@ use crate::device::on_gpu;
 use crate::harness::{F16, F32, Tolerance, compare, reference, run};
 use ancestral::internals::device::{Device, ProgramOptions};
 use ancestral::internals::diffusion::reference::apply;
-use ancestral::internals::diffusion::{Thresholding, Variance, coefficients};
+use ancestral::internals::diffusion::{Thresholding, Variance, coefficients, numbers};
 use ancestral::internals::graph::{Graph, Storage};
 use ancestral::internals::kernels::Precision;
 use ancestral::internals::kernels::elementwise::add;
@@ -123,7 +123,7 @@ fn compare_step(clip: Thresholding, variance: Variance, guidance: Option<f64>) -
     let x_in = g.input("x", &shape, Storage::F32);
     let z_in = g.input("noise", &shape, Storage::F32);
     let out_in = g.input("out", &[halves * pictures, 4, 5, 2 * channels], Storage::Elem);
-    let numbers = g.input("numbers", &[16], Storage::F32);
+    let numbers = g.input("numbers", &[numbers::COUNT], Storage::F32);
     let s = matches!(clip, Thresholding::Dynamic { .. })
         .then(|| quantile(&mut g, &x_in, &out_in, &numbers, None));
     let inputs = StepInputs {

@@ -1,6 +1,7 @@
 //! Sizes that are measured: those that occur in IF-I-XL, ADM-64, IF-II, T5-XXL and the bundled model. No values.
 
 use super::{Case, Maker, sized};
+use ancestral::internals::diffusion::numbers;
 use ancestral::internals::graph::Tensor;
 use ancestral::internals::kernels::activation_gradient::activation_gradient;
 use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
@@ -166,5 +167,5 @@ fn light() -> Vec<Case> {
 }
 
 fn step_inputs(m: &mut Maker) -> (Tensor, Tensor, Tensor) {
-    (m.f32(&[1, 256, 256, 3]), m.elem(&[2, 256, 256, 6]), m.f32(&[16]))
+    (m.f32(&[1, 256, 256, 3]), m.elem(&[2, 256, 256, 6]), m.f32(&[numbers::COUNT]))
 }

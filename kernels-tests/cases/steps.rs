@@ -2,7 +2,7 @@
 
 use super::{Case, Maker, case};
 use ancestral::internals::diffusion::{
-    Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients,
+    Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients, numbers,
 };
 use ancestral::internals::graph::{Storage, Tensor};
 use ancestral::internals::kernels::quantile::quantile;
@@ -37,9 +37,9 @@ pub fn a_step(clip: Thresholding, variance: Variance) -> Step {
         x0_out: -0.75,
         eps_x: 0.1,
         eps_out: 0.9,
-        mean_x: 0.6,
-        mean_x0: 0.35,
-        mean_eps: -0.2,
+        next: Row::of(0.6, 0.35, -0.2),
+        memory: Default::default(),
+        memory_len: 0,
         clip,
         variance,
     };
@@ -49,6 +49,7 @@ pub fn a_step(clip: Thresholding, variance: Variance) -> Step {
         draws_noise: true,
         adds_noise: true,
         alpha_bar: 0.5,
+        start_scale: 1.0,
         score_shifts: ScoreShifts::Mean,
     }
 }
@@ -90,7 +91,8 @@ fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
     let c = &s.coefficients;
     let (x, noise) = (m.f32(&p.x), m.f32(&p.x));
     let out = output(m, p, !matches!(c.variance, Variance::Fixed { .. }));
-    let numbers = m.given(&[16], Storage::F32, coefficients(s, p.guidance.unwrap_or(1.0)).to_vec());
+    let numbers =
+        m.given(&[numbers::COUNT], Storage::F32, coefficients(s, p.guidance.unwrap_or(1.0)).to_vec());
     // Below 1, between 1 and the largest, above it.
     let thresholds: Vec<f32> = (0..p.x[0]).map(|i| [0.4, 1.2, 2.5][i % 3]).collect();
     let dynamic = matches!(c.clip, Thresholding::Dynamic { .. });
@@ -186,7 +188,8 @@ fn record_quantile(m: &mut Maker, p: &Pictures, clip: Thresholding, x: Option<fn
         None => (m.f32(&p.x), output(m, p, true)),
     };
     let step = a_step(clip, Variance::Fixed { sigma: 0.0 });
-    let numbers = m.given(&[16], Storage::F32, coefficients(&step, p.guidance.unwrap_or(1.0)).to_vec());
+    let numbers =
+        m.given(&[numbers::COUNT], Storage::F32, coefficients(&step, p.guidance.unwrap_or(1.0)).to_vec());
     let known = p.kept.then(|| known(m, p.x));
     quantile(&mut m.g, &x, &out, &numbers, known.as_ref())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ancestral::internals::diffusion::reference::{apply, quantile_abs};
 use ancestral::internals::diffusion::{
-    Arithmetic, BetaSchedule, Coefficients, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
+    Arithmetic, BetaSchedule, Coefficients, Row, Sampler, SchedulerConfig, ScoreShifts, Spacing, Step,
     Thresholding, Variance, add_noise, steps,
 };
 use safetensors::{Dtype, SafeTensors};
@@ -277,9 +277,9 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         x0_out: 1.0,
         eps_x: 0.0,
         eps_out: 0.0,
-        mean_x: 0.0,
-        mean_x0: 1.0,
-        mean_eps: 0.0,
+        next: Row::of(0.0, 1.0, 0.0),
+        memory: Default::default(),
+        memory_len: 0,
         clip: Thresholding::Dynamic { ratio, max },
         variance: Variance::Fixed { sigma: 0.0 },
     };
@@ -289,6 +289,7 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         draws_noise: false,
         adds_noise: false,
         alpha_bar: 0.5,
+        start_scale: 1.0,
         score_shifts: ScoreShifts::Mean,
     };
     let found = apply(&step, &x.f32, &x.f32, &[], &[], images);

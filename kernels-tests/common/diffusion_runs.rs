@@ -164,8 +164,8 @@ pub fn check_openai_constants(file: &Path) -> Result<String, String> {
                 "sqrt_recip_alphas_cumprod" => c.x0_x,
                 "sqrt_recipm1_alphas_cumprod" => -c.x0_out,
                 "alphas_cumprod" => c.x0_x.powi(-2),
-                "posterior_mean_coef1" => c.mean_x0,
-                "posterior_mean_coef2" => c.mean_x,
+                "posterior_mean_coef1" => c.next.x0,
+                "posterior_mean_coef2" => c.next.x,
                 "posterior_log_variance_clipped" => log_min,
                 // The last step's is 0; its logarithm is clipped.
                 "posterior_variance" if step.adds_noise => log_min.exp(),
@@ -221,7 +221,7 @@ pub fn check_openai_runs(case_dir: &Path) -> Result<String, String> {
             }
             let value = |k: usize| {
                 let x0 = f64::from(x0[k]);
-                c.mean_x * f64::from(x[k]) + c.mean_x0 * x0 + sigma * f64::from(noise[k])
+                c.next.x * f64::from(x[k]) + c.next.x0 * x0 + sigma * f64::from(noise[k])
             };
             let found: Vec<f64> = (i * size..(i + 1) * size).map(value).collect();
             let next = &x[(i + 1) * size..(i + 2) * size];

@@ -246,7 +246,7 @@ fn spread_of_step(step: &Step, forward: f64, x: &[f32]) -> f64 {
     let c = &step.coefficients;
     let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let rounding = f64::from(largest * f32::EPSILON);
-    (forward * (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs()).max(rounding)
+    (forward * (c.next.x0 * c.x0_out + c.next.eps * c.eps_out).abs()).max(rounding)
 }
 
 /// A stored run of the base, or of its twin that inpaints, under classifier-free guidance or, of its own accord, under

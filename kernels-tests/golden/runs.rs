@@ -161,7 +161,7 @@ impl Run {
         // back or forth through the step's factors; u + w (c - u) counts errors of the halves |1 - w| and w times.
         let c = &step.coefficients;
         let gain = if self.shape.guided { 2.0 * self.guidance_scale - 1.0 } else { 1.0 };
-        let of_out = (c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out).abs();
+        let of_out = (c.next.x0 * c.x0_out + c.next.eps * c.eps_out).abs();
         let guided = (self.forward * gain).max(spread / of_out);
         let stored = |name: &str| self.tensors.get(name).filter(|all| i < all.shape[0]).map(|all| all.at(i));
         // Of the first steps only.

@@ -2,7 +2,7 @@
 
 use super::{Checked, Layer};
 use ancestral::internals::diffusion::{
-    Coefficients, ScoreShifts, Step, Thresholding, Variance, coefficients,
+    Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients, numbers,
 };
 use ancestral::internals::graph::Storage;
 use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
@@ -194,9 +194,9 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
         x0_out: 0.0,
         eps_x: 0.0,
         eps_out: 0.0,
-        mean_x: 0.0,
-        mean_x0: 1.0,
-        mean_eps: 0.0,
+        next: Row::of(0.0, 1.0, 0.0),
+        memory: Default::default(),
+        memory_len: 0,
         clip,
         variance: Variance::Fixed { sigma: 0.0 },
     };
@@ -207,11 +207,12 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
             draws_noise: false,
             adds_noise: false,
             alpha_bar: 0.5,
+            start_scale: 1.0,
             score_shifts: ScoreShifts::Mean,
         },
         1.0,
     );
-    let numbers = layer.given(&[16], Storage::F32, numbers.to_vec());
+    let numbers = layer.given(&[numbers::COUNT], Storage::F32, numbers.to_vec());
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
     let s = quantile(&mut layer.g, &x, &out, &numbers, None);

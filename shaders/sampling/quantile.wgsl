@@ -2,7 +2,7 @@
 // (Saharia et al. 2022, section 2.3)
 //   x      [B, HW, C]        f32
 //   out    [B or 2 B, HW, OC] Elem   the network's output; [unconditional | conditional] if guided
-//   coef   [16]              f32     see shared/predict.wgsl
+//   coef   [64]              f32     see shared/predict.wgsl
 //   known  [B, HW, C + 1]    f32     read if kept: see step.wgsl
 //   s      [B]               f32
 // One workgroup computes one picture. |x̂₀| ≥ 0, so its bits order as numbers do: four passes of 256-bin counts find
@@ -14,7 +14,7 @@ const WG: u32 = 256u;
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;     // [B, HW, C]
 @group(0) @binding(2) var<storage, read_write> out: array<Elem>;  // [B or 2 B, HW, OC]
-@group(0) @binding(3) var<storage, read_write> coef: array<f32>;  // [16]
+@group(0) @binding(3) var<storage, read_write> coef: array<f32>;  // [64]
 @group(0) @binding(4) var<storage, read_write> known: array<f32>; // [B, HW, C + 1]
 @group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
 
@@ -42,7 +42,7 @@ fn magnitude(b: u32, i: u32) -> u32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let b = group.x;
-    let position = coef[10] * f32(p.item - 1u);
+    let position = coef[7] * f32(p.item - 1u);
     if lane == 0u {
         prefix = 0u;
         rank = u32(position);

@@ -7,7 +7,7 @@
 //   x      [B, HW, C]         f32
 //   out    [B or 2 B, HW, OC] Elem   [unconditional | conditional] if guided; channels [ε | v]
 //   z      [B, HW, C]         f32    standard normal
-//   coef   [16]               f32    see shared/predict.wgsl
+//   coef   [64]               f32    see shared/predict.wgsl
 //   s      [B]                f32    quantiles of |x̂₀|, read if the clip kind is 2
 //   steer  [3, B, HW, C]      f32    read if steered: added to clip(x̂₀); to y; times σ² to y
 //   known  [B, HW, C + 1]     f32    read if kept: a picture k and how much of it x̂₀ becomes before clipping, m:
@@ -22,7 +22,7 @@ override WG: u32 = 64u;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;     // [B, HW, C]
 @group(0) @binding(2) var<storage, read_write> out: array<Elem>;  // [B or 2 B, HW, OC]
 @group(0) @binding(3) var<storage, read_write> z: array<f32>;     // [B, HW, C]
-@group(0) @binding(4) var<storage, read_write> coef: array<f32>;  // [16]
+@group(0) @binding(4) var<storage, read_write> coef: array<f32>;  // [64]
 @group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
 @group(0) @binding(6) var<storage, read_write> steer: array<f32>; // [3, B, HW, C]
 @group(0) @binding(7) var<storage, read_write> known: array<f32>; // [B, HW, C + 1]
@@ -47,18 +47,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     if p.kept != 0u {
         x0 = keep(x0, known[i + i / p.channels], known[i / p.channels * (p.channels + 1u) + p.channels]);
     }
-    if coef[8] == 1.0 {
-        x0 = clamp(x0, -coef[9], coef[9]);
-    } else if coef[8] == 2.0 {
-        let threshold = min(max(s[i / p.item], 1.0), coef[9]);
+    if coef[5] == 1.0 {
+        x0 = clamp(x0, -coef[6], coef[6]);
+    } else if coef[5] == 2.0 {
+        let threshold = min(max(s[i / p.item], 1.0), coef[6]);
         x0 = clamp(x0, -threshold, threshold) / threshold;
     }
-    var sigma = coef[12];
-    if coef[11] != 0.0 {
+    var sigma = coef[9];
+    if coef[8] != 0.0 {
         let v = f32(out[conditional + p.channels]);
-        if coef[11] == 1.0 {
+        if coef[8] == 1.0 {
             let share = 0.5 * (v + 1.0);
-            sigma = exp(0.5 * (share * coef[14] + (1.0 - share) * coef[13]));
+            sigma = exp(0.5 * (share * coef[11] + (1.0 - share) * coef[10]));
         } else {
             sigma = sqrt(max(v, 0.0));
         }
@@ -67,7 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         x0 = x0 + steer[i];
     }
     let eps = linear(x[i], o, coef[3], coef[4]);
-    var next = coef[5] * x[i] + coef[6] * x0 + coef[7] * eps + coef[15] * sigma * z[i];
+    var next = coef[16] * x[i] + coef[17] * x0 + coef[18] * eps + coef[12] * sigma * z[i];
     if p.steered != 0u {
         next = next + steer[p.len + i] + sigma * sigma * steer[2u * p.len + i];
     }

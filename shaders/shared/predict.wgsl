@@ -1,7 +1,8 @@
-// predict: what a step makes of the network's output. All of a step's numbers come in one array of 16:
-// [0] guidance  [1] x0_x  [2] x0_out  [3] eps_x  [4] eps_out  [5] mean_x  [6] mean_x0  [7] mean_eps
-// [8] clip kind  [9] clip range or largest threshold  [10] quantile  [11] variance kind  [12] sigma
-// [13] log variance, smallest  [14] log variance, largest  [15] noise factor
+// predict: what a step makes of the network's output. All of a step's numbers come in one array of 64:
+// [0] guidance  [1] x0_x  [2] x0_out  [3] eps_x  [4] eps_out
+// [5] clip kind  [6] clip range or largest threshold  [7] quantile  [8] variance kind  [9] sigma
+// [10] log variance, smallest  [11] log variance, largest  [12] noise factor  [13] tensors of the memory
+// [16 + 8 r ..] what row r takes of x, x̂₀, ε and the memory's five; row 0 is the next sample, row r the memory's tensor r - 1
 
 // Classifier-free guidance (Ho & Salimans 2022): from the unconditional towards the conditional output and beyond.
 fn guide(unconditional: f32, conditional: f32, guidance: f32) -> f32 {

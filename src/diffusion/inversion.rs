@@ -8,7 +8,7 @@
 
 use super::config::{SchedulerConfig, Timesteps};
 use super::process::{PredictionType, Thresholding};
-use super::step::{Coefficients, Step, Variance};
+use super::step::{Coefficients, Row, Step, Variance};
 use crate::error::{Result, request};
 
 /// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what
@@ -38,9 +38,9 @@ pub fn invertible_timesteps(config: &SchedulerConfig, count: usize) -> Result<Ti
 pub fn inverse(step: &Step) -> Result<Step> {
     let c = &step.coefficients;
     let deterministic = c.variance == Variance::Fixed { sigma: 0.0 } || !step.adds_noise;
-    let a = c.mean_x + c.mean_x0 * c.x0_x + c.mean_eps * c.eps_x;
-    let b = c.mean_x0 * c.x0_out + c.mean_eps * c.eps_out;
-    if c.clip != Thresholding::None || !deterministic || a.abs() < 1e-6 {
+    let a = c.next.x + c.next.x0 * c.x0_x + c.next.eps * c.eps_x;
+    let b = c.next.x0 * c.x0_out + c.next.eps * c.eps_out;
+    if c.memory_len > 0 || c.clip != Thresholding::None || !deterministic || a.abs() < 1e-6 {
         let t = step.timestep;
         return Err(request!(
             Sampler,
@@ -51,9 +51,7 @@ pub fn inverse(step: &Step) -> Result<Step> {
     let coefficients = Coefficients {
         eps_x: 0.0,
         eps_out: 1.0,
-        mean_x: 0.0,
-        mean_x0: 0.0,
-        mean_eps: -b / a,
+        next: Row::of(0.0, 0.0, -b / a),
         variance: Variance::Fixed { sigma: 1.0 / a },
         ..*c
     };
@@ -153,7 +151,7 @@ mod tests {
         let (x0, eps) = (c.x0_x * x + c.x0_out * out, c.eps_x * x + c.eps_out * out);
         let Variance::Fixed { sigma } = c.variance else { panic!("a fixed variance") };
         let noise = if step.adds_noise { sigma * z } else { 0.0 };
-        c.mean_x * x + c.mean_x0 * x0 + c.mean_eps * eps + noise
+        c.next.x * x + c.next.x0 * x0 + c.next.eps * eps + noise
     }
 
     #[test]

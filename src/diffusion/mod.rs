@@ -36,4 +36,4 @@ pub use process::{PredictionType, Thresholding, VarianceType};
 pub use samplers::Sampler;
 pub use schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
 pub use scheduler::{add_noise, steps};
-pub use step::{Coefficients, ScoreShifts, Step, Variance};
+pub use step::{Coefficients, MEMORY, Row, ScoreShifts, Step, Variance};

@@ -1,42 +1,42 @@
 //! A step as the numbers that one fused kernel reads (`shaders/shared/predict.wgsl`).
 
 use super::process::Thresholding;
-use super::step::{Step, Variance};
+use super::step::{MEMORY, Row, Step, Variance};
 
 /// The guidance scale.
-pub(crate) const GUIDANCE: usize = 0;
+pub const GUIDANCE: usize = 0;
 /// x̂₀ = this · x + the next · out.
-pub(crate) const X0_X: usize = 1;
+pub const X0_X: usize = 1;
 /// See [`X0_X`].
-pub(crate) const X0_OUT: usize = 2;
+pub const X0_OUT: usize = 2;
 /// ε = this · x + the next · out.
-pub(crate) const EPS_X: usize = 3;
+pub const EPS_X: usize = 3;
 /// See [`EPS_X`].
-pub(crate) const EPS_OUT: usize = 4;
-/// The mean = this · x + the next · x̂₀ + the one after · ε.
-pub(crate) const MEAN_X: usize = 5;
-/// See [`MEAN_X`].
-pub(crate) const MEAN_X0: usize = 6;
-/// See [`MEAN_X`].
-pub(crate) const MEAN_EPS: usize = 7;
+pub const EPS_OUT: usize = 4;
 /// 0: x̂₀ as it is; 1: clamped to a range; 2: to its quantile, and divided by that.
-pub(crate) const CLIP: usize = 8;
+pub const CLIP: usize = 5;
 /// The range, or the largest quantile.
-pub(crate) const CLIP_RANGE: usize = 9;
+pub const CLIP_RANGE: usize = 6;
 /// Which quantile.
-pub(crate) const QUANTILE: usize = 10;
+pub const QUANTILE: usize = 7;
 /// 0: σ is given; 1: between two logarithms, by the network's own channels; 2: the root of these.
-pub(crate) const VARIANCE: usize = 11;
+pub const VARIANCE: usize = 8;
 /// σ.
-pub(crate) const SIGMA: usize = 12;
+pub const SIGMA: usize = 9;
 /// The smaller logarithm.
-pub(crate) const LOG_MIN: usize = 13;
+pub const LOG_MIN: usize = 10;
 /// The larger.
-pub(crate) const LOG_MAX: usize = 14;
+pub const LOG_MAX: usize = 11;
 /// 1 where noise is added.
-pub(crate) const NOISE: usize = 15;
+pub const NOISE: usize = 12;
+/// How many tensors of the memory the sampler uses.
+pub const REMEMBERED: usize = 13;
+/// The next sample's row: what it takes of x, of x̂₀, of ε, and of each tensor of the memory.
+pub const NEXT: usize = 16;
+/// Numbers of a row; the memory's follow the next sample's.
+pub const ROW: usize = 3 + MEMORY;
 /// How many there are.
-pub(crate) const COUNT: usize = 16;
+pub const COUNT: usize = NEXT + (1 + MEMORY) * ROW;
 
 /// A step and the guidance scale as the array the kernels read, each number at its place.
 pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; COUNT] {
@@ -47,9 +47,6 @@ pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; COUNT] {
     out[X0_OUT] = c.x0_out;
     out[EPS_X] = c.eps_x;
     out[EPS_OUT] = c.eps_out;
-    out[MEAN_X] = c.mean_x;
-    out[MEAN_X0] = c.mean_x0;
-    out[MEAN_EPS] = c.mean_eps;
     match c.clip {
         Thresholding::None => {}
         Thresholding::Range(range) => (out[CLIP], out[CLIP_RANGE]) = (1.0, range),
@@ -65,5 +62,11 @@ pub fn coefficients(step: &Step, guidance_scale: f64) -> [f32; COUNT] {
         Variance::Learned => out[VARIANCE] = 2.0,
     }
     out[NOISE] = if step.adds_noise { 1.0 } else { 0.0 };
+    out[REMEMBERED] = c.memory_len as f64;
+    for (row, out) in std::iter::once(&c.next).chain(&c.memory).zip(out[NEXT..].chunks_exact_mut(ROW)) {
+        let Row { x, x0, eps, memory } = row;
+        out[..3].copy_from_slice(&[*x, *x0, *eps]);
+        out[3..].copy_from_slice(memory);
+    }
     out.map(|v| v as f32)
 }

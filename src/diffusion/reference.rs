@@ -1,7 +1,7 @@
 //! What the fused step kernel computes, in f64, one value at a time.
 
 use super::process::Thresholding;
-use super::step::{Step, Variance};
+use super::step::{Row, Step, Variance};
 
 /// What one step gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,18 +10,40 @@ pub struct Stepped {
     pub x: Vec<f64>,
     /// x̂0 after clipping or thresholding, in x's order.
     pub x0: Vec<f64>,
+    /// What the sampler remembers, in x's order.
+    pub memory: Vec<Vec<f64>>,
 }
 
-/// One step of `images` pictures; guidance is done before.
-///
-/// `x`, `out` (the network's output without variance channels) and `noise` hold `images` equal, contiguous
-/// pictures in any one layout. `variance` holds the network's variance channels in the same layout, `noise`
-/// standard normals; both may be empty where the step does not use them.
+/// What a step reads, besides its scalars.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Equal, contiguous pictures in any one layout.
+    pub x: &'a [f32],
+    /// The network's output after guidance, without variance channels.
+    pub out: &'a [f32],
+    /// The network's variance channels; may be empty where the step does not use them.
+    pub variance: &'a [f32],
+    /// Standard normals; may be empty where the step does not use them.
+    pub noise: &'a [f32],
+    /// What the step before remembered; empty before the first.
+    pub memory: &'a [Vec<f64>],
+    /// How many pictures these are.
+    pub images: usize,
+}
+
+/// One step of a sampler that remembers nothing; see [`apply_remembering`].
+#[track_caller]
+pub fn apply(step: &Step, x: &[f32], out: &[f32], variance: &[f32], noise: &[f32], images: usize) -> Stepped {
+    apply_remembering(step, Inputs { x, out, variance, noise, memory: &[], images })
+}
+
+/// One step; guidance is done before.
 ///
 /// # Panics
 /// When lengths do not fit.
 #[track_caller]
-pub fn apply(step: &Step, x: &[f32], out: &[f32], variance: &[f32], noise: &[f32], images: usize) -> Stepped {
+pub fn apply_remembering(step: &Step, inputs: Inputs<'_>) -> Stepped {
+    let Inputs { x, out, variance, noise, memory, images } = inputs;
     let c = &step.coefficients;
     assert!(images > 0 && x.len().is_multiple_of(images), "{} values are not {images} equal images", x.len());
     assert_eq!(x.len(), out.len(), "x and out must have the same length");
@@ -30,15 +52,20 @@ pub fn apply(step: &Step, x: &[f32], out: &[f32], variance: &[f32], noise: &[f32
     for image in x0.chunks_mut((x.len() / images).max(1)) {
         clip(image, c.clip);
     }
-    let mean = pairs().zip(&x0).map(|((x, out), x0)| {
-        let epsilon = c.eps_x * x + c.eps_out * out;
-        // a weight of 0 must not turn an infinite x̂0 into NaN
-        let weighted = |weight: f64, value: f64| if weight == 0.0 { 0.0 } else { weight * value };
-        weighted(c.mean_x, x) + weighted(c.mean_x0, *x0) + weighted(c.mean_eps, epsilon)
-    });
+    let combined = |row: &Row| -> Vec<f64> {
+        let each = pairs().zip(&x0).enumerate().map(|(i, ((x, out), x0))| {
+            let epsilon = c.eps_x * x + c.eps_out * out;
+            // a weight of 0 must not turn an infinite x̂0 into NaN
+            let weighted = |weight: f64, value: f64| if weight == 0.0 { 0.0 } else { weight * value };
+            let own = weighted(row.x, x) + weighted(row.x0, *x0) + weighted(row.eps, epsilon);
+            memory.iter().zip(row.memory).fold(own, |sum, (slot, weight)| sum + weighted(weight, slot[i]))
+        });
+        each.collect()
+    };
     let added = |i| if step.adds_noise { added_noise(c.variance, i, variance, noise) } else { 0.0 };
-    let x = mean.enumerate().map(|(i, mean)| mean + added(i)).collect();
-    Stepped { x, x0 }
+    let next = combined(&c.next).into_iter().enumerate().map(|(i, mean)| mean + added(i)).collect();
+    let memory = c.memory[..c.memory_len].iter().map(combined).collect();
+    Stepped { x: next, x0, memory }
 }
 
 #[track_caller]

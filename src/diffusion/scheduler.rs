@@ -35,15 +35,24 @@ pub fn steps(
         }
         let [x0_x, x0_out, eps_x, eps_out] = point.prediction(config.prediction_type)?;
         let rule = method.rule(&process, &point, last)?;
-        let ([mean_x, mean_x0, mean_eps], clip, variance) = (rule.mean, config.clip, rule.variance);
-        let coefficients =
-            Coefficients { x0_x, x0_out, eps_x, eps_out, mean_x, mean_x0, mean_eps, clip, variance };
+        let coefficients = Coefficients {
+            x0_x,
+            x0_out,
+            eps_x,
+            eps_out,
+            next: rule.next,
+            memory: Default::default(),
+            memory_len: 0,
+            clip: config.clip,
+            variance: rule.variance,
+        };
         Ok(Step {
             timestep: t as f64,
             coefficients,
             draws_noise: rule.adds_noise || config.always_draws,
             adds_noise: rule.adds_noise,
             alpha_bar: point.alpha_bar,
+            start_scale: 1.0,
             score_shifts: rule.score_shifts,
         })
     };

@@ -1,7 +1,11 @@
 //! A step as scalars, for one fused kernel.
 //!
 //! Written as linear maps so that all samplers, all prediction types and both arithmetics are one kernel: x̂0 and ε are
-//! combinations of x and the network's output, the mean one of x, x̂0 and ε.
+//! combinations of x and the network's output; the mean, and what a sampler remembers for later steps, are combinations of
+//! x, x̂0, ε and what it remembers of earlier ones.
+//!
+//! Samples are x = √ᾱ x0 + √(1−ᾱ) ε, as the networks take them, for every sampler; those usually written in
+//! σ = √((1−ᾱ)/ᾱ) have x/√(σ²+1) here.
 
 use super::process::Thresholding;
 
@@ -24,6 +28,29 @@ pub enum Variance {
     Learned,
 }
 
+/// As many tensors of x's size as any sampler remembers (PNDM with its Runge–Kutta start).
+pub const MEMORY: usize = 5;
+
+/// A linear combination of x, the clipped x̂0, ε and the memory, all as they are before the step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Row {
+    /// What it takes of x.
+    pub x: f64,
+    /// Of x̂0, clipped and steered.
+    pub x0: f64,
+    /// Of ε.
+    pub eps: f64,
+    /// Of each tensor of the memory.
+    pub memory: [f64; MEMORY],
+}
+
+impl Row {
+    /// One that takes nothing of the memory.
+    pub fn of(x: f64, x0: f64, eps: f64) -> Row {
+        Row { x, x0, eps, memory: [0.0; MEMORY] }
+    }
+}
+
 /// The scalars of one step. `out` is the network's output after guidance, without variance channels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Coefficients {
@@ -35,12 +62,12 @@ pub struct Coefficients {
     pub eps_x: f64,
     /// See [`Coefficients::eps_x`].
     pub eps_out: f64,
-    /// mean = mean_x·x + mean_x0·clip(x̂0) + mean_eps·ε. Terms with weight 0 may be skipped.
-    pub mean_x: f64,
-    /// See [`Coefficients::mean_x`].
-    pub mean_x0: f64,
-    /// See [`Coefficients::mean_x`].
-    pub mean_eps: f64,
+    /// The mean of the next sample. Terms with weight 0 may be skipped.
+    pub next: Row,
+    /// What each tensor of the memory becomes.
+    pub memory: [Row; MEMORY],
+    /// How many of them the sampler uses, 0 where it remembers nothing; the rows beyond are zeros.
+    pub memory_len: usize,
     /// What happens to x̂0.
     pub clip: Thresholding,
     /// The noise added to the mean.
@@ -50,7 +77,7 @@ pub struct Coefficients {
 /// One denoising step as the fused kernel takes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// Fed to the network.
+    /// Fed to the network; between whole ones where a sampler's σ lie between the trained ones.
     pub timestep: f64,
     /// The step's scalars.
     pub coefficients: Coefficients,
@@ -58,8 +85,10 @@ pub struct Step {
     pub draws_noise: bool,
     /// The noise is added; otherwise a draw only moves the generator on, and the variance only scales guidance.
     pub adds_noise: bool,
-    /// ᾱ_t.
+    /// ᾱ_t of the sample before the step.
     pub alpha_bar: f64,
+    /// A run that begins at this step from standard normals z begins at this times z.
+    pub start_scale: f64,
     /// What guidance by a score shifts in this sampler.
     pub score_shifts: ScoreShifts,
 }

@@ -42,12 +42,12 @@ fn without_clipping_ddpm_is_the_papers_algorithm_2() {
         let (t, c) = (step.timestep as usize, step.coefficients);
         let (beta, alpha_bar) = (schedule.betas[t], schedule.alpha_bars[t]);
         let alpha = 1.0 - beta;
-        assert_eq!(c.mean_x0, 0.0);
-        assert!(close(c.mean_x, 1.0 / alpha.sqrt()), "t = {t}: {}", c.mean_x);
+        assert_eq!(c.next.x0, 0.0);
+        assert!(close(c.next.x, 1.0 / alpha.sqrt()), "t = {t}: {}", c.next.x);
         assert!(
-            close(c.mean_eps, -beta / (1.0 - alpha_bar).sqrt() / alpha.sqrt()),
+            close(c.next.eps, -beta / (1.0 - alpha_bar).sqrt() / alpha.sqrt()),
             "t = {t}: {}",
-            c.mean_eps
+            c.next.eps
         );
     }
 }
@@ -60,7 +60,7 @@ fn the_papers_form_equals_the_posterior_form() {
     let (x, out, z) = (values(64, 1), values(64, 2), values(64, 3));
     let pairs = steps(&plain, &Sampler::Ddpm, 50).unwrap();
     for (a, b) in pairs.iter().zip(&steps(&posterior, &Sampler::Ddpm, 50).unwrap()) {
-        assert!(a.coefficients.mean_eps != 0.0 && b.coefficients.mean_x0 != 0.0);
+        assert!(a.coefficients.next.eps != 0.0 && b.coefficients.next.x0 != 0.0);
         let (a, b) = (apply(a, &x, &out, &[], &z, 1), apply(b, &x, &out, &[], &z, 1));
         assert!(a.x.iter().zip(&b.x).all(|(a, b)| (a - b).abs() < 1e-10));
     }
@@ -127,7 +127,7 @@ fn the_last_step_adds_no_noise() {
     let draws: Vec<bool> = list.iter().map(|step| step.draws_noise).collect();
     assert_eq!(draws, [true, true, true, true, true, true, true, true, true, false]);
     assert_eq!(list[9].coefficients.variance, Variance::Fixed { sigma: 0.0 });
-    assert_eq!(list[9].coefficients.mean_x0, 1.0);
+    assert_eq!(list[9].coefficients.next.x0, 1.0);
     // OpenAI's loops move the generator on all the same, also in DDIM without noise
     let glide = SchedulerConfig::openai(BetaSchedule::openai_linear(1000), 1000, VarianceType::LearnedRange);
     let ddim = Sampler::Ddim { eta: 0.0 };

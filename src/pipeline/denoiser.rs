@@ -2,7 +2,7 @@
 //! at each step.
 
 use crate::device::{Device, Program, ProgramOptions, Transfer, Weights};
-use crate::diffusion::{Step, coefficients};
+use crate::diffusion::{Step, coefficients, numbers};
 use crate::error::Result;
 use crate::graph::hoist::hoist;
 use crate::graph::{Graph, Storage, Tensor, TensorId};
@@ -84,7 +84,7 @@ fn record(shape: Shape, network: &dyn DenoisingNetwork) -> Graph {
     let mut g = Graph::new();
     let x = g.input("x", &shape.sample(), Storage::F32);
     let t = g.input("t", &[shape.batch()], Storage::F32);
-    let numbers = g.input("coefficients", &[16], Storage::F32);
+    let numbers = g.input("coefficients", &[numbers::COUNT], Storage::F32);
     let noise = g.input("noise", &shape.sample(), Storage::F32);
     let out = network.record(&mut g, shape, &x, &t);
     g.output("out", &out);
@@ -113,7 +113,7 @@ fn record_corrected(step: &Graph, shape: Shape, by: Correction) -> Graph {
     let mut g = Graph::new();
     let x = g.input("x", &shape.sample(), Storage::F32);
     let out = g.input("out", out, Storage::Elem);
-    let coefficients = g.input("coefficients", &[16], Storage::F32);
+    let coefficients = g.input("coefficients", &[numbers::COUNT], Storage::F32);
     let noise = g.input("noise", &shape.sample(), Storage::F32);
     let [n, h, w, c] = shape.sample();
     let steer = by.steer.then(|| g.input("steer", &[3, n, h, w, c], Storage::F32));

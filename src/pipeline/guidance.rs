@@ -35,7 +35,7 @@ pub(crate) fn steer(
                 values.len()
             ));
         }
-        let by_epsilon = |factor: f64| [of_epsilon * factor, step.coefficients.mean_eps * factor, 0.0];
+        let by_epsilon = |factor: f64| [of_epsilon * factor, step.coefficients.next.eps * factor, 0.0];
         let parts = match (&direction, step.score_shifts) {
             (Direction::Mean(_), _) => [0.0, 1.0, 0.0],
             (Direction::Epsilon(_), _) => by_epsilon(1.0),

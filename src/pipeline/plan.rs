@@ -5,7 +5,7 @@ use super::resolve::stage_sizes;
 use super::run::Run;
 use super::system::System;
 use super::text::{MAX_TOKENS, T5Text};
-use crate::diffusion::{Coefficients, ScoreShifts, Step, Thresholding, Variance};
+use crate::diffusion::{Coefficients, Row, ScoreShifts, Step, Thresholding, Variance};
 use crate::error::{Error, Result, Setting, request};
 use crate::graph::Graph;
 use crate::models::network::{DenoisingNetwork, Shape};
@@ -186,14 +186,22 @@ fn any_step(timestep: usize) -> Step {
         x0_out: 0.0,
         eps_x: 0.0,
         eps_out: 1.0,
-        mean_x: 1.0,
-        mean_x0: 0.0,
-        mean_eps: 0.0,
+        next: Row::of(1.0, 0.0, 0.0),
+        memory: Default::default(),
+        memory_len: 0,
         clip: Thresholding::None,
         variance: Variance::Fixed { sigma: 0.0 },
     };
     let (draws_noise, adds_noise, alpha_bar, score_shifts) = (true, true, 0.5, ScoreShifts::Mean);
-    Step { timestep: timestep as f64, coefficients, draws_noise, adds_noise, alpha_bar, score_shifts }
+    Step {
+        timestep: timestep as f64,
+        coefficients,
+        draws_noise,
+        adds_noise,
+        alpha_bar,
+        start_scale: 1.0,
+        score_shifts,
+    }
 }
 
 /// Compares a listing of names and shapes with what a graph reads.

@@ -3,7 +3,7 @@
 use super::rule::{Method, Point, Rule};
 use crate::diffusion::process::Process;
 use crate::diffusion::schedule::{Schedule, Spacing};
-use crate::diffusion::step::{ScoreShifts, Variance};
+use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::{Error, Problem, Result, Setting};
 
 /// DDIM's.
@@ -27,14 +27,14 @@ impl Method for Ddim {
         }
         let direction = point.sqrt(left.max(0.0));
         let signal_prev = point.sqrt(point.alpha_bar_prev);
-        let mean = if process.rederive_epsilon {
+        let next = if process.rederive_epsilon {
             let (signal, noise) = (point.sqrt(point.alpha_bar), point.sqrt(point.noise));
-            [direction / noise, signal_prev - direction * signal / noise, 0.0]
+            Row::of(direction / noise, signal_prev - direction * signal / noise, 0.0)
         } else {
-            [0.0, signal_prev, direction]
+            Row::of(0.0, signal_prev, direction)
         };
         let variance = Variance::Fixed { sigma };
-        Ok(Rule { mean, variance, adds_noise: eta > 0.0, score_shifts: ScoreShifts::Epsilon })
+        Ok(Rule { next, variance, adds_noise: eta > 0.0, score_shifts: ScoreShifts::Epsilon })
     }
 
     /// diffusers' steps down by T / n whichever of its spacings chose the timesteps.

@@ -3,7 +3,7 @@
 use super::rule::{Method, Point, Rule};
 use crate::diffusion::process::{Process, Thresholding, VarianceType};
 use crate::diffusion::schedule::Schedule;
-use crate::diffusion::step::{ScoreShifts, Variance};
+use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::Result;
 
 /// DDPM's.
@@ -19,8 +19,8 @@ impl Method for Ddpm {
             (true, Some(before)) => last_variance(process, point, before),
             (false, _) => variance(process, point),
         };
-        let mean = posterior_mean(process, point);
-        Ok(Rule { mean, variance, adds_noise: !last, score_shifts: ScoreShifts::Mean })
+        let next = posterior_mean(process, point);
+        Ok(Rule { next, variance, adds_noise: !last, score_shifts: ScoreShifts::Mean })
     }
 }
 
@@ -43,19 +43,19 @@ impl Method for UnClip {
     }
 }
 
-/// (mean_x, mean_x0, mean_eps) of q(x_{t−1} | x_t, x̂0), formula 7 of arXiv:2006.11239.
+/// The mean of q(x_{t−1} | x_t, x̂0), formula 7 of arXiv:2006.11239.
 ///
 /// Without clipping x̂0 = (x − √(1−ᾱ) ε)/√ᾱ is put in, which gives the paper's algorithm 2,
 /// x_{t−1} = (x_t − β_t/√(1−ᾱ_t) ε)/√α_t + σ_t z, for any prediction type.
-fn posterior_mean(process: &Process, point: &Point) -> [f64; 3] {
+fn posterior_mean(process: &Process, point: &Point) -> Row {
     let q = |value: f64| point.round(value);
     let mean_x0 = q(q(point.sqrt(point.alpha_bar_prev) * point.beta) / point.noise);
     let mean_x = q(q(point.sqrt(point.alpha) * point.noise_prev) / point.noise);
     if process.clip != Thresholding::None || point.alpha_bar == 0.0 {
-        return [mean_x, mean_x0, 0.0];
+        return Row::of(mean_x, mean_x0, 0.0);
     }
     let (signal, noise) = (point.sqrt(point.alpha_bar), point.sqrt(point.noise));
-    [mean_x + mean_x0 / signal, 0.0, -mean_x0 * noise / signal]
+    Row::of(mean_x + mean_x0 / signal, 0.0, -mean_x0 * noise / signal)
 }
 
 fn variance(process: &Process, point: &Point) -> Variance {

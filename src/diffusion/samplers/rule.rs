@@ -2,13 +2,13 @@
 
 use crate::diffusion::process::{PredictionType, Process};
 use crate::diffusion::schedule::{Arithmetic, Schedule};
-use crate::diffusion::step::{ScoreShifts, Variance};
+use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::{Result, request};
 
 /// What a sampler says of a step.
 pub struct Rule {
-    /// (mean_x, mean_x0, mean_eps): mean = mean_x·x + mean_x0·clip(x̂0) + mean_eps·ε.
-    pub mean: [f64; 3],
+    /// The mean of the next sample.
+    pub next: Row,
     /// The noise added to the mean.
     pub variance: Variance,
     /// Whether any is.

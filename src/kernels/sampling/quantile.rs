@@ -39,7 +39,7 @@ pub static KERNEL: Kernel = Kernel {
     ..Kernel::PLAIN
 };
 
-/// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[16]`, what is known of the
+/// x `[B, H, W, C]`, the network's output `[B or 2B, H, W, OC]`, a step's coefficients `[64]`, what is known of the
 /// picture (see [`StepInputs::known`](crate::kernels::step::StepInputs)) → `[B]`.
 #[track_caller]
 pub fn quantile(

@@ -1,6 +1,6 @@
 //! One denoising step, fused: guidance, x̂₀, clipping or thresholding, posterior mean, variance and noise.
 //!
-//! Every sampler of `diffusion` becomes sixteen numbers; with its simplest ones the kernel computes
+//! Every sampler of `diffusion` becomes sixty-four numbers; with its simplest ones the kernel computes
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
 use crate::diffusion::numbers;
@@ -89,7 +89,7 @@ pub struct StepInputs<'a> {
     pub out: &'a Tensor,
     /// Standard normal noise `[B, H, W, C]`.
     pub noise: &'a Tensor,
-    /// The step's numbers `[16]`, from [`coefficients`](numbers::coefficients).
+    /// The step's numbers `[64]`, from [`coefficients`](numbers::coefficients).
     pub coefficients: &'a Tensor,
     /// Quantiles `[B]`, where the sampler thresholds dynamically.
     pub quantile: Option<&'a Tensor>,
@@ -258,7 +258,7 @@ fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
         x0 = x0 + steer(0);
     }
     let eps = c(EPS_X) * x + c(EPS_OUT) * out;
-    let mut next = c(MEAN_X) * x + c(MEAN_X0) * x0 + c(MEAN_EPS) * eps + c(NOISE) * sigma * inputs[2][i];
+    let mut next = c(NEXT) * x + c(NEXT + 1) * x0 + c(NEXT + 2) * eps + c(NOISE) * sigma * inputs[2][i];
     if p.steered != 0 {
         next = next + steer(1) + sigma * sigma * steer(2);
     }

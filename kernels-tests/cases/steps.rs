@@ -44,6 +44,7 @@ pub fn a_step(clip: Thresholding, variance: Variance) -> Step {
         variance,
     };
     Step {
+        step: 0,
         timestep: 500.0,
         coefficients,
         draws_noise: true,

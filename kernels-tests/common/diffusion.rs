@@ -284,6 +284,7 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         variance: Variance::Fixed { sigma: 0.0 },
     };
     let step = Step {
+        step: 0,
         timestep: 0.0,
         coefficients,
         draws_noise: false,

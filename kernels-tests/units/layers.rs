@@ -202,6 +202,7 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
     };
     let numbers = coefficients(
         &Step {
+            step: 0,
             timestep: 0.0,
             coefficients: kept,
             draws_noise: false,

@@ -81,15 +81,15 @@ impl Entry<'_> {
     fn scale(&self, list: &[Step], i: usize) -> f64 {
         match (self.in_sigma, list.get(i)) {
             (true, Some(step)) => 1.0 / step.alpha_bar.sqrt(),
-            (true, None) => self.last_scale(),
+            (true, None) => self.last_scale(list.len()),
             (false, _) => 1.0,
         }
     }
 
-    /// √(σ²+1) after the last call.
-    fn last_scale(&self) -> f64 {
-        let sigma = self.tensor("sigmas").and_then(|all| all.values.last()).map_or(0.0, |sigma| f64::from(*sigma));
-        sigma.hypot(1.0)
+    /// √(σ²+1) after so many calls.
+    fn last_scale(&self, calls: usize) -> f64 {
+        let sigma = self.tensor("sigmas").and_then(|all| all.values.get(calls));
+        sigma.map_or(1.0, |sigma| f64::from(*sigma).hypot(1.0))
     }
 
     fn follow(&self, list: &[Step], stored: &Tensor, outputs: &Tensor, report: &mut Report) -> Checked {

@@ -17,6 +17,7 @@ pub mod inversion;
 mod json;
 pub mod noise;
 pub mod numbers;
+mod numpy_log;
 pub mod process;
 pub mod reference;
 pub mod repaint;

@@ -105,7 +105,7 @@ impl Deis {
 /// ∫ (log t − log c)/(log b − log c) dt.
 fn integral_of_1(at: &Levels, t: f64, b: f64, c: f64) -> f64 {
     let q = |value: f64| at.q(value);
-    let log = |value: f64| q(value.ln());
+    let log = |value: f64| at.numpy_log(value);
     let inner = q(q(-log(c) + log(t)) - 1.0);
     q(q(t * inner) / q(log(b) - log(c)))
 }
@@ -113,7 +113,7 @@ fn integral_of_1(at: &Levels, t: f64, b: f64, c: f64) -> f64 {
 /// ∫ (log t − log c)(log t − log d)/((log b − log c)(log b − log d)) dt.
 fn integral_of_2(at: &Levels, t: f64, b: f64, (c, d): (f64, f64)) -> f64 {
     let q = |value: f64| at.q(value);
-    let log = |value: f64| q(value.ln());
+    let log = |value: f64| at.numpy_log(value);
     let (b, c, d, of_t) = (log(b), log(c), log(d), log(t));
     let mut inner = q(c * q(q(d - of_t) + 1.0));
     inner = q(inner - q(d * of_t));

@@ -4,6 +4,7 @@
 
 use crate::diffusion::config::{SchedulerConfig, Timesteps};
 use crate::diffusion::json::Json;
+use crate::diffusion::numpy_log::log;
 use crate::diffusion::schedule::{Arithmetic, BetaSchedule, Spacing, trailing};
 use crate::error::{Result, request};
 use serde::{Deserialize, Serialize};
@@ -126,7 +127,7 @@ impl Levels {
             q(q(q(1.0 - bar) / bar).sqrt())
         };
         let table: Vec<f64> = schedule.alpha_bars.iter().map(sigma).collect();
-        let logs: Vec<f64> = table.iter().map(|sigma| q(sigma.ln())).collect();
+        let logs: Vec<f64> = table.iter().map(|sigma| numpy_log(config.arithmetic, *sigma)).collect();
         let chosen = grid.sigmas.spread != Spread::Timesteps;
         let mut times = match timesteps {
             Timesteps::Count(count) => spaced(config, spacing, grid, *count, &table)?,
@@ -192,6 +193,11 @@ impl Levels {
     /// Rounds as the arithmetic does.
     pub fn q(&self, value: f64) -> f64 {
         self.arithmetic.round(value)
+    }
+
+    /// `numpy.log`.
+    pub fn numpy_log(&self, value: f64) -> f64 {
+        numpy_log(self.arithmetic, value)
     }
 
     /// √ᾱ, rounded.
@@ -290,6 +296,14 @@ fn timestep(logs: &[f64], sigma: f64, arithmetic: Arithmetic) -> f64 {
     let (low, high) = (logs[below], logs[above]);
     let w = ((low - log) / arithmetic.round(low - high)).clamp(0.0, 1.0);
     (1.0 - w) * below as f64 + w * above as f64
+}
+
+/// `numpy.log` of what float32 holds, or of float64.
+pub fn numpy_log(arithmetic: Arithmetic, value: f64) -> f64 {
+    match arithmetic {
+        Arithmetic::Float32 => f64::from(log(value as f32)),
+        Arithmetic::Float64 => value.ln(),
+    }
 }
 
 /// Whether a scheduler's timesteps of chosen σ are rounded: all but those of the cosine schedule.

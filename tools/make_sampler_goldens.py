@@ -9,6 +9,7 @@ noises drawn, and every sample. The spreads are those of float32 against the sam
 """
 import contextlib
 import json
+import math
 import random
 import sys
 import warnings
@@ -201,6 +202,7 @@ def main():
     for i, (kind, steps, config) in enumerate(settings):
         try:
             about, found = entry(f"{i:02}", kind, steps, config, 1000 + i)
+            assert settings is SETTINGS or all(map(math.isfinite, about["magnitude"])), "no numbers"
         except Exception as why:  # settings at random that diffusers refuses
             if settings is SETTINGS:
                 raise

@@ -28,13 +28,18 @@ pub fn check(case: &Case, _: &Device, report: &mut Report) -> Checked {
     let tensors = case.read(SAMPLERS)?;
     for about in case.manifest["entries"].as_array().into_iter().flatten() {
         let name = about["name"].as_str().ok_or("an entry without a name")?;
-        let config = &about["config"];
-        let in_sigma = IN_SIGMA.contains(&config["_class_name"].as_str().unwrap_or_default());
-        let config = SchedulerConfig::from_json(Path::new(name), &config.to_string());
-        let entry = Entry { name, tensors: &tensors, config: config.map_err(text)?, about, in_sigma };
-        entry.check(report).map_err(|why| format!("{name}: {why}"))?;
+        if let Err(why) = check_entry(name, about, &tensors, report) {
+            report.fail(name, why);
+        }
     }
     Ok(())
+}
+
+fn check_entry(name: &str, about: &Value, tensors: &Tensors, report: &mut Report) -> Checked {
+    let config = &about["config"];
+    let in_sigma = IN_SIGMA.contains(&config["_class_name"].as_str().unwrap_or_default());
+    let config = SchedulerConfig::from_json(Path::new(name), &config.to_string()).map_err(text)?;
+    Entry { name, tensors, config, about, in_sigma }.check(report)
 }
 
 impl Entry<'_> {

@@ -2,7 +2,7 @@
 //! the equation is solved exactly but for ε or x̂0, which is a polynomial in λ = log(√ᾱ/√(1−ᾱ)) through the last calls.
 
 use super::levels::{Grid, LastSigma, Levels, Sigmas, Spread, Times, rounds};
-use super::solver::{Call, Solver, epsilon, remembered};
+use super::solver::{Call, Solver, remembered};
 use super::{Class, Sampler};
 use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
@@ -168,7 +168,7 @@ impl DpmSolver {
 
     fn call(&self, at: &Levels, i: usize, order: usize) -> Call {
         let (signal, noise) = (at.alpha(i), at.noise(i));
-        let m = if self.algorithm.of_epsilon() { epsilon(signal, noise) } else { Row::X0 };
+        let m = if self.algorithm.of_epsilon() { at.epsilon(i) } else { Row::X0 };
         // The polynomial's value and slopes, from this call's m and those before.
         let lambda = |k: usize| at.lambda(k);
         let q = |value: f64| at.q(value);

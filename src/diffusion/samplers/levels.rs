@@ -5,7 +5,9 @@
 use crate::diffusion::config::{SchedulerConfig, Timesteps};
 use crate::diffusion::json::Json;
 use crate::diffusion::numpy_log::log;
+use crate::diffusion::process::{PredictionType, Thresholding};
 use crate::diffusion::schedule::{Arithmetic, BetaSchedule, Spacing, trailing};
+use crate::diffusion::step::Row;
 use crate::error::{Result, request};
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +116,8 @@ pub struct Levels {
     /// σ; one more.
     pub sigmas: Vec<f64>,
     arithmetic: Arithmetic,
+    /// The network's v says ε by itself: nothing clips x̂0.
+    v: bool,
 }
 
 impl Levels {
@@ -151,7 +155,8 @@ impl Levels {
             Times::Fractions => (sigmas[0], sigmas[sigmas.len() - 1]),
         };
         let (least, most) = (grid.range.0.unwrap_or(least), grid.range.1.unwrap_or(most));
-        let count = times.len();
+        // As many as were asked for, though whole timesteps below the largest may be fewer.
+        let count = if let Timesteps::Count(count) = timesteps { *count } else { times.len() };
         match grid.sigmas.spread {
             Spread::Timesteps => {}
             Spread::Karras => {
@@ -182,7 +187,8 @@ impl Levels {
             LastSigma::Min => table[0],
         });
         sigmas.iter_mut().for_each(|sigma| *sigma = q(*sigma));
-        Ok(Levels { times, sigmas, arithmetic: config.arithmetic })
+        let v = config.prediction_type == PredictionType::VPrediction && config.clip == Thresholding::None;
+        Ok(Levels { times, sigmas, arithmetic: config.arithmetic, v })
     }
 
     /// How many steps.
@@ -214,6 +220,13 @@ impl Levels {
     /// log(√ᾱ/√(1−ᾱ)), rounded; infinite where σ is 0.
     pub fn lambda(&self, i: usize) -> f64 {
         self.q(self.q(self.alpha(i).ln()) - self.q(self.noise(i).ln()))
+    }
+
+    /// ε of a call, from x and x̂0. Of v it is √(1−ᾱ) x + √ᾱ v, which rounded roots do not make the same.
+    pub fn epsilon(&self, i: usize) -> Row {
+        let (signal, noise) = (self.alpha(i), self.noise(i));
+        let of_x = if self.v { noise + signal * signal / noise } else { 1.0 / noise };
+        Row::X * of_x - Row::X0 * (signal / noise)
     }
 
     /// √(σ²+1): a sample in σ over ours.

@@ -2,7 +2,7 @@
 //! with what the network says at its end, so that a call of the network serves both.
 
 use super::levels::{Grid, Levels, Sigmas, Times};
-use super::solver::{Call, Solver, epsilon, remembered};
+use super::solver::{Call, Solver, remembered};
 use super::{Class, Sampler};
 use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
@@ -112,7 +112,7 @@ impl UniPc {
 
     fn call(&self, at: &Levels, i: usize, first: usize) -> Call {
         let (signal, noise) = (at.alpha(i), at.noise(i));
-        let m = if self.predict_x0 { Row::X0 } else { epsilon(signal, noise) };
+        let m = if self.predict_x0 { Row::X0 } else { at.epsilon(i) };
         let corrects = i > first && !(i <= 64 && self.uncorrected >> (i - 1) & 1 == 1);
         let sample = match corrects {
             true => {

@@ -106,8 +106,7 @@ impl Case {
     /// Reads the manifest.
     pub fn open(dir: &Path) -> Checked<Case> {
         let path = dir.join("manifest.json");
-        let manifest =
-            std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let manifest = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Python writes numbers that JSON has not.
         let manifest = serde_json::from_slice(&finite(manifest))
             .map_err(|error| format!("{}: {error}", path.display()))?;

@@ -119,7 +119,8 @@ impl Entry<'_> {
             let drawn = list[..i].iter().filter(|step| step.draws_noise).count();
             let noise = self.tensor("noise").filter(|_| step.draws_noise).map(|all| all.at(drawn).values);
             let noise = noise.unwrap_or_default();
-            let inputs = Inputs { x: &x, out: &out, variance: &variance, noise: &noise, memory: &memory, images };
+            let inputs =
+                Inputs { x: &x, out: &out, variance: &variance, noise: &noise, memory: &memory, images };
             let stepped = apply_remembering(step, inputs);
             let found = scaled(&stepped.x, self.scale(list, i + 1));
             compare(&at("x"), &found, &stored.at(i + 1).values, self.limit(i + 1), report);

@@ -18,7 +18,8 @@ pub(crate) fn log(x: f32) -> f32 {
     let exponent = ((bits >> 23) as i32 - 126) as f32;
     let mantissa = f32::from_bits((bits & 0x007f_ffff) | 0x3f00_0000);
     let large = mantissa > std::f32::consts::FRAC_1_SQRT_2;
-    let (mantissa, exponent) = if large { (mantissa, exponent) } else { (mantissa + mantissa, exponent - 1.0) };
+    let (mantissa, exponent) =
+        if large { (mantissa, exponent) } else { (mantissa + mantissa, exponent - 1.0) };
     let r = mantissa - 1.0;
     let polynomial = |c: &[f32; 6]| c[..5].iter().rev().fold(c[5], |sum, c| sum.mul_add(r, *c));
     exponent.mul_add(std::f32::consts::LN_2, polynomial(&ABOVE) / polynomial(&BELOW))

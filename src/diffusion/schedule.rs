@@ -277,8 +277,7 @@ pub(super) fn trailing(first: usize, stride: f64, most: usize) -> Vec<usize> {
     let start = first as f64;
     let step = (start - stride) - start;
     let descending = (0..most).map(|i| (start + i as f64 * step).round_ties_even());
-    let mut ascending: Vec<usize> =
-        descending.filter(|&t| t > 0.0).map(|t| t as usize - 1).collect();
+    let mut ascending: Vec<usize> = descending.filter(|&t| t > 0.0).map(|t| t as usize - 1).collect();
     ascending.reverse();
     ascending
 }

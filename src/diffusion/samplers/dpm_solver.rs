@@ -105,7 +105,8 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
         // diffusers reads another solver's words as its own defaults
         ("deis", Algorithm::PlusPlus),
     ];
-    let types = [("midpoint", Midpoint), ("heun", Heun), ("logrho", Midpoint), ("bh1", Midpoint), ("bh2", Midpoint)];
+    let types =
+        [("midpoint", Midpoint), ("heun", Heun), ("logrho", Midpoint), ("bh1", Midpoint), ("bh2", Midpoint)];
     let algorithm = json.choice("algorithm_type", Some(usual.algorithm), &algorithms)?;
     let order = json.unsigned("solver_order", usual.order, 1..=3)?;
     if algorithm == Algorithm::SdeEpsilon && order > 2 {
@@ -120,7 +121,8 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
         let what = format!("\"zero\" is not supported with {}; supported: sigma_min", algorithm.name());
         return Err(json.error("final_sigmas_type", what));
     }
-    let clipped = json.get("lambda_min_clipped").map(|_| json.number("lambda_min_clipped", 0.0)).transpose()?;
+    let clipped =
+        json.get("lambda_min_clipped").map(|_| json.number("lambda_min_clipped", 0.0)).transpose()?;
     Ok(Sampler::DpmSolver(DpmSolver {
         order,
         algorithm,
@@ -150,7 +152,9 @@ impl Solver for DpmSolver {
     }
 
     fn calls(&self, at: &Levels, first: usize) -> Vec<Call> {
-        (first..at.len()).map(|i| self.call(at, i, self.order_at(i - first, at.len() - i, at.len()))).collect()
+        (first..at.len())
+            .map(|i| self.call(at, i, self.order_at(i - first, at.len() - i, at.len())))
+            .collect()
     }
 }
 

@@ -48,7 +48,8 @@ pub struct Euler {
 }
 
 fn read(json: &Json<'_>) -> Result<Sampler> {
-    let continuous = json.choice("timestep_type", Some(false), &[("discrete", false), ("continuous", true)])?;
+    let continuous =
+        json.choice("timestep_type", Some(false), &[("discrete", false), ("continuous", true)])?;
     if continuous && json.get("prediction_type").and_then(|v| v.as_str()) == Some("v_prediction") {
         let what = "\"continuous\" is not supported with v_prediction; supported: discrete";
         return Err(json.error("timestep_type", what));

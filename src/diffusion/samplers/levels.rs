@@ -57,7 +57,9 @@ impl Sigmas {
         let karras = json.boolean("use_karras_sigmas", false)?;
         let exponential = json.boolean("use_exponential_sigmas", false)?;
         match (karras, exponential) {
-            (true, true) => Err(json.error("use_karras_sigmas", "is true beside use_exponential_sigmas: one at most")),
+            (true, true) => {
+                Err(json.error("use_karras_sigmas", "is true beside use_exponential_sigmas: one at most"))
+            }
             (true, false) => Ok(Spread::Karras),
             (false, true) => Ok(Spread::Exponential),
             (false, false) => Ok(Spread::Timesteps),
@@ -123,7 +125,12 @@ pub struct Levels {
 impl Levels {
     /// Those of `timesteps`. Errors ([`Request`](crate::Error::Request)): timesteps that there cannot be, and such as do not
     /// go with levels chosen by σ.
-    pub fn new(config: &SchedulerConfig, spacing: Spacing, grid: &Grid, timesteps: &Timesteps) -> Result<Levels> {
+    pub fn new(
+        config: &SchedulerConfig,
+        spacing: Spacing,
+        grid: &Grid,
+        timesteps: &Timesteps,
+    ) -> Result<Levels> {
         let schedule = config.schedule()?;
         let q = |value: f64| config.arithmetic.round(value);
         let sigma = |bar: &f64| {
@@ -175,7 +182,9 @@ impl Levels {
         }
         if chosen {
             let whole = |t: f64| match grid.times {
-                Times::Whole { rounded: true } if grid.sigmas.spread != Spread::Exponential => t.round_ties_even(),
+                Times::Whole { rounded: true } if grid.sigmas.spread != Spread::Exponential => {
+                    t.round_ties_even()
+                }
                 Times::Whole { .. } => t.trunc(),
                 Times::Fractions => q(t),
             };
@@ -271,7 +280,10 @@ fn spaced(
             let most = (total as f64 / stride - 1e-9).ceil() as usize;
             trailing(total, stride, most)
         }
-        _ => even(0.0, (total - 1) as f64, count + 1)[1..].iter().map(|t| t.round_ties_even() as usize).collect(),
+        _ => even(0.0, (total - 1) as f64, count + 1)[1..]
+            .iter()
+            .map(|t| t.round_ties_even() as usize)
+            .collect(),
     };
     list.reverse();
     match list.first() {

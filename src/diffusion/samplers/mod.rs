@@ -12,6 +12,8 @@ mod levels;
 mod pndm;
 mod rule;
 mod solver;
+#[cfg(test)]
+mod tests;
 mod unipc;
 
 pub use deis::Deis;
@@ -131,9 +133,7 @@ impl Sampler {
             Sampler::Deis(method) => solver::steps(config, self, method, timesteps, first),
             Sampler::Heun(method) => solver::steps(config, self, method, timesteps, first),
             Sampler::Euler(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::EulerAncestral => {
-                solver::steps(config, self, &euler::EulerAncestral, timesteps, first)
-            }
+            Sampler::EulerAncestral => solver::steps(config, self, &euler::EulerAncestral, timesteps, first),
             Sampler::Pndm(method) => method.steps(config, self, timesteps, first),
         }
     }

@@ -180,7 +180,7 @@ impl Chain {
     /// A run without Runge and Kutta's steps: the first step is taken twice, the second time by the mean of the outputs at
     /// its two ends.
     fn plms(&self, first: usize) -> Vec<Call> {
-        let mut calls = vec![self.multistep(first, 0)];
+        let mut calls: Vec<Call> = (first..self.list.len()).take(1).map(|i| self.multistep(i, 0)).collect();
         if let Some(&to) = self.list.get(first + 1) {
             let mean = (self.output(to) + Row::slot(0)) * 0.5;
             let from = self.stride.map_or(self.list[first], |stride| to + stride);

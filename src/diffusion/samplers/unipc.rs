@@ -131,7 +131,14 @@ impl UniPc {
 
     /// The sample after step `i` of an order, from the one before and the network's outputs there and earlier; with the
     /// output at its end too, corrected by that.
-    fn step(&self, at: &Levels, i: usize, order: usize, (x, outputs): (Row, &[Row]), end: Option<Row>) -> Row {
+    fn step(
+        &self,
+        at: &Levels,
+        i: usize,
+        order: usize,
+        (x, outputs): (Row, &[Row]),
+        end: Option<Row>,
+    ) -> Row {
         let q = |value: f64| at.q(value);
         let h = q(at.lambda(i + 1) - at.lambda(i));
         let hh = if self.predict_x0 { -h } else { h };

@@ -26,9 +26,20 @@ impl UnClip {
     /// inversion is well-conditioned.
     fn latent_steps(&self, settings: &Settings, place: usize) -> Result<Vec<Step>> {
         let stage = &self.stages[DECODER];
-        let (mut scheduler, sampler) =
-            (stage.scheduler.clone(), Sampler::Ddim { eta: settings.eta.unwrap_or(0.0) });
+        let mut scheduler = stage.scheduler.clone();
         let inverted = has_noise(settings);
+        let sampler = match settings.sampler {
+            None | Some(Sampler::Ddim { .. }) => Sampler::Ddim { eta: settings.eta.unwrap_or(0.0) },
+            Some(other) if inverted || settings.eta.is_some() => {
+                return Err(request!(
+                    Sampler,
+                    Conflict,
+                    "{} beside latents with a noise or an eta: DDIM alone leads from a picture to its noise and back",
+                    other.name()
+                ));
+            }
+            Some(other) => other,
+        };
         scheduler.clip =
             settings.thresholding.unwrap_or(if inverted { Thresholding::None } else { scheduler.clip });
         let count = stage.step_count(settings, place)?;

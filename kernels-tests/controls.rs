@@ -116,31 +116,39 @@ fn compare_step(clip: Thresholding, variance: Variance, guidance: Option<f64>) -
         .collect();
     let learned: Vec<f32> = (0..len).map(|i| out[at(conditional, i) + channels]).collect();
     let wanted = apply(&a_step(clip, variance), &x, &guided, &learned, &noise, pictures);
-    let wanted: Vec<f32> = wanted.x.iter().chain(&wanted.x0).map(|v| *v as f32).collect();
+    let [next, x0] = [&wanted.x, &wanted.x0].map(|of| of.iter().map(|v| *v as f32).collect::<Vec<f32>>());
 
     let mut g = Graph::new();
     let shape = [pictures, 4, 5, channels];
     let x_in = g.input("x", &shape, Storage::F32);
     let z_in = g.input("noise", &shape, Storage::F32);
     let out_in = g.input("out", &[halves * pictures, 4, 5, 2 * channels], Storage::Elem);
-    let numbers = g.input("numbers", &[numbers::COUNT], Storage::F32);
-    let s = matches!(clip, Thresholding::Dynamic { .. })
-        .then(|| quantile(&mut g, &x_in, &out_in, &numbers, None));
+    let numbers = g.input("numbers", &[numbers::COUNT + pictures], Storage::F32);
+    let fault = g.input("fault", &[1], Storage::F32);
+    if matches!(clip, Thresholding::Dynamic { .. }) {
+        quantile(&mut g, &x_in, &out_in, &numbers, None);
+    }
     let inputs = StepInputs {
         out: &out_in,
         noise: &z_in,
-        coefficients: &numbers,
-        quantile: s.as_ref(),
-        steer: None,
-        known: None,
+        numbers: &numbers,
+        lead: None,
+        memory: None,
+        fault: &fault,
+        held: false,
     };
-    let y = step(&mut g, &x_in, &inputs);
-    g.output(OUTPUT, &y);
-    let numbers = coefficients(&a_step(clip, variance), guidance.unwrap_or(1.0)).to_vec();
-    let given = [("x", x), ("noise", noise), ("out", out), ("numbers", numbers)];
+    let x0_out = step(&mut g, &x_in, &inputs);
+    let mut numbers = coefficients(&a_step(clip, variance), guidance.unwrap_or(1.0)).to_vec();
+    numbers.extend([0.0; 3]);
+    let given = [("x", x), ("noise", noise), ("out", out), ("numbers", numbers), ("fault", vec![0.0])];
     let given: Vec<(String, Vec<f32>)> = given.map(|(name, values)| (name.to_string(), values)).into();
-    let found = reference(&g, &given, Precision::F32);
-    compare(&wanted, &found, Tolerance { nmse: 1e-12, peak: 1e-6 }).map(drop)
+    for (tensor, wanted) in [(&x_in, &next), (&x0_out, &x0)] {
+        g.outputs.clear();
+        g.output(OUTPUT, tensor);
+        let found = reference(&g, &given, Precision::F32);
+        compare(wanted, &found, Tolerance { nmse: 1e-12, peak: 1e-6 })?;
+    }
+    Ok(())
 }
 
 /// An operand with a row for several joins a product only where both count rows alike: here the product's rows are

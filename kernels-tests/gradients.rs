@@ -102,7 +102,7 @@ impl Differentiated {
             given.get_mut(&self.input).expect("given")[at] += by;
             // Only what leads to the scalar: its own node and those before it.
             let mut forward = self.graph.clone();
-            let last = forward.nodes.iter().position(|n| n.output == self.scalar).expect("a node makes it");
+            let last = forward.nodes.iter().position(|n| n.output() == self.scalar).expect("a node makes it");
             forward.nodes.truncate(last + 1);
             evaluate(&forward, given)[&self.scalar].iter().sum::<f64>()
         };

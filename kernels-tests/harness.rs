@@ -79,6 +79,12 @@ pub fn compare<E: Into<f64> + Copy, A: Into<f64> + Copy>(
 
 /// The graph's output by the kernels' references, from inputs as `precision` stores them.
 pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<f64> {
+    let at = graph.outputs.iter().position(|(name, _)| name == OUTPUT).expect("a case has an output");
+    references(graph, inputs, precision).swap_remove(at)
+}
+
+/// The same of every output of the graph.
+fn references(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precision) -> Vec<Vec<f64>> {
     let given = graph.tensors.iter().filter_map(|t| match &t.source {
         Source::Input(name) => {
             let (_, values) = inputs.iter().find(|(n, _)| n == name)?;
@@ -87,9 +93,8 @@ pub fn reference(graph: &Graph, inputs: &[(String, Vec<f32>)], precision: Precis
         }
         _ => None,
     });
-    let mut values = evaluate(graph, given.collect());
-    let id = graph.find_output(OUTPUT).expect("a case has an output");
-    values.remove(&id).expect("a node makes the output")
+    let values = evaluate(graph, given.collect());
+    graph.outputs.iter().map(|(_, id)| values[id].clone()).collect()
 }
 
 /// Every tensor of the graph by the kernels' references, in f64, from the inputs' values.
@@ -103,10 +108,13 @@ pub fn evaluate(graph: &Graph, inputs: HashMap<TensorId, Vec<f64>>) -> HashMap<T
                 other => panic!("read before it is made: {other:?}"),
             });
         }
-        let mut y = vec![0.0; graph.info(node.output).len()];
+        // What is updated in place holds its values.
+        let before = |id: &TensorId| values.get(id).cloned().unwrap_or(vec![0.0; graph.info(*id).len()]);
+        let mut made: Vec<Vec<f64>> = node.outputs.iter().map(before).collect();
         let read: Vec<&[f64]> = node.inputs.iter().map(|id| values[id].as_slice()).collect();
-        (node.kernel.reference)(&node.params, &read, &mut y);
-        values.insert(node.output, y);
+        let mut outputs: Vec<&mut [f64]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+        (node.kernel.reference)(&node.params, &read, &mut outputs);
+        values.extend(node.outputs.iter().copied().zip(made));
     }
     values
 }
@@ -126,14 +134,27 @@ pub fn run(
     inputs: &[(String, Vec<f32>)],
     options: ProgramOptions,
 ) -> Result<(Vec<f32>, Graph), String> {
+    let at = graph.outputs.iter().position(|(name, _)| name == OUTPUT).expect("a case has an output");
+    run_all(device, graph, inputs, options).map(|(mut all, ran)| (all.swap_remove(at), ran))
+}
+
+/// The same of every output of the graph.
+fn run_all(
+    device: &Device,
+    graph: &Graph,
+    inputs: &[(String, Vec<f32>)],
+    options: ProgramOptions,
+) -> Result<(Vec<Vec<f32>>, Graph), String> {
     let mut program =
         device.program(graph.clone(), &Weights::none(), &options).map_err(|error| error.to_string())?;
     for (name, values) in inputs {
         program.write(name, values);
     }
     program.run(&mut |_| true).map_err(|error| error.to_string())?;
-    let y = program.read(OUTPUT).map_err(|error| error.to_string())?;
-    Ok((y, program.graph().clone()))
+    let read =
+        |(name, _): &(String, TensorId)| program.output(name).read().map_err(|error| error.to_string());
+    let all = graph.outputs.iter().map(read).collect::<Result<_, _>>()?;
+    Ok((all, program.graph().clone()))
 }
 
 /// How a case is run.
@@ -156,9 +177,8 @@ fn paths(device: &Device) -> Vec<Path> {
     paths
 }
 
-fn tolerance(graph: &Graph, precision: Precision) -> Tolerance {
-    let output = graph.find_output(OUTPUT).map(|id| graph.info(id).storage);
-    if output == Some(Storage::Elem) && precision.elem_f16 { F16 } else { F32 }
+fn tolerance(graph: &Graph, output: TensorId, precision: Precision) -> Tolerance {
+    if graph.info(output).storage == Storage::Elem && precision.elem_f16 { F16 } else { F32 }
 }
 
 /// The rewrite of a case's kernel that a variant is.
@@ -208,16 +228,16 @@ fn check(
     case: &Case,
     precision: Precision,
     variant: &'static str,
-    expected: &LazyCell<Vec<f64>, impl FnOnce() -> Vec<f64>>,
+    expected: &LazyCell<Vec<Vec<f64>>, impl FnOnce() -> Vec<Vec<f64>>>,
 ) -> Result<Option<Difference>, String> {
     check_storage(&case.graph)?;
     let options = ProgramOptions { precision, variants: Variants::Only(variant), ..Default::default() };
     let rewrite = rewrite(case, variant);
     let (y, ran) = if rewrite.is_some_and(|rewrite| rewrite.known.is_some()) {
         let (graph, inputs) = know_weights(case);
-        run(device, &graph, &inputs, options)?
+        run_all(device, &graph, &inputs, options)?
     } else {
-        run(device, &case.graph, &case.inputs, options)?
+        run_all(device, &case.graph, &case.inputs, options)?
     };
     let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
     match rewrite {
@@ -228,7 +248,13 @@ fn check(
         None if ran.nodes[0].shader().name == variant => {}
         _ => return Ok(None),
     }
-    compare(expected, &y, tolerance(&case.graph, precision)).map(Some)
+    let mut worst = Difference::default();
+    for (((name, id), expected), y) in case.graph.outputs.iter().zip(expected.iter()).zip(&y) {
+        let found = compare(expected, y, tolerance(&case.graph, *id, precision));
+        let found = found.map_err(|what| format!("`{name}`: {what}"))?;
+        worst = Difference { nmse: worst.nmse.max(found.nmse), peak: worst.peak.max(found.peak) };
+    }
+    Ok(Some(worst))
 }
 
 /// The cases that `ANCESTRAL_CASE` names, or all.
@@ -269,7 +295,7 @@ fn check_all(device: &Device) {
     let mut ran = BTreeSet::new();
     for path in paths(device) {
         for case in &cases {
-            let expected = LazyCell::new(|| reference(&case.graph, &case.inputs, path.precision));
+            let expected = LazyCell::new(|| references(&case.graph, &case.inputs, path.precision));
             for variant in variants(device, case, path.precision) {
                 match check(device, case, path.precision, variant, &expected) {
                     Ok(None) => {}

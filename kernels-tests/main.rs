@@ -16,7 +16,8 @@
 //! Kernels:
 //! - [`cases`]: what is tested. A new case is a row in the kernel's function there; a kernel without cases fails.
 //! - [`harness`]: runs cases on the CPU device and the GPU and compares; tolerances stand at its top.
-//! - [`concurrent`]: several callers of one GPU.
+//! - [`concurrent`]: several callers of one GPU. - [`faults`]: a device that fails in the middle of a run.
+//! - [`traffic`]: what passes between the host and a GPU in a step.
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`cooperative`]: shaders of cooperative matrices, those emulated.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
@@ -50,6 +51,7 @@ mod device;
 mod edits;
 mod examples;
 mod face;
+mod faults;
 mod fuzz;
 mod golden;
 mod gradients;
@@ -68,5 +70,6 @@ mod skipped;
 mod token_prior;
 #[path = "common/told.rs"]
 mod told;
+mod traffic;
 mod units;
 mod weights_md;

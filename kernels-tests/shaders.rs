@@ -326,7 +326,7 @@ fn storages(shader: &'static Shader) -> Vec<Storage> {
 pub fn check_storage(graph: &Graph) -> Checked {
     for node in &graph.nodes {
         let expected = storages(node.shader());
-        for (i, (id, storage)) in node.inputs.iter().chain([&node.output]).zip(&expected).enumerate() {
+        for (i, (id, storage)) in node.inputs.iter().chain(&node.outputs).zip(&expected).enumerate() {
             let info = graph.info(*id);
             // `Graph::empty` stands in for what is not read.
             let empty = matches!(info.source, Source::Constant(_)) && info.len() == 1;

@@ -188,8 +188,8 @@ fn defined(g: &Graph, inputs: &[(String, Vec<f32>)]) -> Vec<f32> {
     });
     let values: Vec<Vec<f64>> = values.map(|v| v.iter().map(|v| f64::from(*v)).collect()).collect();
     let values: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
-    let mut y = vec![0.0; g.info(node.output).len()];
-    (node.kernel.reference)(&node.params, &values, &mut y);
+    let mut y = vec![0.0; g.info(node.output()).len()];
+    (node.kernel.reference)(&node.params, &values, &mut [&mut y]);
     y.into_iter().map(|v| v as f32).collect()
 }
 

@@ -21,7 +21,7 @@ pub struct Case {
     pub kernel: &'static str,
     /// `kernel/what is special`.
     pub name: String,
-    /// One output, named [`OUTPUT`].
+    /// One output, named [`OUTPUT`], and of kernels that have more the others.
     pub graph: Graph,
     /// Values of every input.
     pub inputs: Vec<(String, Vec<f32>)>,

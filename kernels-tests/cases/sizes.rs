@@ -16,9 +16,11 @@ use ancestral::internals::kernels::layer_norm::layer_norm;
 use ancestral::internals::kernels::layer_norm_gradient::layer_norm_gradient;
 use ancestral::internals::kernels::matmul::matmul;
 use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::renoise;
 use ancestral::internals::kernels::resample::{Resample, resample};
 use ancestral::internals::kernels::softmax::log_softmax;
-use ancestral::internals::kernels::step::{StepInputs, step};
+use ancestral::internals::kernels::steer::{FACTORS, steer};
+use ancestral::internals::kernels::step::{Lead, StepInputs, step};
 use ancestral::internals::kernels::timestep_embedding::timestep_embedding;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -145,27 +147,38 @@ fn light() -> Vec<Case> {
         }),
         sized("quantile", "256x256", |m| {
             let (x, out, numbers) = step_inputs(m);
-            quantile(&mut m.g, &x, &out, &numbers, None)
+            quantile(&mut m.g, &x, &out, &numbers, None);
+            numbers
         }),
         sized("step", "256x256", |m| {
-            let (x, out, coefficients) = step_inputs(m);
-            let noise = m.f32(&[1, 256, 256, 3]);
-            step(
-                &mut m.g,
-                &x,
-                &StepInputs {
-                    out: &out,
-                    noise: &noise,
-                    coefficients: &coefficients,
-                    quantile: None,
-                    steer: None,
-                    known: None,
-                },
-            )
+            let (x, out, numbers) = step_inputs(m);
+            let (noise, fault) = (m.f32(&[1, 256, 256, 3]), m.f32(&[1]));
+            let inputs = StepInputs {
+                out: &out,
+                noise: &noise,
+                numbers: &numbers,
+                lead: None,
+                memory: None,
+                fault: &fault,
+                held: false,
+            };
+            step(&mut m.g, &x, &inputs)
+        }),
+        sized("steer", "256x256", |m| {
+            let (direction, factors) = (m.f32(&[1, 256, 256, 3]), m.f32(&[FACTORS]));
+            let lead = m.f32(&[Lead::len_for(&[1, 256, 256, 3], true, false)]);
+            steer(&mut m.g, &direction, &factors, &lead);
+            lead
+        }),
+        sized("renoise", "256x256", |m| {
+            let (x, z) = (m.f32(&[1, 256, 256, 3]), m.f32(&[1, 256, 256, 3]));
+            let (known, numbers) = (m.f32(&[1, 256, 256, 4]), m.f32(&[renoise::NUMBERS]));
+            renoise::renoise(&mut m.g, &x, &known, &z, &numbers);
+            x
         }),
     ]
 }
 
 fn step_inputs(m: &mut Maker) -> (Tensor, Tensor, Tensor) {
-    (m.f32(&[1, 256, 256, 3]), m.elem(&[2, 256, 256, 6]), m.f32(&[numbers::COUNT]))
+    (m.f32(&[1, 256, 256, 3]), m.elem(&[2, 256, 256, 6]), m.f32(&[numbers::COUNT + 1]))
 }

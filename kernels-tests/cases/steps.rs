@@ -1,4 +1,4 @@
-//! Cases of `quantile` and `step`: every kind of clipping, variance and guidance; ties and edges of the rank.
+//! Cases of the sampler's kernels: every kind of clipping, variance and guidance; ties and edges of the rank.
 
 use super::{Case, Maker, case};
 use ancestral::internals::diffusion::{
@@ -6,11 +6,15 @@ use ancestral::internals::diffusion::{
 };
 use ancestral::internals::graph::{Storage, Tensor};
 use ancestral::internals::kernels::quantile::quantile;
-use ancestral::internals::kernels::step::{StepInputs, step};
+use ancestral::internals::kernels::renoise;
+use ancestral::internals::kernels::steer::{FACTORS, steer};
+use ancestral::internals::kernels::step::{Lead, StepInputs, step};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = step_cases();
     cases.extend(quantile_cases());
+    cases.extend(renoise_cases());
+    cases.extend(steer_cases());
     cases
 }
 
@@ -66,6 +70,15 @@ struct Pictures {
     kept: bool,
 }
 
+/// What becomes of a step.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    /// Tensors that the sampler remembers.
+    memory: usize,
+    /// Only x̂₀ is wanted.
+    held: bool,
+}
+
 /// A network's output for pictures `x`; variance channels lie within (0, 1), which every kind of variance takes.
 fn output(m: &mut Maker, p: &Pictures, variance: bool) -> Tensor {
     let [n, h, w, c] = p.x;
@@ -77,39 +90,58 @@ fn output(m: &mut Maker, p: &Pictures, variance: bool) -> Tensor {
 }
 
 /// A picture with none, all and some of each pixel kept.
-fn known(m: &mut Maker, [n, h, w, c]: [usize; 4]) -> Tensor {
+fn known(m: &mut Maker, [n, h, w, c]: [usize; 4]) -> Vec<f32> {
     let pixel = |i: usize| (0..=c).map(move |channel| (i, channel));
     let values = (0..n * h * w).flat_map(pixel);
     let values = values.map(|(i, channel)| {
         let value = m.rng.normal() as f32;
         if channel == c { [0.0, 1.0, 0.3][i % 3] } else { value }
     });
-    let values = values.collect();
-    m.given(&[n, h, w, c + 1], Storage::F32, values)
+    values.collect()
 }
 
-fn record_step(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
+/// What leads a step.
+fn lead(m: &mut Maker, p: &Pictures) -> Option<Tensor> {
+    let len = p.x.iter().product::<usize>();
+    let mut values = if p.steered { m.rng.normals(4 * len, 0.0, 1.0) } else { Vec::new() };
+    if p.kept {
+        values.extend(known(m, p.x));
+    }
+    (!values.is_empty()).then(|| m.given(&[values.len()], Storage::F32, values))
+}
+
+/// The step's numbers, with thresholds below 1, between 1 and the largest, above it.
+fn numbers(m: &mut Maker, p: &Pictures, s: &Step) -> Tensor {
+    let thresholds = (0..p.x[0]).map(|i| [0.4, 1.2, 2.5][i % 3]);
+    let values = coefficients(s, p.guidance.unwrap_or(1.0)).into_iter().chain(thresholds).collect();
+    m.given(&[numbers::COUNT + p.x[0]], Storage::F32, values)
+}
+
+fn record_step(m: &mut Maker, p: &Pictures, s: &Step, taken: Taken) -> Tensor {
     let c = &s.coefficients;
     let (x, noise) = (m.f32(&p.x), m.f32(&p.x));
     let out = output(m, p, !matches!(c.variance, Variance::Fixed { .. }));
-    let numbers =
-        m.given(&[numbers::COUNT], Storage::F32, coefficients(s, p.guidance.unwrap_or(1.0)).to_vec());
-    // Below 1, between 1 and the largest, above it.
-    let thresholds: Vec<f32> = (0..p.x[0]).map(|i| [0.4, 1.2, 2.5][i % 3]).collect();
-    let dynamic = matches!(c.clip, Thresholding::Dynamic { .. });
-    let quantile = dynamic.then(|| m.given(&[p.x[0]], Storage::F32, thresholds));
+    let numbers = numbers(m, p, s);
     let [n, h, w, ch] = p.x;
-    let steer = p.steered.then(|| m.f32(&[3, n, h, w, ch]));
-    let known = p.kept.then(|| known(m, p.x));
+    let memory = (taken.memory > 0).then(|| m.f32(&[taken.memory, n, h, w, ch]));
+    let fault = m.given(&[1], Storage::F32, vec![0.0]);
+    let tensor = lead(m, p);
     let inputs = StepInputs {
-        known: known.as_ref(),
         out: &out,
         noise: &noise,
-        coefficients: &numbers,
-        quantile: quantile.as_ref(),
-        steer: steer.as_ref(),
+        numbers: &numbers,
+        lead: tensor.as_ref().map(|tensor| Lead { tensor, steered: p.steered, kept: p.kept }),
+        memory: memory.as_ref(),
+        fault: &fault,
+        held: taken.held,
     };
-    step(&mut m.g, &x, &inputs)
+    let x0 = step(&mut m.g, &x, &inputs);
+    m.g.output("x0", &x0);
+    m.g.output("fault", &fault);
+    if let Some(memory) = &memory {
+        m.g.output("memory", memory);
+    }
+    x
 }
 
 fn step_cases() -> Vec<Case> {
@@ -119,28 +151,105 @@ fn step_cases() -> Vec<Case> {
             for (guided, guidance) in [("", None), ("_guided", Some(7.0))] {
                 let name = format!("{clip_name}_{variance_name}{guided}");
                 let p = Pictures { x: [3, 5, 7, 3], guidance, steered: false, kept: false };
-                cases.push(case("step", name, |m| record_step(m, &p, &a_step(clip, variance))));
+                cases.push(case("step", name, |m| {
+                    record_step(m, &p, &a_step(clip, variance), Taken::default())
+                }));
             }
         }
     }
     for (name, variance) in VARIANCES {
         let p = Pictures { x: [2, 5, 3, 3], guidance: None, steered: true, kept: false };
         let name = format!("steered_{name}");
-        cases.push(case("step", name, |m| record_step(m, &p, &a_step(Thresholding::Range(1.0), variance))));
+        cases.push(case("step", name, |m| {
+            record_step(m, &p, &a_step(Thresholding::Range(1.0), variance), Taken::default())
+        }));
     }
     for (name, clip) in CLIPS {
         let p = Pictures { x: [3, 5, 3, 3], guidance: Some(3.0), steered: name == "range", kept: true };
         cases.push(case("step", format!("kept_{name}"), |m| {
-            record_step(m, &p, &a_step(clip, Variance::LearnedRange { log_min: -5.0, log_max: -3.5 }))
+            record_step(
+                m,
+                &p,
+                &a_step(clip, Variance::LearnedRange { log_min: -5.0, log_max: -3.5 }),
+                Taken::default(),
+            )
         }));
     }
     let last = Step { adds_noise: false, ..a_step(Thresholding::Range(1.0), Variance::Fixed { sigma: 0.3 }) };
     let p = Pictures { x: [2, 4, 4, 3], guidance: Some(1.0), steered: false, kept: false };
-    cases.push(case("step", "no_noise", |m| record_step(m, &p, &last)));
+    cases.push(case("step", "no_noise", |m| record_step(m, &p, &last, Taken::default())));
     let p = Pictures { x: [1, 1, 1, 1], guidance: Some(0.0), steered: false, kept: false };
     cases.push(case("step", "one_element", |m| {
-        record_step(m, &p, &a_step(Thresholding::None, Variance::Fixed { sigma: 1.0 }))
+        record_step(m, &p, &a_step(Thresholding::None, Variance::Fixed { sigma: 1.0 }), Taken::default())
     }));
+    for memory in 1..=numbers::MEMORY {
+        for (name, steered, held) in [("", false, false), ("_steered", true, false), ("_held", true, true)] {
+            let p = Pictures { x: [2, 5, 3, 3], guidance: Some(2.0), steered, kept: held };
+            let s = remembering(a_step(Thresholding::Range(1.0), VARIANCES[2].1), memory);
+            let taken = Taken { memory: if held { 0 } else { memory }, held };
+            cases.push(case("step", format!("memory_{memory}{name}"), |m| record_step(m, &p, &s, taken)));
+        }
+    }
+    // More elements than one task of the CPU device takes.
+    let p = Pictures { x: [2, 37, 41, 3], guidance: None, steered: true, kept: true };
+    let s = remembering(a_step(Thresholding::None, VARIANCES[0].1), 3);
+    cases.push(case("step", "large", |m| record_step(m, &p, &s, Taken { memory: 3, held: false })));
+    cases
+}
+
+/// The step of a sampler that remembers so many tensors, each a mixture of all there is.
+fn remembering(mut s: Step, memory: usize) -> Step {
+    let takes = |r: usize| {
+        let at = |k: usize| ((3 * r + 2 * k) % 7) as f64 / 4.0 - 0.75;
+        let mut of_memory = [0.0; numbers::MEMORY];
+        of_memory.iter_mut().take(memory).enumerate().for_each(|(k, takes)| *takes = at(k + 3));
+        Row { x: at(0), x0: at(1), eps: at(2), memory: of_memory }
+    };
+    let c = &mut s.coefficients;
+    (c.next.memory, c.memory_len) = (takes(0).memory, memory);
+    c.memory.iter_mut().take(memory).enumerate().for_each(|(k, row)| *row = takes(k + 1));
+    s
+}
+
+fn steer_cases() -> Vec<Case> {
+    let shapes =
+        [("plain", [2, 5, 3, 3], false), ("with_known", [3, 7, 5, 1], true), ("one", [1, 1, 1, 1], false)];
+    let mut cases = Vec::new();
+    for (name, x, kept) in shapes {
+        for (what, keep) in [("begins", 0.0), ("adds", 1.0)] {
+            let p = Pictures { x, guidance: None, steered: true, kept };
+            cases.push(case("steer", format!("{name}_{what}"), |m| {
+                let direction = m.f32(&x);
+                let factors = vec![0.5, -1.25, 0.0, 2.0, keep, 9.0, 9.0, 9.0];
+                let factors = m.given(&[FACTORS], Storage::F32, factors);
+                let lead = lead(m, &p).expect("it is steered");
+                steer(&mut m.g, &direction, &factors, &lead);
+                lead
+            }));
+        }
+    }
+    cases
+}
+
+fn renoise_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, numbers) in [
+        ("back", [0.9, 0.4, 7.0, 7.0, 0.0, 7.0, 7.0, 7.0]),
+        ("put", [1.0, 0.0, 0.8, 0.6, 1.0, 7.0, 7.0, 7.0]),
+        ("both", [0.7, -0.5, 0.8, 0.6, 1.0, 7.0, 7.0, 7.0]),
+    ] {
+        for x in [[2, 5, 3, 3], [1, 1, 1, 1]] {
+            cases.push(case("renoise", format!("{name}_{}", x[1]), |m| {
+                let known = known(m, x);
+                let [n, h, w, c] = x;
+                let known = m.given(&[n, h, w, c + 1], Storage::F32, known);
+                let (z, numbers) = (m.f32(&x), m.given(&[renoise::NUMBERS], Storage::F32, numbers.to_vec()));
+                let x = m.f32(&x);
+                renoise::renoise(&mut m.g, &x, &known, &z, &numbers);
+                x
+            }));
+        }
+    }
     cases
 }
 
@@ -171,6 +280,10 @@ fn quantile_cases() -> Vec<Case> {
     cases.push(case("quantile", "kept", |m| {
         record_quantile(m, &p, Thresholding::Dynamic { ratio: 0.9, max: 1.5 }, None)
     }));
+    let p = Pictures { x: [2, 7, 5, 3], guidance: None, steered: true, kept: true };
+    cases.push(case("quantile", "kept_and_steered", |m| {
+        record_quantile(m, &p, Thresholding::Dynamic { ratio: 0.9, max: 1.5 }, None)
+    }));
     let p = Pictures { x: [1, 64, 64, 3], guidance: Some(7.0), steered: false, kept: false };
     cases.push(case("quantile", "64x64", |m| {
         record_quantile(m, &p, Thresholding::Dynamic { ratio: 0.95, max: 1.5 }, None)
@@ -189,8 +302,10 @@ fn record_quantile(m: &mut Maker, p: &Pictures, clip: Thresholding, x: Option<fn
         None => (m.f32(&p.x), output(m, p, true)),
     };
     let step = a_step(clip, Variance::Fixed { sigma: 0.0 });
-    let numbers =
-        m.given(&[numbers::COUNT], Storage::F32, coefficients(&step, p.guidance.unwrap_or(1.0)).to_vec());
-    let known = p.kept.then(|| known(m, p.x));
-    quantile(&mut m.g, &x, &out, &numbers, known.as_ref())
+    let numbers = numbers(m, p, &step);
+    let tensor = lead(m, p);
+    let lead = tensor.as_ref().map(|tensor| Lead { tensor, steered: p.steered, kept: p.kept });
+    quantile(&mut m.g, &x, &out, &numbers, lead.as_ref());
+    // Of the numbers only those behind the step's change.
+    numbers
 }

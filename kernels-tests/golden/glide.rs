@@ -8,7 +8,7 @@ use crate::golden::forward::{self, Outputs};
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::Stored;
 use ancestral::guidance::ClipGuidance;
-use ancestral::internals::device::{Device, ProgramOptions};
+use ancestral::internals::device::{Device, DeviceTensor, ProgramOptions};
 use ancestral::internals::diffusion::repaint::{Keeping, Kept};
 use ancestral::internals::diffusion::{Sampler, Step, Timesteps, channels_last, steps};
 use ancestral::internals::graph::{Graph, Storage};
@@ -236,9 +236,8 @@ fn check_timesteps(name: &str, golden: &Tensors, steps: &[Step], report: &mut Re
 /// One step: the next sample and x̂₀.
 fn step(denoiser: &mut Denoiser, step: &Step, scale: f64, z: &[f32]) -> Checked<(Vec<f32>, Vec<f32>)> {
     denoiser.step(step, scale, z, &mut |_| true).map_err(text)?;
-    let mut next = denoiser.program().read("next").map_err(text)?;
-    let x0 = next.split_off(z.len());
-    Ok((next, x0))
+    let read = |value: &DeviceTensor| value.read().map_err(text);
+    Ok((read(denoiser.sample_now())?, read(denoiser.estimate())?))
 }
 
 /// The spread of one step from a stored sample: what it makes of the forward's, and no less than a rounding of x.
@@ -443,7 +442,6 @@ impl Upsampler<'_> {
                     continue;
                 }
             }
-            denoiser.program().feed_back("next", "x");
         }
         // The base's pictures before they were bytes, where they are stored, and what was made of them.
         if !case.holds("base_cfg.safetensors")

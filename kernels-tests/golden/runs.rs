@@ -139,9 +139,8 @@ impl Run {
             let denoiser = last.as_deref_mut().filter(|_| i == end).unwrap_or(&mut *denoiser);
             denoiser.write("x", &x);
             denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
-            let next = denoiser.program().read("next").map_err(text)?;
+            x = denoiser.sample_now().read().map_err(text)?;
             let what = format!("{} free x[{}]", self.name, i + 1);
-            x = next[..x.len()].to_vec();
             report.golden(&what, &x, &self.x(i + 1), Limit::run(self.spreads[i + 1]));
         }
         Ok(())
@@ -152,11 +151,11 @@ impl Run {
         denoiser.write("x", &x);
         denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
         let out = denoiser.program().read("out").map_err(text)?;
-        let next = denoiser.program().read("next").map_err(text)?;
-        let (x, x0) = next.split_at(x.len());
+        let [x, x0] = [denoiser.sample_now(), denoiser.estimate()].map(|value| value.read().map_err(text));
+        let (x, x0) = (x?, x0?);
         let at = |what: &str| format!("{} step {i} {what}", self.name);
         let spread = self.spreads[i + 1];
-        report.golden(&at("x"), x, &self.x(i + 1), Limit::once(spread));
+        report.golden(&at("x"), &x, &self.x(i + 1), Limit::once(spread));
         // The manifest states x's spread. What x is made of gets the larger of the forward's and of x's own, both taken
         // back or forth through the step's factors; u + w (c - u) counts errors of the halves |1 - w| and w times.
         let c = &step.coefficients;
@@ -174,7 +173,7 @@ impl Run {
             report.held(&at("model_output"), &self.guide(&out), stored("model_output").as_ref(), limit);
         }
         let limit = Limit::once((guided * c.x0_out.abs()).max(spread));
-        report.held(&at("pred_x0"), x0, stored("pred_x0").as_ref(), limit);
+        report.held(&at("pred_x0"), &x0, stored("pred_x0").as_ref(), limit);
         Ok(())
     }
 

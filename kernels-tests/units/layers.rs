@@ -2,7 +2,7 @@
 
 use super::{Checked, Layer};
 use ancestral::internals::diffusion::{
-    Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients, numbers,
+    Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients,
 };
 use ancestral::internals::graph::Storage;
 use ancestral::internals::kernels::attention::{KeyValue, Options, attention};
@@ -213,21 +213,25 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
         },
         1.0,
     );
-    let numbers = layer.given(&[numbers::COUNT], Storage::F32, numbers.to_vec());
+    let numbers = [&numbers[..], &vec![0.0; x.dim(0)]].concat();
+    let numbers = layer.given(&[numbers.len()], Storage::F32, numbers);
+    let fault = layer.given(&[1], Storage::F32, vec![0.0]);
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
-    let s = quantile(&mut layer.g, &x, &out, &numbers, None);
+    quantile(&mut layer.g, &x, &out, &numbers, None);
     let inputs = StepInputs {
         out: &out,
         noise: &noise,
-        coefficients: &numbers,
-        quantile: Some(&s),
-        steer: None,
-        known: None,
+        numbers: &numbers,
+        lead: None,
+        memory: None,
+        fault: &fault,
+        held: false,
     };
-    let y = step(&mut layer.g, &x, &inputs);
+    let x0 = step(&mut layer.g, &x, &inputs);
     // The next sample and the clipped x̂₀ are the same here.
     let (shape, values) = layer.entry.get("y")?;
     let values = super::permute(&(shape, values), &super::TO_NHWC);
-    layer.expect_values("y", &y, [values.clone(), values].concat())
+    layer.expect_values("y", &x, values.clone())?;
+    layer.expect_values("y", &x0, values)
 }

@@ -1,22 +1,20 @@
 // quantile: s[b] = quantile of |x̂₀| over picture b, interpolated linearly: dynamic thresholding's measure
 // (Saharia et al. 2022, section 2.3)
-//   x      [B, HW, C]        f32
-//   out    [B or 2 B, HW, OC] Elem   the network's output; [unconditional | conditional] if guided
-//   coef   [64]              f32     see shared/predict.wgsl
-//   known  [B, HW, C + 1]    f32     read if kept: see step.wgsl
-//   s      [B]               f32
+//   x       [B, HW, C]         f32
+//   out     [B or 2 B, HW, OC] Elem   the network's output; [unconditional | conditional] if guided
+//   lead    see step.wgsl      f32    read if kept
+//   numbers [64 + B]           f32    see shared/predict.wgsl; s is put behind them, in place
 // One workgroup computes one picture. |x̂₀| ≥ 0, so its bits order as numbers do: four passes of 256-bin counts find
 // the element of the lower rank exactly, a fifth the next larger one.
-struct Params { batch: u32, item: u32, channels: u32, out_channels: u32, guided: u32, kept: u32 }
+struct Params { batch: u32, item: u32, channels: u32, out_channels: u32, guided: u32, kept: u32, known_at: u32 }
 
 const WG: u32 = 256u;
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;     // [B, HW, C]
-@group(0) @binding(2) var<storage, read_write> out: array<Elem>;  // [B or 2 B, HW, OC]
-@group(0) @binding(3) var<storage, read_write> coef: array<f32>;  // [64]
-@group(0) @binding(4) var<storage, read_write> known: array<f32>; // [B, HW, C + 1]
-@group(0) @binding(5) var<storage, read_write> s: array<f32>;     // [B]
+@group(0) @binding(1) var<storage, read_write> x: array<f32>;       // [B, HW, C]
+@group(0) @binding(2) var<storage, read_write> out: array<Elem>;    // [B or 2 B, HW, OC]
+@group(0) @binding(3) var<storage, read_write> lead: array<f32>;    // [4, B, HW, C] and [B, HW, C + 1]
+@group(0) @binding(4) var<storage, read_write> numbers: array<f32>; // [64 + B]
 
 var<workgroup> bins: array<atomic<u32>, 256>;
 var<workgroup> prefix: u32;   // the digits of the sought element found so far
@@ -29,12 +27,12 @@ fn magnitude(b: u32, i: u32) -> u32 {
     let stride = p.item / p.channels * p.out_channels;
     var o = f32(out[b * stride + at]);
     if p.guided != 0u {
-        o = guide(o, f32(out[(p.batch + b) * stride + at]), coef[0]);
+        o = guide(o, f32(out[(p.batch + b) * stride + at]), numbers[0]);
     }
-    var x0 = linear(x[b * p.item + i], o, coef[1], coef[2]);
+    var x0 = linear(x[b * p.item + i], o, numbers[1], numbers[2]);
     if p.kept != 0u {
-        let pixel = (b * p.item + i) / p.channels;
-        x0 = keep(x0, known[b * p.item + i + pixel], known[pixel * (p.channels + 1u) + p.channels]);
+        let known = p.known_at + (b * p.item + i) / p.channels * (p.channels + 1u);
+        x0 = keep(x0, lead[known + i % p.channels], lead[known + p.channels]);
     }
     return bitcast<u32>(abs(x0));
 }
@@ -42,7 +40,7 @@ fn magnitude(b: u32, i: u32) -> u32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let b = group.x;
-    let position = coef[7] * f32(p.item - 1u);
+    let position = numbers[7] * f32(p.item - 1u);
     if lane == 0u {
         prefix = 0u;
         rank = u32(position);
@@ -86,6 +84,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if rank + 1u >= equal && atomicLoad(&next) != 0xffffffffu {
             high = bitcast<f32>(atomicLoad(&next));
         }
-        s[b] = low + (position - floor(position)) * (high - low);
+        numbers[64u + b] = low + (position - floor(position)) * (high - low);
     }
 }

@@ -1,4 +1,4 @@
-// predict: what a step makes of the network's output. All of a step's numbers come in one array of 64:
+// predict: what a step makes of the network's output. All of a step's numbers come in one array, 64 of them:
 // [0] guidance  [1] x0_x  [2] x0_out  [3] eps_x  [4] eps_out
 // [5] clip kind  [6] clip range or largest threshold  [7] quantile  [8] variance kind  [9] sigma
 // [10] log variance, smallest  [11] log variance, largest  [12] noise factor  [13] tensors of the memory

@@ -1,13 +1,14 @@
 //! The CPU device: every node through its kernel's `cpu` function, activations where the plan puts them.
 
 use super::memory::free_memory;
-use super::options::{Monitor, Transfer};
+use super::options::Monitor;
+use super::tensor::{DeviceTensor, Memory};
 use super::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// How long nodes are computed before the monitor is asked again.
@@ -18,8 +19,10 @@ enum Values {
     Absent,
     /// A weight.
     Shared(Arc<Vec<f32>>),
-    /// An input or a constant.
+    /// A constant.
     Owned(Vec<f32>),
+    /// An input or an output.
+    Bound(DeviceTensor),
     /// An activation, by its place in the arena.
     Planned(Range<usize>),
 }
@@ -50,7 +53,7 @@ impl CpuProgram {
             .zip(&plan.places)
             .map(|(t, place)| match (&t.source, place) {
                 (Source::Constant(v), _) => Values::Owned(v.clone()),
-                (Source::Input(_), _) => Values::Owned(vec![0.0; t.len()]),
+                (Source::Input(_), _) => Values::Bound(DeviceTensor::on_cpu(t.len())),
                 (_, Some(place)) => {
                     let start = place.offset as usize / size_of::<f32>();
                     Values::Planned(start..start + t.len())
@@ -58,6 +61,9 @@ impl CpuProgram {
                 _ => Values::Absent,
             })
             .collect();
+        for (_, id) in graph.outputs.iter().filter(|(_, id)| graph.is_made(*id)) {
+            values[id.0] = Values::Bound(DeviceTensor::on_cpu(graph.info(*id).len()));
+        }
         for (id, parts, repack, _) in weight_tensors(graph) {
             values[id.0] = Values::Shared(weights.cpu(parts, repack)?);
         }
@@ -74,40 +80,25 @@ impl CpuProgram {
         self.memory
     }
 
-    pub(super) fn write(&mut self, id: TensorId, values: &[f32]) {
-        self.values[id.0] = Values::Owned(values.to_vec());
+    /// The value of an input or output.
+    pub(super) fn value(&self, id: TensorId) -> Option<&DeviceTensor> {
+        if let Values::Bound(value) = &self.values[id.0] { Some(value) } else { None }
     }
 
-    fn get(&self, id: TensorId) -> &[f32] {
-        match &self.values[id.0] {
-            Values::Absent => &[],
-            Values::Shared(v) => v,
-            Values::Owned(v) => v,
-            Values::Planned(place) => &bytemuck::cast_slice(&self.arena)[place.clone()],
-        }
+    /// Has an input or output be another value from now on.
+    pub(super) fn bind(&mut self, id: TensorId, value: &DeviceTensor) {
+        self.values[id.0] = Values::Bound(value.clone());
     }
 
-    pub(super) fn read(&self, id: TensorId) -> Vec<f32> {
-        self.get(id).to_vec()
-    }
-
-    pub(super) fn keep(&mut self, copies: &[Transfer]) {
-        for c in copies {
-            // Out of the list while the rest of it is read.
-            let mut target = std::mem::replace(&mut self.values[c.to.0], Values::Absent);
-            if let Values::Owned(to) = &mut target {
-                to[c.at..][..c.len].copy_from_slice(&self.get(c.from)[c.first..][..c.len]);
-            }
-            self.values[c.to.0] = target;
-        }
-    }
-
-    pub(super) fn copy_from(&mut self, source: &CpuProgram, copies: &[Transfer]) {
-        for c in copies {
-            if let Values::Owned(to) = &mut self.values[c.to.0] {
-                to[c.at..][..c.len].copy_from_slice(&source.get(c.from)[c.first..][..c.len]);
-            }
-        }
+    /// The values of a tensor that is kept.
+    pub(super) fn read(&self, id: TensorId) -> Result<Vec<f32>> {
+        Ok(match &self.values[id.0] {
+            Values::Absent => Vec::new(),
+            Values::Shared(v) => v.to_vec(),
+            Values::Owned(v) => v.clone(),
+            Values::Bound(value) => value.read()?,
+            Values::Planned(place) => bytemuck::cast_slice(&self.arena)[place.clone()].to_vec(),
+        })
     }
 
     /// Seconds of each node.
@@ -143,21 +134,74 @@ impl CpuProgram {
     /// Computes a node.
     fn compute(&mut self, graph: &Graph, at: usize) {
         let node = &graph.nodes[at];
-        let Values::Planned(output) = &self.values[node.output.0] else { return };
-        // What lives while the output is written lies before or behind it.
-        let (before, rest) = bytemuck::cast_slice_mut(&mut self.arena).split_at_mut(output.start);
-        let (y, behind) = rest.split_at_mut(output.len());
-        let (before, behind) = (&*before, &*behind);
+        let at_place = |id: &TensorId| match &self.values[id.0] {
+            Values::Planned(place) => Some((*id, place.clone())),
+            _ => None,
+        };
+        let places = node.outputs.iter().filter_map(at_place).collect();
+        let (mut made, rest) = carve(bytemuck::cast_slice_mut(&mut self.arena), places);
+        // Values of other programs, too.
+        let bound = |id: &TensorId| match &self.values[id.0] {
+            Values::Bound(DeviceTensor { memory: Memory::Cpu(values), first, len, .. }) => {
+                Some((*id, values, *first..first + len))
+            }
+            _ => None,
+        };
+        let mut written: Vec<Written<'_>> =
+            node.outputs.iter().filter_map(bound).map(|(id, v, range)| (id, lock(v), range)).collect();
+        let read: Vec<Read<'_>> =
+            node.inputs.iter().filter_map(bound).map(|(id, v, range)| (id, share(v), range)).collect();
+        made.extend(written.iter_mut().map(|(id, values, range)| (*id, &mut values[range.clone()])));
+        made.sort_by_key(|(id, _)| node.outputs.iter().position(|output| output == id));
+        let mut outputs: Vec<&mut [f32]> = made.into_iter().map(|(_, y)| y).collect();
         let value = |id: &TensorId| match &self.values[id.0] {
             Values::Absent => &[],
             Values::Shared(v) => &v[..],
             Values::Owned(v) => &v[..],
-            Values::Planned(place) if place.end <= output.start => &before[place.clone()],
-            Values::Planned(place) => &behind[place.start - output.end..place.end - output.end],
+            Values::Bound(_) => {
+                let found = read.iter().find(|(of, ..)| of == id);
+                found.map_or(&[][..], |(_, values, range)| &values[range.clone()])
+            }
+            Values::Planned(place) => {
+                let around = rest.iter().rfind(|(start, _)| *start <= place.start);
+                around.map_or(&[][..], |(start, values)| &values[place.start - start..place.end - start])
+            }
         };
         let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
-        (node.kernel.cpu)(&node.params, &inputs, y);
+        (node.kernel.cpu)(&node.params, &inputs, &mut outputs);
     }
+}
+
+/// A value that a node writes, and which of its elements.
+type Written<'a> = (TensorId, RwLockWriteGuard<'a, Vec<f32>>, Range<usize>);
+/// A value that it reads.
+type Read<'a> = (TensorId, RwLockReadGuard<'a, Vec<f32>>, Range<usize>);
+
+fn lock(values: &RwLock<Vec<f32>>) -> RwLockWriteGuard<'_, Vec<f32>> {
+    values.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn share(values: &RwLock<Vec<f32>>) -> RwLockReadGuard<'_, Vec<f32>> {
+    values.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Outputs by tensor, and what lies between them with where it begins.
+type Carved<'a> = (Vec<(TensorId, &'a mut [f32])>, Vec<(usize, &'a [f32])>);
+
+/// Divides the arena into the outputs at their places, and all else: what lives while they are written lies between them.
+fn carve(arena: &mut [f32], mut places: Vec<(TensorId, Range<usize>)>) -> Carved<'_> {
+    places.sort_by_key(|(_, place)| place.start);
+    let (mut outputs, mut rest) = (Vec::new(), Vec::new());
+    let (mut at, mut left) = (0, arena);
+    for (id, place) in places {
+        let (between, behind) = left.split_at_mut(place.start - at);
+        let (output, behind) = behind.split_at_mut(place.len());
+        rest.push((at, &*between));
+        outputs.push((id, output));
+        (at, left) = (place.end, behind);
+    }
+    rest.push((at, &*left));
+    (outputs, rest)
 }
 
 /// Refuses what the machine has no memory for: the system would end the process, or others, without a word.

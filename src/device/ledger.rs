@@ -1,4 +1,5 @@
-//! A count of what programs a piece of work runs, so that tests can hold a plan to it.
+//! A count of what programs a piece of work runs and what passes between host and device, so that tests can hold a plan
+//! and a run to it.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,37 @@ pub struct Ran {
     pub runs: usize,
 }
 
+/// What passed between host and device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Pieces of work handed to a GPU.
+    pub submissions: u64,
+    /// Times the host waited for one.
+    pub waits: u64,
+    /// Bytes written to a GPU, weights included.
+    pub uploaded: u64,
+    /// Bytes of weights among them.
+    pub weights: u64,
+    /// Bytes read from a GPU.
+    pub read_back: u64,
+}
+
+impl std::ops::Sub for Traffic {
+    type Output = Traffic;
+    fn sub(self, other: Traffic) -> Traffic {
+        Traffic {
+            submissions: self.submissions - other.submissions,
+            waits: self.waits - other.waits,
+            uploaded: self.uploaded - other.uploaded,
+            weights: self.weights - other.weights,
+            read_back: self.read_back - other.read_back,
+        }
+    }
+}
+
 thread_local! {
     static LEDGER: RefCell<Option<Vec<Ran>>> = const { RefCell::new(None) };
+    static TRAFFIC: RefCell<Traffic> = RefCell::default();
 }
 
 /// What the programs that `work` runs on this thread are, in the order in which each ran first. Those without nodes
@@ -23,6 +53,16 @@ pub fn counted<R>(work: impl FnOnce() -> R) -> (R, Vec<Ran>) {
     LEDGER.with(|ledger| *ledger.borrow_mut() = Some(Vec::new()));
     let done = work();
     (done, LEDGER.with(|ledger| ledger.borrow_mut().take()).unwrap_or_default())
+}
+
+/// What this thread has passed between host and GPUs so far: the difference of two is what was between them.
+pub fn traffic() -> Traffic {
+    TRAFFIC.with(|traffic| *traffic.borrow())
+}
+
+/// Counts something that passes.
+pub(super) fn count(add: impl FnOnce(&mut Traffic)) {
+    TRAFFIC.with(|traffic| add(&mut traffic.borrow_mut()));
 }
 
 /// A number for a new program.

@@ -8,14 +8,18 @@ mod memory;
 mod nmse;
 mod options;
 mod program;
+mod tensor;
 mod weight_cache;
+mod work;
 
-pub use gpu::{Choices, Gpu};
+pub use gpu::{Choices, Fault, Gpu};
 pub use limits::DeviceLimits;
 pub use nmse::nmse;
-pub use options::{Keep, Monitor, ProgramOptions, Transfer, Variants};
+pub use options::{Keep, Monitor, ProgramOptions, Variants};
 pub use program::{NodeTime, Program};
+pub use tensor::DeviceTensor;
 pub use weight_cache::{LARGE_WEIGHTS, Weights};
+pub use work::{Reading, Ticket, Work};
 
 use crate::error::{Error, Result, request};
 use crate::graph::{Graph, TensorId, fuse::fuse};
@@ -129,6 +133,26 @@ impl Device {
         }
     }
 
+    /// Work of one thread on it; none yet.
+    #[doc(hidden)]
+    pub fn work(&self) -> Work {
+        match self {
+            Device::Cpu => Work::on_cpu(),
+            Device::Gpu(gpu) => Work::on_gpu(gpu),
+        }
+    }
+
+    /// A value of zeros, `len` elements, in f32 or where `half` says so in f16 (which the CPU has not).
+    ///
+    /// Errors: a device without the memory.
+    #[doc(hidden)]
+    pub fn tensor(&self, len: usize, half: bool) -> Result<DeviceTensor> {
+        match self {
+            Device::Cpu => Ok(DeviceTensor::on_cpu(len)),
+            Device::Gpu(gpu) => gpu.scoped("a tensor", || gpu.tensor("a tensor", len, half)),
+        }
+    }
+
     /// Makes a graph runnable: fuses, plans, uploads the weights it reads, compiles pipelines.
     ///
     /// `kept` tensors stay readable after a run. Errors: weights that are missing or of another shape, a tensor
@@ -147,7 +171,7 @@ impl Device {
         let kept: Vec<TensorId> = match options.keep {
             Keep::Outputs => Vec::new(),
             Keep::Taps => graph.taps.iter().map(|(_, id)| *id).collect(),
-            Keep::All => graph.nodes.iter().map(|n| n.output).collect(),
+            Keep::All => graph.nodes.iter().map(|n| n.output()).collect(),
         };
         let backend = match self {
             Device::Cpu => Backend::Cpu(cpu::CpuProgram::new(&graph, weights, &kept)?),
@@ -155,6 +179,6 @@ impl Device {
                 Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?))
             }
         };
-        Ok(Program { graph, backend, number: ledger::number() })
+        Ok(Program { graph, backend, number: ledger::number(), fault: None })
     }
 }

@@ -1,6 +1,5 @@
 //! How a graph is built into a program, and how its runs are watched.
 
-use crate::graph::TensorId;
 use crate::kernels::Precision;
 
 /// How a graph is built into a program.
@@ -39,21 +38,6 @@ pub enum Keep {
     Taps,
     /// Every node's output, to compare two devices node by node.
     All,
-}
-
-/// A piece of one program's output that becomes a piece of another's input; in elements.
-#[derive(Clone, Copy, Debug)]
-pub struct Transfer {
-    /// Output of the source.
-    pub from: TensorId,
-    /// First element there.
-    pub first: usize,
-    /// Input of the target.
-    pub to: TensorId,
-    /// First element there.
-    pub at: usize,
-    /// How many.
-    pub len: usize,
 }
 
 /// Called between pieces of work with the share of the run that is done; returning false cancels.

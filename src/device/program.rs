@@ -3,8 +3,10 @@
 use super::cpu::CpuProgram;
 use super::gpu::GpuProgram;
 use super::ledger;
-use super::options::{Monitor, Transfer};
-use crate::error::Result;
+use super::options::Monitor;
+use super::tensor::DeviceTensor;
+use super::work::{Way, Work};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, TensorId};
 use crate::kernels::Cost;
 
@@ -13,12 +15,14 @@ pub(super) enum Backend {
     Gpu(Box<GpuProgram>),
 }
 
-/// A graph on a device: write inputs, run, read outputs, as often as you like.
+/// A graph on a device. Its inputs and outputs are values on the device: its own, until others are bound in their place.
 pub struct Program {
     pub(super) graph: Graph,
     pub(super) backend: Backend,
     /// Its number in a [ledger].
     pub(super) number: u64,
+    /// What went wrong in a call that could not tell it: the next that can, does.
+    pub(super) fault: Option<Error>,
 }
 
 impl Program {
@@ -35,41 +39,120 @@ impl Program {
         }
     }
 
-    #[track_caller]
-    fn input(&self, name: &str) -> TensorId {
-        match self.graph.find_input(name) {
-            Some(id) => id,
-            None => panic!("the graph has no input `{name}`"),
-        }
+    /// The input or output of that name.
+    fn find(&self, name: &str) -> Option<TensorId> {
+        self.graph.find_input(name).or_else(|| self.graph.find_output(name))
     }
 
     #[track_caller]
-    fn output(&self, name: &str) -> TensorId {
-        match self.graph.find_output(name) {
-            Some(id) => id,
-            None => panic!("the graph has no output `{name}`"),
+    fn id(&self, name: &str) -> TensorId {
+        self.find(name).unwrap_or_else(|| panic!("the graph has no input or output `{name}`"))
+    }
+
+    /// Whether it has an input or output of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The value that an input of that name, or else an output, is now.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[track_caller]
+    pub fn value(&self, name: &str) -> DeviceTensor {
+        self.value_of(self.find(name), name)
+    }
+
+    /// The value of the input of that name.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[track_caller]
+    pub fn input(&self, name: &str) -> DeviceTensor {
+        self.value_of(self.graph.find_input(name), name)
+    }
+
+    /// The value of the output of that name.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[track_caller]
+    pub fn output(&self, name: &str) -> DeviceTensor {
+        self.value_of(self.graph.find_output(name), name)
+    }
+
+    #[track_caller]
+    fn value_of(&self, id: Option<TensorId>, name: &str) -> DeviceTensor {
+        let value = id.and_then(|id| match &self.backend {
+            Backend::Cpu(p) => p.value(id),
+            Backend::Gpu(p) => p.value(id),
+        });
+        value.cloned().unwrap_or_else(|| panic!("the graph has no such value `{name}`"))
+    }
+
+    /// Has an input or output be another value from now on: another program's output, say, or one that two programs take
+    /// turns at.
+    ///
+    /// Errors: a device that fails.
+    ///
+    /// # Panics
+    /// Where there is none of that name, or it has another length or type.
+    #[track_caller]
+    pub fn bind(&mut self, name: &str, value: &DeviceTensor) -> Result<()> {
+        let (id, now) = (self.id(name), self.value(name));
+        assert_eq!((now.len, now.half), (value.len, value.half), "`{name}` is {now:?}, not {value:?}");
+        if now.is(value) {
+            return Ok(());
+        }
+        match &mut self.backend {
+            Backend::Cpu(p) => {
+                p.bind(id, value);
+                Ok(())
+            }
+            Backend::Gpu(p) => p.bind(&self.graph, id, value),
         }
     }
 
     /// Sets an input.
     #[track_caller]
     pub fn write(&mut self, name: &str, values: &[f32]) {
-        let id = self.input(name);
-        let expected = self.graph.info(id).len();
-        assert_eq!(values.len(), expected, "input `{name}` has {expected} elements, {} given", values.len());
-        match &mut self.backend {
-            Backend::Cpu(p) => p.write(id, values),
-            Backend::Gpu(p) => p.write(&self.graph, id, values),
+        let value = self.value(name);
+        assert_eq!(
+            values.len(),
+            value.len,
+            "input `{name}` has {} elements, {} given",
+            value.len,
+            values.len()
+        );
+        if let (Err(error), None) = (value.write(values), &self.fault) {
+            self.fault = Some(error);
         }
     }
 
-    /// Computes every node.
-    pub fn run(&mut self, monitor: &mut Monitor<'_>) -> Result<()> {
-        ledger::note(self.number, self.graph.nodes.len());
-        match &mut self.backend {
-            Backend::Cpu(p) => p.run(&self.graph, monitor),
-            Backend::Gpu(p) => p.run(&self.graph, monitor),
+    /// Has every node computed as a part of a thread's work. `monitor` hears of the share that is done, and cancels by saying
+    /// false.
+    ///
+    /// Errors: a device that fails; [`Error::Cancelled`].
+    pub fn enqueue(&mut self, work: &mut Work, monitor: &mut Monitor<'_>) -> Result<()> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
         }
+        ledger::note(self.number, self.graph.nodes.len());
+        match (&mut self.backend, &mut work.way) {
+            (Backend::Cpu(p), Way::Cpu) => p.run(&self.graph, monitor),
+            (Backend::Gpu(p), Way::Gpu(queue)) => p.enqueue(&self.graph, queue, monitor),
+            _ => Err(Error::device("a program of one device is given work of another; please report it")),
+        }
+    }
+
+    /// Computes every node, and waits until that is done.
+    pub fn run(&mut self, monitor: &mut Monitor<'_>) -> Result<()> {
+        let mut work = match &self.backend {
+            Backend::Cpu(_) => Work::on_cpu(),
+            Backend::Gpu(p) => Work::on_gpu(p.gpu()),
+        };
+        self.enqueue(&mut work, monitor)?;
+        work.finish()
     }
 
     /// Runs every node by itself and times it: on a GPU as a submission of its own, waited for, which adds some tenths
@@ -90,54 +173,15 @@ impl Program {
     /// An output's values.
     #[track_caller]
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>> {
-        let id = self.output(name);
+        let id = self.id(name);
         self.read_tensor(id)
     }
 
     /// A kept tensor's values.
     pub fn read_tensor(&mut self, id: TensorId) -> Result<Vec<f32>> {
-        match &mut self.backend {
-            Backend::Cpu(p) => Ok(p.read(id)),
-            Backend::Gpu(p) => p.read(&self.graph, id),
-        }
-    }
-
-    /// Copies pieces of another program's outputs into this one's inputs, on the device. Both programs were made for
-    /// one device and precision.
-    ///
-    /// Pieces begin and end at even elements, unless they are whole tensors: copies are in whole words.
-    #[track_caller]
-    pub fn copy_from(&mut self, source: &Program, copies: &[Transfer]) {
-        for c in copies {
-            let within = |p: &Program, id: TensorId, first: usize| first + c.len <= p.graph.info(id).len();
-            assert!(within(source, c.from, c.first) && within(self, c.to, c.at), "{c:?} leaves its tensors");
-        }
-        match (&mut self.backend, &source.backend) {
-            (Backend::Cpu(to), Backend::Cpu(from)) => to.copy_from(from, copies),
-            (Backend::Gpu(to), Backend::Gpu(from)) => to.copy_from(&self.graph, from, &source.graph, copies),
-            _ => panic!("the programs are on different devices"),
-        }
-    }
-
-    /// Copies the first elements of an output to an input, as many as it holds, for the next run.
-    #[track_caller]
-    pub fn feed_back(&mut self, output: &str, input: &str) {
-        let (from, to) = (self.output(output), self.input(input));
-        let len = self.graph.info(to).len();
-        self.keep(&[Transfer { from, first: 0, to, at: 0, len }]);
-    }
-
-    /// Copies pieces of its own outputs to its own inputs, for the runs to come: a cache grows so. Pieces as
-    /// [`Program::copy_from`] takes them.
-    #[track_caller]
-    pub fn keep(&mut self, copies: &[Transfer]) {
-        for c in copies {
-            let within = |id: TensorId, first: usize| first + c.len <= self.graph.info(id).len();
-            assert!(within(c.from, c.first) && within(c.to, c.at), "{c:?} leaves its tensors");
-        }
-        match &mut self.backend {
-            Backend::Cpu(p) => p.keep(copies),
-            Backend::Gpu(p) => p.keep(&self.graph, copies),
+        match &self.backend {
+            Backend::Cpu(p) => p.read(id),
+            Backend::Gpu(p) => p.value(id).map_or_else(|| p.read(&self.graph, id), DeviceTensor::read),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A step as the numbers that one fused kernel reads (`shaders/shared/predict.wgsl`).
 
 use super::process::Thresholding;
-use super::step::{MEMORY, Row, Step, Variance};
+pub use super::step::MEMORY;
+use super::step::{Row, Step, Variance};
 
 /// The guidance scale.
 pub const GUIDANCE: usize = 0;

@@ -69,12 +69,6 @@ pub(crate) fn alpha_bar_before(steps: &[Step], i: usize) -> f64 {
     steps.get(i).map_or(1.0, |step| step.alpha_bar)
 }
 
-/// x at a noisier place of the chain: from ᾱ `from` to `to`, with noise z.
-pub(crate) fn noise_further(x: &mut [f32], from: f64, to: f64, z: &[f32]) {
-    let (signal, noise) = ((to / from).sqrt() as f32, (1.0 - to / from).max(0.0).sqrt() as f32);
-    x.iter_mut().zip(z).for_each(|(x, z)| *x = signal * *x + noise * z);
-}
-
 /// What a run keeps of a picture.
 #[derive(Clone, Debug)]
 pub struct Kept {
@@ -87,19 +81,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Puts the picture, noised to ᾱ by z, where it is kept.
-    pub(crate) fn put(&self, x: &mut [f32], alpha_bar: f64, z: &[f32]) {
-        let (signal, noise) = (alpha_bar.sqrt() as f32, (1.0 - alpha_bar).sqrt() as f32);
-        let channels = x.len() / self.keep.len();
-        for (i, x) in x.iter_mut().enumerate() {
-            let keep = self.keep[i / channels];
-            if keep > 0.0 {
-                *x = keep * (signal * self.picture[i] + noise * z[i]) + (1.0 - keep) * *x;
-            }
-        }
-    }
-
-    /// The picture with its share beside it, `[N, H, W, C + 1]`, as the step's kernel takes it.
+    /// The picture with its share beside it, `[N, H, W, C + 1]`, as the kernels take it.
     pub(crate) fn known(&self) -> Vec<f32> {
         let channels = self.picture.len() / self.keep.len();
         let pixels = self.picture.chunks_exact(channels).zip(&self.keep);

@@ -27,10 +27,10 @@ pub fn fuse(graph: &mut Graph) {
                 // A reshape between the two leaves the numbers where they are, but not what a row is.
                 let last = |id: TensorId| graph.tensors[id.0].shape.last();
                 let rows_alike = Epilogue::read(&consumer.params).operand_rows == 1
-                    || last(through) == last(consumer.output);
+                    || last(through) == last(consumer.output());
                 let storage = |id: TensorId| graph.tensors[id.0].storage;
                 let single =
-                    rows_alike && uses[through.0] == 1 && storage(through) == storage(consumer.output);
+                    rows_alike && uses[through.0] == 1 && storage(through) == storage(consumer.output());
                 let merged = if single { merge(node, consumer, other) } else { None };
                 merged.map(|merged| (from, merged))
             })
@@ -41,7 +41,7 @@ pub fn fuse(graph: &mut Graph) {
             nodes[at] = Some(merged);
         }
         if let Some(node) = &nodes[at] {
-            producer[node.output.0] = Some(at);
+            producer[node.output().0] = Some(at);
         }
     }
     graph.nodes = nodes.into_iter().flatten().collect();
@@ -85,7 +85,7 @@ fn merge(producer: &Node, consumer: &Node, operand: Option<TensorId>) -> Option<
         merged.operand_rows = first.operand_rows;
     }
     merged.write(&mut node.params);
-    node.output = consumer.output;
+    node.outputs.clone_from(&consumer.outputs);
     Some(node)
 }
 
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(g.nodes.len(), 1);
         let e = Epilogue::read(&g.nodes[0].params);
         assert_eq!((e.act, e.operand_op, e.operand_rows, e.scale), (1, 1, 1, 0.5));
-        assert_eq!((g.nodes[0].inputs[3], g.nodes[0].output), (x.id, y.id));
+        assert_eq!((g.nodes[0].inputs[3], g.nodes[0].output()), (x.id, y.id));
     }
 
     #[test]

@@ -24,21 +24,24 @@ pub fn gradient(g: &mut Graph, scalar: &Tensor, inputs: &[&Tensor]) -> Result<Ve
     let mut depends = vec![false; g.tensors.len()];
     inputs.iter().for_each(|input| depends[input.id.0] = true);
     for node in &g.nodes {
-        depends[node.output.0] |= node.inputs.iter().any(|id| depends[id.0]);
+        depends[node.output().0] |= node.inputs.iter().any(|id| depends[id.0]);
     }
     let ones = g.constant(&scalar.shape, vec![1.0; scalar.len()]);
     let mut gradients: HashMap<TensorId, Tensor> = HashMap::from([(scalar.id, as_elem(g, &ones))]);
     for at in (0..forward).rev() {
         let node = g.nodes[at].clone();
-        if !depends[node.output.0] {
+        if !depends[node.output().0] {
             continue;
         }
         // The gradient of a requested tensor stays to be returned.
-        let wanted_itself = inputs.iter().any(|input| input.id == node.output);
-        let dy =
-            if wanted_itself { gradients.get(&node.output).cloned() } else { gradients.remove(&node.output) };
+        let wanted_itself = inputs.iter().any(|input| input.id == node.output());
+        let dy = if wanted_itself {
+            gradients.get(&node.output()).cloned()
+        } else {
+            gradients.remove(&node.output())
+        };
         let Some(dy) = dy else { continue };
-        let dy = g.reshape(&dy, &g.info(node.output).shape.clone());
+        let dy = g.reshape(&dy, &g.info(node.output()).shape.clone());
         let wants: Vec<bool> = node.inputs.iter().map(|id| depends[id.0]).collect();
         let refused = |what: &str| {
             request!(

@@ -18,15 +18,18 @@ pub fn hoist(graph: &Graph, varying: &[&str]) -> (Graph, Graph) {
         .collect();
     let mut maker = HashMap::new();
     for node in &graph.nodes {
-        varies[node.output.0] = node.inputs.iter().any(|id| varies[id.0]);
-        maker.insert(node.output, node);
+        let depends = node.inputs.iter().any(|id| varies[id.0]);
+        for output in &node.outputs {
+            varies[output.0] = depends;
+            maker.insert(*output, node);
+        }
     }
     let (mut once, mut each) = (Part::default(), Part::default());
     let mut names = Names::default();
     // A node may be called like an input; what crosses is not.
     graph.input_names().for_each(|input| drop(names.unique(input)));
     for node in &graph.nodes {
-        if !varies[node.output.0] {
+        if !varies[node.output().0] {
             once.push(graph, node);
             continue;
         }
@@ -78,8 +81,8 @@ impl Part {
 
     fn push(&mut self, graph: &Graph, node: &Node) {
         let inputs = node.inputs.iter().map(|id| self.take(graph, *id)).collect();
-        let output = self.take(graph, node.output);
-        self.graph.nodes.push(Node { inputs, output, ..node.clone() });
+        let outputs = node.outputs.iter().map(|id| self.take(graph, *id)).collect();
+        self.graph.nodes.push(Node { inputs, outputs, ..node.clone() });
     }
 }
 

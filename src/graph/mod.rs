@@ -138,7 +138,7 @@ pub enum Source {
     },
     /// Numbers known while recording: frequency tables, bucket indices.
     Constant(Vec<f32>),
-    /// The output of the node of this index.
+    /// An output of a node.
     Node,
 }
 
@@ -180,8 +180,8 @@ pub struct Node {
     pub params: Vec<u8>,
     /// Bound in this order after the uniform.
     pub inputs: Vec<TensorId>,
-    /// Bound last.
-    pub output: TensorId,
+    /// Bound last, in this order; one at least. An output that is an input of the graph is updated in place.
+    pub outputs: Vec<TensorId>,
     /// Which of the kernel's shaders computes it on a GPU.
     pub shader: usize,
     /// Path of the weights plus the operation: `unet.down_blocks.0.resnets.1.conv1`.
@@ -189,6 +189,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The first output: the only one of all kernels that networks are made of.
+    pub fn output(&self) -> TensorId {
+        self.outputs[0]
+    }
+
     /// The shader that computes it on a GPU.
     pub fn shader(&self) -> &'static Shader {
         &self.kernel.shaders[self.shader]
@@ -330,11 +335,36 @@ impl Graph {
         shape: &[usize],
         storage: Storage,
     ) -> Tensor {
-        let output = self.add(shape, storage, Source::Node);
-        let inputs = inputs.iter().map(|t| t.id).collect();
-        let label = self.path(label);
-        self.nodes.push(Node { kernel, params, inputs, output: output.id, shader: 0, label });
+        let output = self.make(shape, storage);
+        self.push_into(kernel, label, params, inputs, &[&output]);
         output
+    }
+
+    /// Records one dispatch of a kernel into tensors: [made](Graph::make) for it, or inputs of the graph that it updates in
+    /// place.
+    pub(crate) fn push_into(
+        &mut self,
+        kernel: &'static Kernel,
+        label: &str,
+        params: Vec<u8>,
+        inputs: &[&Tensor],
+        outputs: &[&Tensor],
+    ) {
+        let ids = |tensors: &[&Tensor]| tensors.iter().map(|t| t.id).collect();
+        let label = self.path(label);
+        self.nodes.push(Node {
+            kernel,
+            params,
+            inputs: ids(inputs),
+            outputs: ids(outputs),
+            shader: 0,
+            label,
+        });
+    }
+
+    /// A tensor for a node to make.
+    pub(crate) fn make(&mut self, shape: &[usize], storage: Storage) -> Tensor {
+        self.add(shape, storage, Source::Node)
     }
 
     /// Names a tensor the caller wants to read after a run.
@@ -362,6 +392,11 @@ impl Graph {
     /// What the graph knows of a tensor.
     pub fn info(&self, id: TensorId) -> &TensorInfo {
         &self.tensors[id.0]
+    }
+
+    /// Whether a node makes it.
+    pub fn is_made(&self, id: TensorId) -> bool {
+        matches!(self.info(id).source, Source::Node)
     }
 
     /// The input of that name.
@@ -405,6 +440,6 @@ impl Graph {
     /// Arithmetic and least traffic of one node.
     pub fn node_cost(&self, node: &Node) -> Cost {
         let shapes: Vec<&[usize]> = node.inputs.iter().map(|t| self.info(*t).shape.as_slice()).collect();
-        (node.kernel.cost)(&node.params, &shapes, &self.info(node.output).shape)
+        (node.kernel.cost)(&node.params, &shapes, &self.info(node.output()).shape)
     }
 }

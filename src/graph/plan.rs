@@ -22,7 +22,7 @@ pub struct Limits {
     pub max_buffer: u64,
 }
 
-/// Memory of a graph's activations. Weights, inputs and constants have buffers of their own.
+/// Memory of a graph's activations. Weights, inputs, outputs and constants have buffers of their own.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Per tensor: its place, if a node makes it.
@@ -115,14 +115,18 @@ fn lifetimes(graph: &Graph, kept: &[TensorId]) -> Vec<Option<Lifetime>> {
     let end = graph.nodes.len();
     let mut lives: Vec<Option<Lifetime>> = vec![None; graph.tensors.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
-        lives[node.output.0] = Some(Lifetime { first: at, last: at });
+        // What is updated in place, and what the caller reads, has memory of its own.
+        let here = |id: &&TensorId| graph.is_made(**id) && !graph.outputs.iter().any(|(_, o)| o == *id);
+        for id in node.outputs.iter().filter(here) {
+            lives[id.0] = Some(Lifetime { first: at, last: at });
+        }
         for input in &node.inputs {
             if let Some(life) = &mut lives[input.0] {
                 life.last = life.last.max(at);
             }
         }
     }
-    for id in graph.outputs.iter().map(|(_, id)| id).chain(kept) {
+    for id in kept {
         if let Some(life) = &mut lives[id.0] {
             life.last = end;
         }

@@ -24,7 +24,7 @@ impl Uses {
     fn of(graph: &Graph) -> Self {
         let mut uses = Uses { made: HashMap::new(), read: HashMap::new() };
         for (at, node) in graph.nodes.iter().enumerate() {
-            uses.made.insert(node.output, at);
+            uses.made.insert(node.output(), at);
             for id in &node.inputs {
                 uses.read.entry(*id).or_default().push(at);
             }
@@ -47,10 +47,11 @@ impl Uses {
         }
     }
 
-    /// Bytes alive at each node.
+    /// Bytes alive at each node, but for outputs: these have memory of their own.
     fn alive_bytes(&self, graph: &Graph) -> Vec<u64> {
         let mut change = vec![0i128; graph.nodes.len() + 2];
-        for (id, made) in &self.made {
+        let here = |(id, _): &(&TensorId, &usize)| !graph.outputs.iter().any(|(_, output)| output == *id);
+        for (id, made) in self.made.iter().filter(here) {
             let size = i128::from(bytes(graph, *id));
             change[*made] += size;
             change[self.last_read(*id) + 1] -= size;
@@ -83,7 +84,7 @@ impl Uses {
     }
 }
 
-/// Most bytes of activations alive at once, in f32.
+/// Most bytes of activations alive at once, in f32, without outputs.
 pub fn peak(graph: &Graph) -> u64 {
     Uses::of(graph).alive_bytes(graph).into_iter().max().unwrap_or(0)
 }
@@ -115,7 +116,7 @@ pub fn recompute(graph: &mut Graph, scalar: TensorId, budget: u64) -> u64 {
             let flops: f64 = chain.iter().map(|node| graph.node_cost(&graph.nodes[*node]).flops).sum();
             let price = flops.max(1.0) / bytes(graph, *id) as f64;
             // The chain's own tensors must not make a peak as high.
-            let extra: u64 = chain.iter().map(|node| bytes(graph, graph.nodes[*node].output)).sum();
+            let extra: u64 = chain.iter().map(|node| bytes(graph, graph.nodes[*node].output())).sum();
             (alive[next] + extra < most).then_some((price, *id, next, chain))
         };
         let best =
@@ -131,11 +132,19 @@ fn insert(graph: &mut Graph, id: TensorId, next: usize, chain: &[usize]) {
     let mut copies: Vec<Node> = Vec::with_capacity(chain.len());
     for at in chain {
         let node = graph.nodes[*at].clone();
-        let output =
-            graph.add(&graph.info(node.output).shape.clone(), graph.info(node.output).storage, Source::Node);
-        again.insert(node.output, output.id);
+        let output = graph.add(
+            &graph.info(node.output()).shape.clone(),
+            graph.info(node.output()).storage,
+            Source::Node,
+        );
+        again.insert(node.output(), output.id);
         let inputs = node.inputs.iter().map(|id| again.get(id).copied().unwrap_or(*id)).collect();
-        copies.push(Node { inputs, output: output.id, label: format!("{} (again)", node.label), ..node });
+        copies.push(Node {
+            inputs,
+            outputs: vec![output.id],
+            label: format!("{} (again)", node.label),
+            ..node
+        });
     }
     for node in &mut graph.nodes[next..] {
         for input in &mut node.inputs {

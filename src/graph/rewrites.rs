@@ -166,7 +166,7 @@ fn winograd(graph: &mut Graph, node: &Node) {
     let m = batched_matmul(graph, &format!("{} (planes)", node.label), &v, &u);
     winograd_output(graph, &node.label, &m, (&bias, &operand), &p);
     if let Some(last) = graph.nodes.last_mut() {
-        last.output = node.output;
+        last.outputs = node.outputs.clone();
     }
 }
 
@@ -199,9 +199,9 @@ fn slices(
     if let Some(first) = graph.nodes.last_mut() {
         first.shader = shader;
     }
-    let shape = graph.info(node.output).shape.clone();
+    let shape = graph.info(node.output()).shape.clone();
     sum_slices(graph, &node.label, &x, epilogue, &Epilogue::read(&node.params), &shape);
     if let Some(last) = graph.nodes.last_mut() {
-        last.output = node.output;
+        last.outputs = node.outputs.clone();
     }
 }

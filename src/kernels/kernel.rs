@@ -62,7 +62,7 @@ pub struct Kernel {
     pub gradient: Option<Gradient>,
     /// What may stand in a node's place on a GPU.
     pub rewrites: Rewrites,
-    /// Arithmetic and least traffic from the parameters and the shapes of inputs and output.
+    /// Arithmetic and least traffic from the parameters and the shapes of inputs and first output.
     pub cost: CostOf,
 }
 
@@ -90,7 +90,7 @@ pub type Gradient = fn(&mut Graph, &Backward<'_>) -> Result<Vec<Option<Tensor>>,
 pub struct Backward<'a> {
     /// The node, as it was recorded: nothing is fused into it.
     pub node: &'a Node,
-    /// The gradient of its output, of the output's shape.
+    /// The gradient of its output, of the output's shape: kernels that are differentiated have one.
     pub dy: &'a Tensor,
     /// For each input: its gradient is asked for.
     pub wants: &'a [bool],
@@ -104,7 +104,7 @@ impl Backward<'_> {
 
     /// The output as the forward computed it.
     pub(crate) fn output(&self, g: &Graph) -> Tensor {
-        g.tensor(self.node.output)
+        g.tensor(self.node.output())
     }
 
     /// An error if one of these inputs is asked for: its index and what it is.
@@ -119,21 +119,27 @@ impl Backward<'_> {
     }
 }
 
-/// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its output.
+/// A kernel's cost from its uniform, the shapes of its inputs, and the shape of its first output.
 pub type CostOf = fn(&[u8], &[&[usize]], &[usize]) -> Cost;
 
-/// Computes a kernel on the CPU: uniform, inputs, output. The output holds anything before; all of it is written.
-pub type Compute = fn(&[u8], &[&[f32]], &mut [f32]);
+/// Computes a kernel on the CPU: uniform, inputs, outputs. An output holds anything before and all of it is written, but
+/// where the node updates an input of its graph: that holds the input's values.
+pub type Compute = fn(&[u8], &[&[f32]], &mut [&mut [f32]]);
 
-/// Defines a kernel, in f64 throughout: uniform, inputs, output.
-pub type Definition = fn(&[u8], &[&[f64]], &mut [f64]);
+/// Defines a kernel, in f64 throughout: uniform, inputs, outputs, as [`Compute`] has them.
+pub type Definition = fn(&[u8], &[&[f64]], &mut [&mut [f64]]);
 
 /// The definition of a kernel that is what its `cpu` function computes: values rounded to f32 are part of it, or it only
 /// serves another kernel, whose definition holds.
-pub(crate) fn defined_in_f32(cpu: Compute, params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+pub(crate) fn defined_in_f32(
+    cpu: fn(&[u8], &[&[f32]], &mut [f32]),
+    params: &[u8],
+    inputs: &[&[f64]],
+    y: &mut [f64],
+) {
     let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| x.iter().map(|v| *v as f32).collect()).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-    let mut out = vec![0.0; y.len()];
+    let mut out: Vec<f32> = y.iter().map(|v| *v as f32).collect();
     cpu(params, &inputs, &mut out);
     y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
 }

@@ -77,7 +77,7 @@ mod tests {
         let g = record(&super_resolution_256(), 256);
         let side_of = |label: &str| {
             let node = g.nodes.iter().find(|n| n.label == label).unwrap_or_else(|| panic!("no node {label}"));
-            g.info(node.output).shape[1]
+            g.info(node.output()).shape[1]
         };
         assert_eq!(side_of("conv_in"), 256);
         for (level, side) in [128, 64, 32, 16].into_iter().enumerate() {

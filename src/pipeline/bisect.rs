@@ -39,7 +39,7 @@ pub fn bisect(
     let mut common = graph.clone();
     fuse(&mut common);
     for (agreed, node) in common.nodes.iter().enumerate() {
-        let nmse = nmse(&a.read_tensor(node.output)?, &b.read_tensor(node.output)?);
+        let nmse = nmse(&a.read_tensor(node.output())?, &b.read_tensor(node.output())?);
         // NaN is a parting too.
         if nmse.is_nan() || nmse > tolerance {
             return Ok(Some(Parting { label: node.label.clone(), kernel: node.kernel.name, nmse, agreed }));

@@ -12,7 +12,8 @@
 
 use super::denoiser::Parts;
 use super::memory::is_released;
-use super::sampler::{correction, moves_of};
+use super::sampler::moves_of;
+use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
 use crate::device::{Device, DeviceLimits};
 use crate::diffusion::Step;
 use crate::diffusion::repaint::{Keeping, Move};
@@ -22,7 +23,7 @@ use crate::graph::{Graph, Source, TensorId, WeightPart};
 use crate::kernels::Precision;
 use crate::models::ar_prior;
 use crate::models::network::{DenoisingNetwork, Shape};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// One program of a network: how often it runs, and what a run costs.
@@ -105,11 +106,12 @@ impl NetworkCost {
         self.parts.iter().map(|p| p.runs as f64 * p.flops).sum()
     }
 
-    /// A denoising network's cost over a stage's run of `steps`, taken a second time where they are corrected.
+    /// A denoising network's cost over a stage's run of `steps`, with what keeps a picture and, where anything steers, by
+    /// how many guides.
     pub(crate) fn of_denoiser(
         name: &str,
         (shape, steps): (Shape, &[Step]),
-        (keeps, steered): (Option<Keeping>, bool),
+        (keeps, guides): (Option<Keeping>, Option<usize>),
         network: &dyn DenoisingNetwork,
         on: &Target,
     ) -> Self {
@@ -121,17 +123,33 @@ impl NetworkCost {
         let (width, height, batch, count) = (shape.width, shape.height, shape.batch(), taken.len());
         let sizes = format!("{width}x{height}, batch {batch}{guided}, {count} steps");
         let passes = passes(steps, &taken, parts.steps_at_once.max(1));
-        let by = correction(steered, keeps);
-        let corrected = if by.any() { parts.corrected(shape, by) } else { Graph::new() };
-        let graphs = vec![
-            ("once", 1, parts.once),
-            ("times", passes, parts.times),
-            ("step", count, parts.step),
-            ("again", count, corrected),
-        ];
+        let leads = Leads::of(guides.is_some(), keeps);
+        let out = parts.out().to_vec();
+        let mut graphs =
+            vec![("once", 1, parts.once), ("times", passes, parts.times), ("step", count, parts.step)];
+        // Steps of several kinds, each a program.
+        let mut kinds: Vec<(Kind, usize)> = Vec::new();
+        for kind in taken.iter().map(|i| Kind::of(&steps[*i]).led(leads)) {
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, runs)) => *runs += 1,
+                None => kinds.push((kind, 1)),
+            }
+        }
+        for (kind, runs) in kinds {
+            if let Some(guides) = guides {
+                graphs.push(("estimate", runs, record_step(kind.hold(), shape, &out)));
+                graphs.push(("steer", runs * guides.max(1), record_steer(shape, leads.known)));
+            }
+            graphs.push(("update", runs, record_step(kind, shape, &out)));
+        }
+        let back = moves.len() - count;
+        let put = if matches!(keeps, Some(Keeping::Sample(_))) { count } else { 0 };
+        if back + put > 0 {
+            graphs.push(("renoise", back + put, record_renoise(shape)));
+        }
         let mut cost = NetworkCost::new(name, sizes, graphs, on);
-        let activations =
-            cost.parts.iter().filter(|part| part.name != "again").map(|part| part.activations).sum();
+        let network = |part: &&PartCost| ["once", "times", "step"].contains(&part.name);
+        let activations = cost.parts.iter().filter(network).map(|part| part.activations).sum();
         cost.released = is_released(cost.weights, activations);
         cost
     }
@@ -194,6 +212,8 @@ impl NetworkCost {
             released: false,
         };
         let mut weights = HashMap::new();
+        // Values that programs share, by name and bytes: each counts once.
+        let mut shared = HashSet::new();
         for (part, runs, mut graph) in graphs {
             if graph.nodes.is_empty() {
                 continue;
@@ -205,7 +225,7 @@ impl NetworkCost {
                 }
             }
             cost.check_tensors(&graph, on);
-            let part = cost.part(part, runs, &graph, on);
+            let part = cost.part((part, runs), &graph, on, &mut shared);
             cost.parts.push(part);
         }
         cost.weights = weights.values().sum();
@@ -217,7 +237,7 @@ impl NetworkCost {
     fn check_tensors(&mut self, graph: &Graph, on: &Target) {
         let mut makers = HashMap::new();
         for node in &graph.nodes {
-            makers.insert(node.output, node.label.as_str());
+            makers.insert(node.output(), node.label.as_str());
         }
         let (mut refused, mut first) = (0, None);
         for (i, tensor) in graph.tensors.iter().enumerate() {
@@ -250,7 +270,13 @@ impl NetworkCost {
         }
     }
 
-    fn part(&mut self, name: &'static str, runs: usize, graph: &Graph, on: &Target) -> PartCost {
+    fn part(
+        &mut self,
+        (name, runs): (&'static str, usize),
+        graph: &Graph,
+        on: &Target,
+        shared: &mut HashSet<(String, u64)>,
+    ) -> PartCost {
         let size = |id: TensorId| bytes(graph, id, on.precision);
         let (mut flops, mut moved) = (0.0, 0.0);
         // What is read of each tensor by the node that reads most of it.
@@ -267,15 +293,21 @@ impl NetworkCost {
                 let most = read.entry(*id).or_default();
                 *most = most.max(bytes);
             }
-            moved += size(node.output) as f64;
+            moved += size(node.output()) as f64;
         }
         let made = |id: &TensorId| matches!(graph.info(*id).source, Source::Node);
         let fewest = read.iter().filter(|(id, _)| !made(id)).map(|(_, bytes)| bytes).sum::<f64>()
             + graph.outputs.iter().map(|(_, id)| size(*id) as f64).sum::<f64>();
-        let inputs = (0..graph.tensors.len())
-            .filter(|i| matches!(graph.tensors[*i].source, Source::Input(_) | Source::Constant(_)))
-            .map(|i| size(TensorId(i)))
-            .sum();
+        let constants = (0..graph.tensors.len()).map(TensorId);
+        let constants = constants.filter(|id| matches!(graph.info(*id).source, Source::Constant(_)));
+        let named = graph.input_names().filter_map(|name| Some((name, graph.find_input(name)?)));
+        let named = named.chain(graph.outputs.iter().map(|(name, id)| (name.as_str(), *id)));
+        let inputs = constants.map(size).sum::<u64>()
+            + named
+                .map(|(name, id)| (name, size(id)))
+                .filter(|(name, bytes)| shared.insert((name.to_string(), *bytes)))
+                .map(|(_, bytes)| bytes)
+                .sum::<u64>();
         let mut limits = on.limits.plan_limits();
         let plan = Plan::new(graph, limits, size, &[]).or_else(|id| {
             let most = Bytes(limits.max_buffer as f64);

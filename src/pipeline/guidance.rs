@@ -1,6 +1,7 @@
 //! Steering by gradients: the sum of what guides say, and the score of any recorded network.
 
-use crate::device::{Device, Keep, Monitor, Program, ProgramOptions, Variants, Weights};
+use super::stepper::Stepper;
+use crate::device::{Device, DeviceTensor, Keep, Monitor, Program, ProgramOptions, Variants, Weights, Work};
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Result, request};
 use crate::graph::fuse::fuse;
@@ -8,46 +9,86 @@ use crate::graph::gradient::gradient;
 use crate::graph::recompute::recompute;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
-use crate::settings::guidance::{Direction, Guidance, Guide, State};
+use crate::models::network::Shape;
+use crate::settings::guidance::{DeviceDirection, DeviceState, Direction, Guidance, Guide, State, Toward};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The sum of all directions, as [`kernels::step`](crate::kernels::step) takes it: `[3, N, H, W, C]`, what is added to
-/// the clipped x̂₀, to the next sample, and to the next sample times its variance.
-pub(crate) fn steer(
-    guides: &[Guide],
-    at: &State<'_>,
-    step: &Step,
+/// What guides say of a step.
+pub(super) struct Lead<'a> {
+    pub guides: &'a [Guide],
+    pub step: &'a Step,
+    pub shape: Shape,
+}
+
+/// Adds all directions to what leads a step, whose x̂₀ was computed before. Guides that compute on the run's device add theirs
+/// there; the others are asked on the host, which waits for the sample.
+pub(super) fn steer(
+    lead: &Lead<'_>,
+    device: &Device,
+    stepper: &mut Stepper,
+    work: &mut Work,
     monitor: &mut Monitor<'_>,
-) -> Result<Vec<f32>> {
-    let len = at.x.len();
-    let mut sums = vec![0.0; 3 * len];
-    let (signal, noise) = (at.alpha_bar.sqrt(), (1.0 - at.alpha_bar).sqrt());
+) -> Result<()> {
+    let (step, shape) = (lead.step, lead.shape.sample());
+    let (x, x0) = (stepper.x.clone(), stepper.held_estimate().clone());
+    let (timestep, alpha_bar) = (step.timestep, step.alpha_bar);
+    let mut on_host: Option<[Vec<f32>; 2]> = None;
+    let mut begins = true;
+    for Guide { weight, guidance } in lead.guides.iter().filter(|guide| guide.weight != 0.0) {
+        let at = DeviceState { device, x: &x, x0: &x0, shape, timestep, alpha_bar };
+        let there = guidance.with(|guidance| guidance.enqueue(&at, work, monitor))?;
+        let direction = match there {
+            Some(direction) => direction,
+            None => {
+                if on_host.is_none() {
+                    work.submit()?;
+                    on_host = Some([x.read()?, x0.read()?]);
+                }
+                let Some([x, x0]) = &on_host else { continue };
+                let at = State { x, x0, shape, timestep, alpha_bar };
+                let direction = guidance.with(|guidance| guidance.direction(&at, monitor))?;
+                let (toward, values) = match &direction {
+                    Direction::Score(values) => (Toward::Score, values),
+                    Direction::Epsilon(values) => (Toward::Epsilon, values),
+                    Direction::Mean(values) => (Toward::Mean, values),
+                };
+                let (given, expected) = (values.len(), x.len());
+                if given != expected {
+                    return Err(request!(
+                        Guide,
+                        Mismatch,
+                        "a guidance gave {given} values for a sample of {expected}"
+                    ));
+                }
+                let to = stepper.direction(expected)?;
+                work.write(&to, values)?;
+                DeviceDirection { toward, values: to, factor: 1.0 }
+            }
+        };
+        let factors = factors(direction.toward, step).map(|factor| factor * weight * direction.factor);
+        stepper.steer(work, &direction.values, factors, begins)?;
+        begins = false;
+    }
+    if begins {
+        // Nobody says anything.
+        stepper.steer(work, &x, [0.0; 4], true)?;
+    }
+    Ok(())
+}
+
+/// How much of a direction is added to x̂₀, to ε, to the next sample, and times σ² to it.
+fn factors(toward: Toward, step: &Step) -> [f64; 4] {
+    let (signal, noise) = (step.alpha_bar.sqrt(), (1.0 - step.alpha_bar).sqrt());
     // x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ; at zero terminal SNR, ε says nothing about it.
     let of_epsilon = if signal > 0.0 { -noise / signal } else { 0.0 };
-    for Guide { weight, guidance } in guides.iter().filter(|g| g.weight != 0.0) {
-        let direction = guidance.with(|guidance| guidance.direction(at, monitor))?;
-        let (Direction::Score(values) | Direction::Epsilon(values) | Direction::Mean(values)) = &direction;
-        if values.len() != len {
-            return Err(request!(
-                Guide,
-                Mismatch,
-                "a guidance gave {} values for a sample of {len}",
-                values.len()
-            ));
-        }
-        let by_epsilon = |factor: f64| [of_epsilon * factor, step.coefficients.next.eps * factor, 0.0];
-        let parts = match (&direction, step.score_shifts) {
-            (Direction::Mean(_), _) => [0.0, 1.0, 0.0],
-            (Direction::Epsilon(_), _) => by_epsilon(1.0),
-            (Direction::Score(_), ScoreShifts::Epsilon) => by_epsilon(-noise),
-            (Direction::Score(_), ScoreShifts::Mean) => [0.0, 0.0, 1.0],
-        };
-        for (sums, factor) in sums.chunks_exact_mut(len).zip(parts).filter(|(_, factor)| *factor != 0.0) {
-            let factor = (factor * *weight) as f32;
-            sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += factor * v);
-        }
+    let by_epsilon = |factor: f64| [of_epsilon * factor, factor, 0.0, 0.0];
+    match (toward, step.score_shifts) {
+        (Toward::Mean, _) => [0.0, 0.0, 1.0, 0.0],
+        (Toward::Epsilon, _) => by_epsilon(1.0),
+        (Toward::Score, ScoreShifts::Epsilon) => by_epsilon(-noise),
+        (Toward::Score, ScoreShifts::Mean) => [0.0, 0.0, 0.0, 1.0],
     }
-    Ok(sums)
 }
 
 /// Records a scalar for each picture, `[N]`, whose gradient steers: from the sample `x` `[N, H, W, C]` and the
@@ -62,12 +103,27 @@ pub struct GraphGuidance {
     weights: Arc<Weights>,
     scalar: Arc<Scalar>,
     inputs: Vec<(String, Vec<f32>)>,
+    /// The number of these inputs' values: no others have it.
+    version: u64,
     budget: u64,
     idle: Arc<Mutex<Option<Made>>>,
 }
 
 /// A program for samples of a shape.
-type Made = ([usize; 4], Program);
+struct Made {
+    shape: [usize; 4],
+    program: Program,
+    /// What its sample is where a caller brings one.
+    own: DeviceTensor,
+    /// Whose values its other inputs hold.
+    version: Option<u64>,
+}
+
+/// A number for values of inputs.
+fn version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// In f32, since small gradients leave f16's range, and accurately, since a score is small beside what it is made of.
 pub(crate) const OPTIONS: ProgramOptions = ProgramOptions {
@@ -110,7 +166,8 @@ impl GraphGuidance {
     /// [`GraphGuidance::set`].
     pub fn new(device: &Device, weights: Arc<Weights>, scalar: Arc<Scalar>) -> Self {
         let (device, inputs, idle) = (device.clone(), Vec::new(), Arc::default());
-        GraphGuidance { device, weights, scalar, inputs, budget: MEMORY_BUDGET, idle }
+        let version = version();
+        GraphGuidance { device, weights, scalar, inputs, version, budget: MEMORY_BUDGET, idle }
     }
 
     fn idle(&self) -> MutexGuard<'_, Option<Made>> {
@@ -127,6 +184,56 @@ impl GraphGuidance {
     pub fn set(&mut self, input: &str, values: Vec<f32>) {
         self.inputs.retain(|(name, _)| name != input);
         self.inputs.push((input.to_string(), values));
+        self.version = version();
+    }
+
+    /// The program for samples of a shape, with all inputs set but the sample and its timestep.
+    fn take(&mut self, shape: [usize; 4]) -> Result<Made> {
+        let kept = self.idle().take().filter(|made| made.shape == shape);
+        let made = match kept {
+            Some(kept) => kept,
+            None => {
+                let graph = score_graph(shape, &*self.scalar, self.budget)?;
+                let program = self.device.program(graph, &self.weights, &OPTIONS)?;
+                Made { shape, own: program.value("x"), program, version: None }
+            }
+        };
+        for (name, values) in &self.inputs {
+            let graph = made.program.graph();
+            let input = graph.find_input(name).map(|id| graph.info(id).len());
+            if input != Some(values.len()) {
+                let expected = input.map_or("no such input".into(), |len| format!("{len} values"));
+                return Err(request!(
+                    Guide,
+                    Mismatch,
+                    "guidance's input `{name}`: {} values, expected {expected}",
+                    values.len()
+                ));
+            }
+        }
+        Ok(made)
+    }
+
+    /// Has the program run on a sample on the device.
+    fn run(
+        &self,
+        made: &mut Made,
+        x: &DeviceTensor,
+        timestep: f64,
+        (work, monitor): (&mut Work, &mut Monitor<'_>),
+    ) -> Result<()> {
+        let program = &mut made.program;
+        program.bind("x", x)?;
+        if made.version != Some(self.version) {
+            for (name, values) in &self.inputs {
+                work.write(&program.value(name), values)?;
+            }
+            made.version = Some(self.version);
+        }
+        if program.has("t") {
+            work.write(&program.value("t"), &vec![timestep as f32; made.shape[0]])?;
+        }
+        program.enqueue(work, monitor)
     }
 
     /// Computes the scalars `[N]` and their gradient at x_t.
@@ -139,46 +246,42 @@ impl GraphGuidance {
         timestep: f64,
         monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let kept = self.idle().take().filter(|(made_for, _)| *made_for == shape);
-        let (_, mut program) = match kept {
-            Some(kept) => kept,
-            None => {
-                let graph = score_graph(shape, &*self.scalar, self.budget)?;
-                (shape, self.device.program(graph, &self.weights, &OPTIONS)?)
-            }
-        };
-        for (name, values) in &self.inputs {
-            let input = program.graph().find_input(name).map(|id| program.graph().info(id).len());
-            if input != Some(values.len()) {
-                let expected = input.map_or("no such input".into(), |len| format!("{len} values"));
-                return Err(request!(
-                    Guide,
-                    Mismatch,
-                    "guidance's input `{name}`: {} values, expected {expected}",
-                    values.len()
-                ));
-            }
-            program.write(name, values);
-        }
-        program.write("x", x);
-        if program.graph().find_input("t").is_some() {
-            program.write("t", &vec![timestep as f32; shape[0]]);
-        }
-        program.run(monitor)?;
-        let found = (program.read("scalar")?, program.read("gradient")?);
-        *self.idle() = Some((shape, program));
+        let mut made = self.take(shape)?;
+        let mut work = self.device.work();
+        let own = made.own.clone();
+        work.write(&own, x)?;
+        self.run(&mut made, &own, timestep, (&mut work, monitor))?;
+        work.finish()?;
+        let found = (made.program.read("scalar")?, made.program.read("gradient")?);
+        *self.idle() = Some(made);
         Ok(found)
     }
 
     /// Bytes of activations, and the least any plan could take, once it has run.
     pub fn memory(&self) -> Option<(u64, u64)> {
-        self.idle().as_ref().map(|(_, program)| program.memory())
+        self.idle().as_ref().map(|made| made.program.memory())
     }
 }
 
 impl Guidance for GraphGuidance {
     fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
         Ok(Direction::Score(self.evaluate(at.x, at.shape, at.timestep, monitor)?.1))
+    }
+
+    fn enqueue(
+        &mut self,
+        at: &DeviceState<'_>,
+        work: &mut Work,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Option<DeviceDirection>> {
+        if !self.device.is(at.device) {
+            return Ok(None);
+        }
+        let mut made = self.take(at.shape)?;
+        self.run(&mut made, at.x, at.timestep, (work, monitor))?;
+        let values = made.program.value("gradient");
+        *self.idle() = Some(made);
+        Ok(Some(DeviceDirection { toward: Toward::Score, values, factor: 1.0 }))
     }
 
     fn graphs(&self, shape: [usize; 4], steps: usize) -> Result<Vec<(usize, Graph)>> {

@@ -26,6 +26,7 @@ pub mod resolve;
 pub mod run;
 pub mod sampler;
 pub mod stage;
+mod stepper;
 pub mod system;
 pub mod text;
 pub mod unclip;

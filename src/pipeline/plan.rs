@@ -37,7 +37,8 @@ pub fn plan(system: &dyn System, run: &Run, settings: &Settings, on: &Target) ->
                 guide.guidance.with(|guidance| guidance.graphs(stage.shape.sample(), stage.moves()))?;
             guides.extend(graphs.into_iter().map(|(runs, graph)| ("guidance".to_string(), runs, graph)));
         }
-        let led = (stage.keeps, stage.steered || own > 0);
+        let callers = settings.guides.iter().filter(|guide| stage.steered && guide.weight != 0.0).count();
+        let led = (stage.keeps, (stage.steered || own > 0).then_some(own + callers));
         let mut taken = 0;
         let parts: Vec<_> = of.parts(stage.steps.len()).collect();
         for (k, (network, count)) in parts.iter().enumerate() {
@@ -163,7 +164,7 @@ impl Alone<'_> {
         let enlarges = network.enlarges().then_some(((height / 4).max(1), (width / 4).max(1)));
         let shape = Shape { pictures, height, width, channels, enlarges, ..shape };
         let steps: Vec<Step> = (0..steps).rev().map(any_step).collect();
-        Ok(NetworkCost::of_denoiser(name, (shape, &steps), (None, false), network, self.on))
+        Ok(NetworkCost::of_denoiser(name, (shape, &steps), (None, None), network, self.on))
     }
 
     fn has_no_size(&self) -> Result<()> {

@@ -1,15 +1,24 @@
-//! The loop over a stage's steps: noise in, one graph a step, the last sample out; and the same backwards.
+//! The loop over a stage's steps: noise in, each step handed to the device while the one before it runs, the last sample
+//! out; and the same backwards.
 
-use super::denoiser::{Correction, Denoiser, first_half};
-use super::guidance::steer;
+use super::denoiser::Denoiser;
+use super::guidance::{Lead, steer};
+use super::stepper::{Kind, Leads};
+use crate::device::{DeviceTensor, Reading, Ticket, Work};
 use crate::diffusion::inversion::FixedPoint;
-use crate::diffusion::repaint::{Keeping, Kept, Move, alpha_bar_before, moves, noise_further};
-use crate::diffusion::{Noise, Step, channels_last, coefficients, inverse};
+use crate::diffusion::repaint::{Keeping, Kept, Move, alpha_bar_before, moves};
+use crate::diffusion::{Noise, Step, channels_last, inverse};
 use crate::error::{Error, Result};
 use crate::models::network::Shape;
 use crate::picture::Picture;
-use crate::settings::guidance::{Guide, State};
+use crate::settings::guidance::Guide;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, sync_channel};
 
+/// Steps under way at once: one that the device takes, and one behind it.
+const UNDER_WAY: usize = 2;
+/// Steps for which noise is drawn ahead.
+const AHEAD: usize = 2;
 /// Largest root mean square by which a step of an inversion may miss its fixed point unsaid.
 const FOUND: f64 = 0.02;
 
@@ -43,15 +52,10 @@ impl Led<'_> {
         Led { scale, guides: &[], kept: None }
     }
 
-    /// Whether the step is taken a second time, from the same output of the network.
-    fn corrects(&self) -> Correction {
-        correction(!self.guides.is_empty(), self.kept.as_ref().map(|kept| kept.how))
+    /// What leads its steps besides the network.
+    fn leads(&self) -> Leads {
+        Leads::of(!self.guides.is_empty(), self.kept.as_ref().map(|kept| kept.how))
     }
-}
-
-/// Whether a run that is steered or not, and keeps a part of a picture so, takes its steps a second time.
-pub(super) fn correction(steered: bool, keeps: Option<Keeping>) -> Correction {
-    Correction { steer: steered, known: keeps == Some(Keeping::Estimate) }
 }
 
 /// What a run of so many steps does, one after another.
@@ -63,6 +67,18 @@ pub(super) fn moves_of(steps: usize, keeps: Option<Keeping>) -> Vec<Move> {
 pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
     let Shape { pictures, height, width, channels, .. } = shape;
     channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
+}
+
+/// How often a run draws noise: for each step that adds some, each time it goes back, and each picture that is put in.
+fn draws(list: &[Move], steps: &[Step], puts: bool) -> usize {
+    let of = |next: &Move| match next {
+        Move::Step(i) => {
+            let put = puts && alpha_bar_before(steps, i + 1) < 1.0;
+            usize::from(steps[*i].draws_noise) + usize::from(put)
+        }
+        Move::Back { .. } => 1,
+    };
+    list.iter().map(of).sum()
 }
 
 impl Denoiser {
@@ -77,96 +93,26 @@ impl Denoiser {
         start: Vec<f32>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
-        let Shape { height, width, channels, .. } = self.shape();
         let shape = self.shape();
-        let mut draw = || initial_noise(noise, shape);
-        let (correction, kept) = (led.corrects(), led.kept.as_ref());
-        let known = kept.filter(|_| correction.known).map_or_else(Vec::new, Kept::known);
-        // The sample is replaced after each step where it is kept so.
-        let replaced = kept.filter(|kept| kept.how != Keeping::Estimate);
+        let kept = led.kept.as_ref();
         let list = moves_of(steps.len(), kept.map(|kept| kept.how));
-        let (mut done, total) = (0, list.iter().filter(|m| matches!(m, Move::Step(_))).count());
-        // Where nothing looks at the sample between two steps it stays on the device.
-        let stays = !correction.any() && replaced.is_none();
-        self.write("x", &start);
-        let mut x = start;
-        for next in list {
-            let i = match next {
-                Move::Step(i) => i,
-                Move::Back { from, to } => {
-                    let (from, to) = (alpha_bar_before(steps, from), alpha_bar_before(steps, to));
-                    noise_further(&mut x, from, to, &draw());
-                    self.write("x", &x);
-                    continue;
+        let drawn = draws(&list, steps, kept.is_some_and(|kept| kept.how != Keeping::Estimate));
+        // Drawn while the device works, in the order in which it is used.
+        std::thread::scope(|scope| {
+            let (sender, noises) = sync_channel(AHEAD);
+            scope.spawn(move || {
+                for _ in 0..drawn {
+                    if sender.send(initial_noise(noise, shape)).is_err() {
+                        // The run ended early.
+                        break;
+                    }
                 }
-            };
-            let step = &steps[i];
-            let z = if step.draws_noise { draw() } else { vec![0.0; x.len()] };
-            let mut monitor =
-                |share| on_step(StepDone { done: done as f32 + share, steps: total, estimate: None });
-            self.advance(&steps[i..], led.scale, &z, &mut monitor)?;
-            if stays {
-                self.program().feed_back("next", "x");
-            } else {
-                x = match correction.any() {
-                    true => self.correct(step, led, (correction, &known), &z, &x, &mut monitor)?,
-                    false => first_half(self.program().read("next")?),
-                };
-                if let Some(kept) = replaced {
-                    let alpha_bar = alpha_bar_before(steps, i + 1);
-                    let z = if alpha_bar < 1.0 { draw() } else { vec![0.0; x.len()] };
-                    kept.put(&mut x, alpha_bar, &z);
-                }
-                self.write("x", &x);
-            }
-            done += 1;
-            let program = self.last(correction);
-            let mut estimate = || {
-                let next = program.read("next")?;
-                Ok(Picture::split(&next[next.len() / 2..], height, width, channels))
-            };
-            let done = StepDone { done: done as f32, steps: total, estimate: Some(&mut estimate) };
-            if !on_step(done) {
-                return Err(Error::Cancelled);
-            }
-        }
-        if stays {
-            x = first_half(self.program().read("next")?);
-        }
-        finite(x, "the picture")
-    }
-
-    /// Takes the step that was just taken from `x` once more, corrected; returns the next sample.
-    fn correct(
-        &mut self,
-        step: &Step,
-        led: &Led<'_>,
-        (by, known): (Correction, &[f32]),
-        z: &[f32],
-        x: &[f32],
-        monitor: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<Vec<f32>> {
-        let mut steering = Vec::new();
-        if by.steer {
-            let unsteered = self.program().read("next")?;
-            let (timestep, alpha_bar) = (step.timestep, step.alpha_bar);
-            let shape = self.shape().sample();
-            let at = State { x, x0: &unsteered[x.len()..], shape, timestep, alpha_bar };
-            // The share of the step that guidance takes is not known; the bar waits at its end.
-            steering = steer(led.guides, &at, step, &mut |_| monitor(1.0))?;
-        }
-        let program = self.corrected(by)?;
-        program.write("x", x);
-        program.write("coefficients", &coefficients(step, led.scale));
-        program.write("noise", z);
-        if by.steer {
-            program.write("steer", &steering);
-        }
-        if by.known {
-            program.write("known", known);
-        }
-        program.run(&mut |_| monitor(1.0))?;
-        Ok(first_half(program.read("next")?))
+            });
+            let total = list.iter().filter(|m| matches!(m, Move::Step(_))).count();
+            let progress = Progress::new(on_step, shape, total);
+            Sampling { work: self.device().work(), denoiser: self, steps, led, noises, progress }
+                .run(&list, &start)
+        })
     }
 
     /// The sample before the first of `steps`, DDIM's with η = 0 and no clipping, that ends at pictures `[N, H, W, C]`;
@@ -182,6 +128,8 @@ impl Denoiser {
         on_step: &mut OnStep<'_>,
     ) -> Result<Vec<f32>> {
         let inverses = steps.iter().rev().map(inverse).collect::<Result<Vec<_>>>()?;
+        let mut work = self.device().work();
+        self.stepper.begin(&mut work, 0, Leads::default())?;
         let item = (pictures.len() / self.shape().pictures).max(1);
         let (mut x, mut worst) = (pictures.to_vec(), 0.0);
         for i in 0..inverses.len() {
@@ -191,13 +139,17 @@ impl Denoiser {
                     break;
                 }
                 let at: Vec<f32> = searches.iter().flat_map(FixedPoint::x).copied().collect();
-                self.write("x", &at);
+                work.write(&self.stepper.x, &at)?;
                 let mut monitor = |share| {
                     let done = i as f32 + (k as f32 + share) / evaluations as f32;
                     on_step(StepDone { done, steps: inverses.len(), estimate: None })
                 };
-                self.advance(&inverses[i..], guidance_scale, &x, &mut monitor)?;
-                let next = first_half(self.program().read("next")?);
+                self.see(&mut work, &inverses[i..], &mut monitor)?;
+                self.stepper.set(&mut work, &inverses[i], guidance_scale)?;
+                self.stepper.set_noise(&mut work, &x)?;
+                self.stepper.advance(&mut work, Kind::of(&inverses[i]), &mut monitor)?;
+                work.finish()?;
+                let next = self.stepper.x.read()?;
                 searches
                     .iter_mut()
                     .zip(next.chunks_exact(item))
@@ -219,6 +171,177 @@ impl Denoiser {
             );
         }
         Ok(x)
+    }
+}
+
+/// A run of a denoiser.
+struct Sampling<'a> {
+    work: Work,
+    denoiser: &'a mut Denoiser,
+    steps: &'a [Step],
+    led: &'a Led<'a>,
+    noises: Receiver<Vec<f32>>,
+    progress: Progress<'a, 'a>,
+}
+
+impl Sampling<'_> {
+    fn run(mut self, list: &[Move], start: &[f32]) -> Result<Vec<f32>> {
+        self.begin(start)?;
+        for next in list {
+            match *next {
+                Move::Step(i) => {
+                    self.step(i)?;
+                    let reading = self.work.read_later(&self.denoiser.stepper.fault)?;
+                    let ticket = self.work.submit()?;
+                    let step = Stepped { i, ticket, reading, estimate: self.denoiser.estimate().clone() };
+                    self.progress.taken(step)?;
+                }
+                Move::Back { from, to } => self.go_back(from, to)?,
+            }
+        }
+        self.progress.finish(0)?;
+        self.denoiser.stepper.x.read()
+    }
+
+    fn begin(&mut self, start: &[f32]) -> Result<()> {
+        let (work, stepper) = (&mut self.work, &mut self.denoiser.stepper);
+        let memory = self.steps.iter().map(|step| step.coefficients.memory_len).max().unwrap_or(0);
+        stepper.begin(work, memory, self.led.leads())?;
+        work.write(&stepper.x, start)?;
+        match &self.led.kept {
+            Some(kept) if kept.how == Keeping::Estimate => stepper.set_known(work, &kept.known()),
+            Some(kept) => stepper.set_put(work, &kept.known()),
+            None => Ok(()),
+        }
+    }
+
+    /// Noise that was drawn ahead.
+    fn noise(&mut self) -> Result<()> {
+        let drawn =
+            self.noises.recv().map_err(|_| Error::device("the noise ended early; please report it"))?;
+        self.denoiser.stepper.set_noise(&mut self.work, &drawn)
+    }
+
+    /// Takes step i: the network, what leads it, the sampler's step, and what is kept of a picture.
+    fn step(&mut self, i: usize) -> Result<()> {
+        let (step, leads) = (&self.steps[i], self.led.leads());
+        let kind = Kind::of(step).led(leads);
+        if step.draws_noise {
+            self.noise()?;
+        }
+        self.denoiser.stepper.set(&mut self.work, step, self.led.scale)?;
+        let progress = &mut self.progress;
+        let seen = self.denoiser.see(&mut self.work, &self.steps[i..], &mut |share| progress.hears(share));
+        progress.told(seen)?;
+        // The share of the step that guidance takes is not known; the bar waits at its end.
+        if leads.steered {
+            let held =
+                self.denoiser.stepper.advance(&mut self.work, kind.hold(), &mut |_| progress.hears(1.0));
+            progress.told(held)?;
+            let lead = Lead { guides: self.led.guides, step, shape: self.denoiser.shape() };
+            let device = self.denoiser.device().clone();
+            let steered = steer(&lead, &device, &mut self.denoiser.stepper, &mut self.work, &mut |_| {
+                progress.hears(1.0)
+            });
+            progress.told(steered)?;
+        }
+        let taken = self.denoiser.stepper.advance(&mut self.work, kind, &mut |_| progress.hears(1.0));
+        progress.told(taken)?;
+        match &self.led.kept {
+            Some(kept) if kept.how != Keeping::Estimate => self.put(alpha_bar_before(self.steps, i + 1)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the picture, noised to ᾱ, where it is kept.
+    fn put(&mut self, alpha_bar: f64) -> Result<()> {
+        if alpha_bar < 1.0 {
+            self.noise()?;
+        }
+        let numbers = [1.0, 0.0, alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()];
+        self.denoiser.stepper.renoise(&mut self.work, numbers, true)
+    }
+
+    /// Noises the sample from before step `from` to before step `to`; what was remembered there is of no use here.
+    fn go_back(&mut self, from: usize, to: usize) -> Result<()> {
+        let (from, to) = (alpha_bar_before(self.steps, from), alpha_bar_before(self.steps, to));
+        self.noise()?;
+        let numbers = [(to / from).sqrt(), (1.0 - to / from).max(0.0).sqrt(), 0.0, 0.0];
+        self.denoiser.stepper.renoise(&mut self.work, numbers, false)?;
+        self.denoiser.stepper.forget(&mut self.work)
+    }
+}
+
+/// A step that was handed over.
+struct Stepped {
+    /// Which.
+    i: usize,
+    ticket: Ticket,
+    /// Whether anything was no number by then.
+    reading: Reading,
+    estimate: DeviceTensor,
+}
+
+/// What a run's callback is told, in the order of the steps, as the device is done with them.
+struct Progress<'a, 'b> {
+    on_step: &'a mut OnStep<'b>,
+    shape: Shape,
+    /// Steps in all, and those that are done.
+    total: usize,
+    done: usize,
+    under_way: VecDeque<Stepped>,
+    /// What went wrong where it could only be said that the run ends.
+    error: Option<Error>,
+}
+
+impl<'a, 'b> Progress<'a, 'b> {
+    fn new(on_step: &'a mut OnStep<'b>, shape: Shape, total: usize) -> Self {
+        Progress { on_step, shape, total, done: 0, under_way: VecDeque::new(), error: None }
+    }
+
+    /// A step was handed over: the one before the last is waited for.
+    fn taken(&mut self, step: Stepped) -> Result<()> {
+        self.under_way.push_back(step);
+        self.finish(UNDER_WAY - 1)
+    }
+
+    /// Tells of the steps that are done, and waits until no more than so many are under way.
+    fn finish(&mut self, most: usize) -> Result<()> {
+        while let Some(step) = self.under_way.front() {
+            if self.under_way.len() <= most && !step.ticket.is_done()? {
+                break;
+            }
+            step.ticket.wait()?;
+            let Some(step) = self.under_way.pop_front() else { break };
+            if step.reading.values()?.iter().any(|fault| *fault != 0.0) {
+                return Err(not_a_number(&format!("step {} of {}", step.i + 1, self.total)));
+            }
+            self.done += 1;
+            let Shape { height, width, channels, .. } = self.shape;
+            let mut estimate = || Ok(Picture::split(&step.estimate.read()?, height, width, channels));
+            let done = StepDone { done: self.done as f32, steps: self.total, estimate: Some(&mut estimate) };
+            if !(self.on_step)(done) {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears of the share of a step that is done; false ends the run.
+    fn hears(&mut self, share: f32) -> bool {
+        if let Err(error) = self.finish(UNDER_WAY) {
+            self.error = Some(error);
+            return false;
+        }
+        // The steps before it come first.
+        let share = if self.under_way.is_empty() { share } else { 0.0 };
+        let done = self.done as f32 + share;
+        (self.on_step)(StepDone { done, steps: self.total, estimate: None })
+    }
+
+    /// The outcome of work that was heard of: what ended it, if this did.
+    fn told(&mut self, outcome: Result<()>) -> Result<()> {
+        self.error.take().map_or(outcome, Err)
     }
 }
 

@@ -16,7 +16,7 @@
 //! ```
 
 use super::events::Callback;
-use crate::device::Monitor;
+use crate::device::{Device, DeviceTensor, Monitor, Work};
 use crate::error::Result;
 use crate::graph::Graph;
 use std::sync::{Arc, Mutex};
@@ -48,12 +48,66 @@ pub enum Direction {
     Mean(Vec<f32>),
 }
 
+/// Where a run stands, as values on its device.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceState<'a> {
+    /// The device.
+    pub device: &'a Device,
+    /// [`State::x`].
+    pub x: &'a DeviceTensor,
+    /// [`State::x0`].
+    pub x0: &'a DeviceTensor,
+    /// [`State::shape`].
+    pub shape: [usize; 4],
+    /// [`State::timestep`].
+    pub timestep: f64,
+    /// [`State::alpha_bar`].
+    pub alpha_bar: f64,
+}
+
+/// What a direction leads: see [`Direction`].
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toward {
+    /// [`Direction::Score`].
+    Score,
+    /// [`Direction::Epsilon`].
+    Epsilon,
+    /// [`Direction::Mean`].
+    Mean,
+}
+
+/// A direction that stays on the device.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct DeviceDirection {
+    /// What it leads.
+    pub toward: Toward,
+    /// `[N, H, W, C]`.
+    pub values: DeviceTensor,
+    /// The direction is so much of them.
+    pub factor: f64,
+}
+
 /// Something that steers a run. Closures over a [`State`] are one.
 pub trait Guidance: Send {
     /// The direction at a state. `monitor` is told the share that is done and cancels by saying false.
     ///
     /// Errors end the run.
     fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction>;
+
+    /// The direction as work on the run's own device, for the host not to wait: none where it has to be asked for by
+    /// [`Guidance::direction`].
+    #[doc(hidden)]
+    fn enqueue(
+        &mut self,
+        _at: &DeviceState<'_>,
+        _work: &mut Work,
+        _monitor: &mut Monitor<'_>,
+    ) -> Result<Option<DeviceDirection>> {
+        Ok(None)
+    }
 
     /// The graphs it runs for samples of a shape `[N, H, W, C]`, each with how often in a run of so many steps, so that a
     /// plan counts them. None where it is no graph.

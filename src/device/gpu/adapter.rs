@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::choices::Choices;
+use super::submissions::Submissions;
 use crate::error::{Error, Result};
 use crate::kernels::{Precision, Shader};
 
@@ -13,10 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// A wgpu device with the pipelines made on it so far. Cheap to clone.
 #[derive(Clone)]
 pub struct Gpu {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     /// No other device of this process has it.
     number: u64,
     info: wgpu::AdapterInfo,
@@ -31,6 +32,7 @@ struct Inner {
     cooperative: bool,
     /// Why the device was lost, once it is.
     lost: Arc<OnceLock<String>>,
+    pub(super) submissions: Submissions,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -159,6 +161,7 @@ impl Gpu {
                 choices,
                 cooperative,
                 lost,
+                submissions: Submissions::default(),
             }),
         }
     }
@@ -241,15 +244,21 @@ impl Gpu {
 
     /// Runs calls to the driver. What it reports of them is theirs: its scopes of errors are one thread's, so that calls
     /// made meanwhile on others have their own.
-    pub(super) fn scoped<T>(&self, running: &str, calls: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(in crate::device) fn scoped<T>(&self, running: &str, calls: impl FnOnce() -> Result<T>) -> Result<T> {
         let scope = |filter| self.device().push_error_scope(filter);
         let validation = scope(wgpu::ErrorFilter::Validation);
         let memory = scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = scope(wgpu::ErrorFilter::Internal);
         let result = calls();
         let reported = [internal, memory, validation].map(|scope| pollster::block_on(scope.pop()));
+        let reported = reported.into_iter().flatten().next();
+        if reported.is_some() {
+            // Of a device that is lost everything is invalid; that it is, it says when asked.
+            let _ = self.device().poll(wgpu::PollType::Poll);
+        }
         self.check_lost(running)?;
-        match reported.into_iter().flatten().next() {
+        match reported {
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(self.out_of_memory(running)),
             Some(error) => Err(Error::device(format!(
                 "{}: while running {running}: {error}. Please report it",
                 self.name()
@@ -258,19 +267,9 @@ impl Gpu {
         }
     }
 
-    fn check_lost(&self, running: &str) -> Result<()> {
+    pub(super) fn check_lost(&self, running: &str) -> Result<()> {
         let lost = |reason: &String| Error::Lost { running: running.into(), reason: reason.clone() };
         self.inner.lost.get().map_or(Ok(()), |reason| Err(lost(reason)))
-    }
-
-    /// Waits for all submitted work.
-    pub(super) fn wait(&self, running: &str, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let polled = self.device().poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
-        self.check_lost(running)?;
-        match polled {
-            Ok(_) => Ok(()),
-            Err(e) => Err(Error::Lost { running: running.to_string(), reason: e.to_string() }),
-        }
     }
 
     /// The pipeline of a shader, compiled once per precision.

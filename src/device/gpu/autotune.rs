@@ -4,8 +4,10 @@
 
 use super::adapter::Gpu;
 use super::choices::Choices;
+use super::queue::GpuQueue;
 use crate::device::nmse::nmse;
 use crate::device::options::{ProgramOptions, Variants};
+use crate::device::tensor::DeviceTensor;
 use crate::device::weight_cache::Weights;
 use crate::error::{Error, Result};
 use crate::graph::rewrites::Rewrite;
@@ -245,15 +247,17 @@ impl<'a> Chooser<'a> {
         let (mut g, node) = trial.graph(variant);
         let options = ProgramOptions { variants: Variants::Rule, ..*self.options };
         Chooser::new(self.gpu, &options).append(&mut g, node, variant)?;
-        let mut program = self.gpu.program(&g, &Weights::none(), options.precision, &[])?;
+        let program = self.gpu.program(&g, &Weights::none(), options.precision, &[])?;
         for (i, values) in trial.inputs.iter().enumerate() {
-            if let Some(id) = g.find_input(&i.to_string()) {
-                program.write(&g, id, values);
+            if let Some(input) = g.find_input(&i.to_string()).and_then(|id| program.value(id)) {
+                input.write(values)?;
             }
         }
+        let mut queue = GpuQueue::new(self.gpu);
         let mut run = || -> Result<f64> {
             let start = Instant::now();
-            program.run(&g, &mut |_| true)?;
+            program.enqueue(&g, &mut queue, &mut |_| true)?;
+            self.gpu.scoped("a trial", || self.gpu.wait_for(&queue.submit()?, "a trial"))?;
             Ok(start.elapsed().as_secs_f64())
         };
         // The first run finds everything cold: it only tells whether a second is worth its time.
@@ -266,7 +270,10 @@ impl<'a> Chooser<'a> {
             }
         }
         times.sort_by(f64::total_cmp);
-        let nmse = nmse(&trial.expected, &program.read(&g, g.outputs[0].1)?);
+        let nmse = nmse(
+            &trial.expected,
+            &program.value(g.outputs[0].1).map_or_else(|| Ok(Vec::new()), DeviceTensor::read)?,
+        );
         Ok(Timed { seconds: times.get(times.len() / 4).copied().unwrap_or(first), nmse })
     }
 }
@@ -294,9 +301,9 @@ impl<'a> Trial<'a> {
         };
         let inputs: Vec<Vec<f32>> =
             node.inputs.iter().map(|id| (0..graph.info(*id).len()).map(|_| uniform()).collect()).collect();
-        let mut expected = vec![0.0; graph.info(node.output).len()];
+        let mut expected = vec![0.0; graph.info(node.output()).len()];
         let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-        (node.kernel.cpu)(&node.params, &slices, &mut expected);
+        (node.kernel.cpu)(&node.params, &slices, &mut [&mut expected]);
         Trial { graph, node, inputs, expected }
     }
 
@@ -315,9 +322,9 @@ impl<'a> Trial<'a> {
             };
             node.inputs[i] = g.add(&info.shape, info.storage, source).id;
         }
-        let info = self.graph.info(self.node.output);
+        let info = self.graph.info(self.node.output());
         let y = g.add(&info.shape, info.storage, Source::Node);
-        node.output = y.id;
+        node.outputs = vec![y.id];
         g.output("y", &y);
         (g, node)
     }

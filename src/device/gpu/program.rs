@@ -1,8 +1,9 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::adapter::Gpu;
+use super::queue::{Dispatch, GpuQueue};
 use crate::device::limits::DeviceLimits;
-use crate::device::options::{Monitor, Transfer};
+use crate::device::tensor::{DeviceTensor, Memory};
 use crate::device::weight_cache::{Weights, weight_tensors};
 use crate::error::{Error, Result};
 use crate::graph::plan::Plan;
@@ -10,33 +11,38 @@ use crate::graph::{Graph, Node, Source, TensorId, WeightPart};
 use crate::kernels::{Precision, Shader};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use std::time::{Duration, Instant};
-
-/// A submission should take about this long, so that no watchdog fires and a cancel is heard.
-const SUBMISSION: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// What tensors' buffers are used for.
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+/// How many bindings of a node are remembered: one that alternates between two values needs two.
+const REMEMBERED: usize = 4;
+
+/// The values a node is bound to.
+type Bound = Vec<(u64, usize)>;
 
 pub(in crate::device) struct GpuProgram {
     gpu: Gpu,
     precision: Precision,
     plan: Plan,
     arenas: Vec<wgpu::Buffer>,
-    /// Per tensor: the buffer of a weight, input or constant.
+    /// Per tensor: the buffer of a weight or constant.
     buffers: Vec<Option<wgpu::Buffer>>,
+    /// Per tensor: the value of an input or output.
+    values: Vec<Option<DeviceTensor>>,
     nodes: Vec<Recorded>,
-    /// Work (operations and elements moved) the device does in a second, as measured.
-    pace: f64,
-    /// What the driver said of a call that could not tell it: the next that can, does.
-    fault: Option<Error>,
+    /// Every node's parameters.
+    uniforms: wgpu::Buffer,
 }
 
 /// A node ready to be encoded.
 struct Recorded {
     pipeline: wgpu::ComputePipeline,
-    bind_group: wgpu::BindGroup,
+    /// The last for each of the values it was bound to; the first is what it is bound to now.
+    bind_groups: Vec<(Bound, wgpu::BindGroup)>,
+    /// Where its parameters begin.
+    params: u64,
     grid: [u32; 3],
     work: f64,
 }
@@ -82,19 +88,29 @@ impl Gpu {
                 return Err(too_large(TensorId(i), "a tensor"));
             }
         }
-        let arenas: Vec<wgpu::Buffer> =
-            plan.arenas.iter().map(|&size| self.buffer("activations", size, STORAGE)).collect();
+        let arenas: Vec<wgpu::Buffer> = plan
+            .arenas
+            .iter()
+            .map(|&size| self.buffer("activations", size, STORAGE))
+            .collect::<Result<_>>()?;
+        let mut values: Vec<Option<DeviceTensor>> = vec![None; graph.tensors.len()];
         let mut buffers: Vec<Option<wgpu::Buffer>> = vec![None; graph.tensors.len()];
         for (i, tensor) in graph.tensors.iter().enumerate() {
             match &tensor.source {
                 Source::Constant(values) => {
-                    let buffer = self.buffer("constant", bytes(TensorId(i)), STORAGE);
+                    let buffer = self.buffer("constant", bytes(TensorId(i)), STORAGE)?;
                     self.write_values(&buffer, 0, values, false);
                     buffers[i] = Some(buffer);
                 }
-                Source::Input(name) => buffers[i] = Some(self.buffer(name, bytes(TensorId(i)), STORAGE)),
+                Source::Input(name) => {
+                    values[i] = Some(self.tensor(name, tensor.len(), tensor.storage.is_half(precision))?);
+                }
                 _ => {}
             }
+        }
+        for (name, id) in graph.outputs.iter().filter(|(_, id)| graph.is_made(*id)) {
+            let info = graph.info(*id);
+            values[id.0] = Some(self.tensor(name, info.len(), info.storage.is_half(precision))?);
         }
         // The driver compiles on its own threads while weights are read and uploaded here.
         // It may be another thread's.
@@ -110,9 +126,9 @@ impl Gpu {
             plan,
             arenas,
             buffers,
+            values,
             nodes: Vec::new(),
-            pace: 2e9,
-            fault: None,
+            uniforms: self.buffer("no params", 0, wgpu::BufferUsages::UNIFORM)?,
         };
         program.record(graph)?;
         Ok(program)
@@ -137,7 +153,8 @@ impl Gpu {
         for (id, parts, repack, _) in weight_tensors(graph) {
             let half = graph.info(id).storage.is_half(precision);
             buffers[id.0] = Some(weights.gpu((self.number(), half), parts, repack, || {
-                let buffer = self.buffer(&WeightPart::list(parts), graph.info(id).bytes(precision), STORAGE);
+                let buffer =
+                    self.buffer(&WeightPart::list(parts), graph.info(id).bytes(precision), STORAGE)?;
                 weights.checkpoint(parts)?.stream(parts, repack, &mut |first, values| {
                     self.write_values(&buffer, first, values, half);
                     Ok(())
@@ -150,19 +167,20 @@ impl Gpu {
         Ok(())
     }
 
-    fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        // A multiple of 4, as copies need; a quad of f32 at least, as shaders that read quads bind no less.
-        let size = size.max(16).div_ceil(4) * 4;
-        self.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage,
-            mapped_at_creation: false,
-        })
+    /// A value of zeros.
+    pub(in crate::device) fn tensor(&self, label: &str, len: usize, half: bool) -> Result<DeviceTensor> {
+        let bytes = len as u64 * if half { 2 } else { 4 };
+        Ok(DeviceTensor::on_gpu(self, self.buffer(label, bytes, STORAGE)?, len, half))
     }
 
     /// Writes values from element `first` on.
-    fn write_values(&self, buffer: &wgpu::Buffer, first: usize, values: &[f32], half: bool) {
+    pub(in crate::device) fn write_values(
+        &self,
+        buffer: &wgpu::Buffer,
+        first: usize,
+        values: &[f32],
+        half: bool,
+    ) {
         if !half {
             self.queue().write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(values));
             return;
@@ -178,6 +196,11 @@ impl GpuProgram {
     /// The buffer and byte range a tensor is bound from.
     fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
         let size = std::num::NonZeroU64::new(graph.info(id).bytes(self.precision))?;
+        if let Some(DeviceTensor { memory: Memory::Gpu(_, buffer), first, half, .. }) = &self.values[id.0] {
+            let offset = *first as u64 * if *half { 2 } else { 4 };
+            // A whole one has the padding that shaders of quads want.
+            return Some(wgpu::BufferBinding { buffer, offset, size: (offset > 0).then_some(size) });
+        }
         Some(match self.plan.places[id.0] {
             Some(place) => wgpu::BufferBinding {
                 buffer: &self.arenas[place.arena],
@@ -201,215 +224,165 @@ impl GpuProgram {
             .collect();
         let total = offsets.last().map_or(0, |last| last + align.max(256));
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let uniforms = self.gpu.buffer("params", total, usage);
-        let mut bytes = vec![0; uniforms.size() as usize];
+        self.uniforms = self.gpu.buffer("params", total, usage)?;
+        let mut bytes = vec![0; self.uniforms.size() as usize];
         for (node, offset) in graph.nodes.iter().zip(&offsets) {
             bytes[*offset as usize..][..node.params.len()].copy_from_slice(&node.params);
         }
-        self.gpu.queue().write_buffer(&uniforms, 0, &bytes);
-        for (node, offset) in graph.nodes.iter().zip(offsets) {
-            let recorded = self.record_node(graph, node, &uniforms, offset)?;
+        self.gpu.queue().write_buffer(&self.uniforms, 0, &bytes);
+        for (node, params) in graph.nodes.iter().zip(offsets) {
+            let pipeline = self.gpu.pipeline(node.shader(), self.precision)?;
+            let cost = graph.node_cost(node);
+            // Arithmetic and traffic in one figure: a device that does 1 operation moves a fraction of an element.
+            let work = cost.flops + 8.0 * (cost.reads + cost.writes) + 1e5;
+            let grid = (node.shader().grid)(&node.params, &graph.info(node.output()).shape);
+            let mut recorded = Recorded { pipeline, bind_groups: Vec::new(), params, grid, work };
+            let group = self.bind_group(graph, node, &recorded)?;
+            recorded.bind_groups.push((self.bound(node), group));
             self.nodes.push(recorded);
         }
         Ok(())
     }
 
-    fn record_node(
-        &self,
-        graph: &Graph,
-        node: &Node,
-        uniforms: &wgpu::Buffer,
-        offset: u64,
-    ) -> Result<Recorded> {
-        let pipeline = self.gpu.pipeline(node.shader(), self.precision)?;
+    /// The values a node is bound to now.
+    fn bound(&self, node: &Node) -> Bound {
+        let values = node.inputs.iter().chain(&node.outputs).filter_map(|id| self.values[id.0].as_ref());
+        values.map(|value| (value.number, value.first)).collect()
+    }
+
+    fn bind_group(&self, graph: &Graph, node: &Node, recorded: &Recorded) -> Result<wgpu::BindGroup> {
         let params = wgpu::BufferBinding {
-            buffer: uniforms,
-            offset,
+            buffer: &self.uniforms,
+            offset: recorded.params,
             size: std::num::NonZeroU64::new(node.params.len() as u64),
         };
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
-        for (i, id) in node.inputs.iter().chain([&node.output]).enumerate() {
+        for (i, id) in node.inputs.iter().chain(&node.outputs).enumerate() {
             let binding = self.binding(graph, *id).ok_or_else(|| {
                 Error::device(format!("{}: tensor {i} has no memory; please report it", node.label))
             })?;
             let resource = wgpu::BindingResource::Buffer(binding);
             entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
         }
-        let bind_group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        Ok(self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&node.label),
-            layout: &pipeline.get_bind_group_layout(0),
+            layout: &recorded.pipeline.get_bind_group_layout(0),
             entries: &entries,
-        });
-        let cost = graph.node_cost(node);
-        // Arithmetic and traffic in one figure: a device that does 1 operation moves a fraction of an element.
-        let work = cost.flops + 8.0 * (cost.reads + cost.writes) + 1e5;
-        let grid = (node.shader().grid)(&node.params, &graph.info(node.output).shape);
-        Ok(Recorded { pipeline, bind_group, grid, work })
+        }))
+    }
+
+    pub(in crate::device) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The value of an input or output.
+    pub(in crate::device) fn value(&self, id: TensorId) -> Option<&DeviceTensor> {
+        self.values[id.0].as_ref()
+    }
+
+    /// Has an input or output be another value from now on.
+    pub(in crate::device) fn bind(
+        &mut self,
+        graph: &Graph,
+        id: TensorId,
+        value: &DeviceTensor,
+    ) -> Result<()> {
+        self.values[id.0] = Some(value.clone());
+        let gpu = self.gpu.clone();
+        let touched = |node: &Node| node.inputs.contains(&id) || node.outputs.contains(&id);
+        for (at, node) in graph.nodes.iter().enumerate().filter(|(_, node)| touched(node)) {
+            let bound = self.bound(node);
+            let groups = &self.nodes[at].bind_groups;
+            let group = match groups.iter().position(|(values, _)| *values == bound) {
+                Some(known) => self.nodes[at].bind_groups.remove(known).1,
+                None => gpu.scoped("a binding", || self.bind_group(graph, node, &self.nodes[at]))?,
+            };
+            let groups = &mut self.nodes[at].bind_groups;
+            groups.insert(0, (bound, group));
+            groups.truncate(REMEMBERED);
+        }
+        Ok(())
     }
 
     pub(in crate::device) fn memory(&self) -> (u64, u64) {
         (self.plan.bytes(), self.plan.lower_bound)
     }
 
-    pub(in crate::device) fn write(&mut self, graph: &Graph, id: TensorId, values: &[f32]) {
-        if let Some(buffer) = &self.buffers[id.0] {
-            let half = graph.info(id).storage.is_half(self.precision);
-            let written = self.gpu.scoped("the writing of an input", || {
-                self.gpu.write_values(buffer, 0, values, half);
-                Ok(())
-            });
-            self.note(written);
-        }
+    /// Encodes every node.
+    pub(in crate::device) fn enqueue(
+        &self,
+        graph: &Graph,
+        queue: &mut GpuQueue,
+        monitor: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<()> {
+        let label = graph.nodes.first().map_or("a graph", |node| node.label.as_str());
+        self.gpu.scoped(label, || queue.dispatch(self.dispatches(graph), monitor))
     }
 
-    fn note(&mut self, outcome: Result<()>) {
-        if let (Err(error), None) = (outcome, &self.fault) {
-            self.fault = Some(error);
-        }
-    }
-
-    pub(in crate::device) fn run(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
-        let gpu = self.gpu.clone();
-        gpu.scoped("a graph", || self.run_pieces(graph, monitor))
-    }
-
-    fn run_pieces(&mut self, graph: &Graph, monitor: &mut Monitor<'_>) -> Result<()> {
-        let total: f64 = self.nodes.iter().map(|n| n.work).sum();
-        let mut done = 0.0;
-        let mut next = 0;
-        let mut waiting: Option<(wgpu::SubmissionIndex, f64, usize)> = None;
-        let mut since = Instant::now();
-        while next < self.nodes.len() || waiting.is_some() {
-            if !monitor((done / total) as f32) {
-                return Err(Error::Cancelled);
-            }
-            let submitted = (next < self.nodes.len()).then(|| {
-                let (end, work) = self.piece(next);
-                let index = self.submit(graph, next..end);
-                next = end;
-                (index, work, end)
-            });
-            // One piece is always in flight while the next is encoded.
-            if let Some((index, work, end)) = std::mem::replace(&mut waiting, submitted) {
-                self.gpu.wait(&graph.nodes[end - 1].label, Some(index))?;
-                let seconds = since.elapsed().as_secs_f64().max(1e-6);
-                since = Instant::now();
-                self.pace = 0.5 * self.pace + 0.5 * work / seconds;
-                done += work;
-            }
-        }
-        Ok(())
+    fn dispatches<'a>(&'a self, graph: &'a Graph) -> impl ExactSizeIterator<Item = Dispatch<'a>> + Clone {
+        self.nodes.iter().zip(&graph.nodes).map(|(recorded, node)| Dispatch {
+            pipeline: &recorded.pipeline,
+            bind_group: &recorded.bind_groups[0].1,
+            grid: recorded.grid,
+            work: recorded.work,
+            label: &node.label,
+        })
     }
 
     /// Seconds of each node, run alone.
-    pub(in crate::device) fn profile(&mut self, graph: &Graph) -> Result<Vec<f64>> {
-        let time = |i: usize| {
-            let (label, start) = (&graph.nodes[i].label, Instant::now());
-            self.gpu.scoped(label, || self.gpu.wait(label, Some(self.submit(graph, i..i + 1))))?;
+    pub(in crate::device) fn profile(&self, graph: &Graph) -> Result<Vec<f64>> {
+        let mut queue = GpuQueue::new(&self.gpu);
+        let mut time = |dispatch: Dispatch<'_>| {
+            let (label, start) = (dispatch.label, Instant::now());
+            self.gpu.scoped(label, || {
+                queue.dispatch(std::iter::once(dispatch.clone()), &mut |_| true)?;
+                self.gpu.wait_for(&queue.submit()?, label)
+            })?;
             Ok(start.elapsed().as_secs_f64())
         };
-        (0..self.nodes.len()).map(time).collect()
+        self.dispatches(graph).map(&mut time).collect()
     }
 
-    /// The end of the piece of work that starts at node `first`, and its work.
-    fn piece(&self, first: usize) -> (usize, f64) {
-        let budget = self.pace * SUBMISSION.as_secs_f64();
-        let (mut end, mut work) = (first, 0.0);
-        while end < self.nodes.len() && (end == first || work + self.nodes[end].work <= budget) {
-            work += self.nodes[end].work;
-            end += 1;
-        }
-        (end, work)
-    }
-
-    fn submit(&self, graph: &Graph, nodes: std::ops::Range<usize>) -> wgpu::SubmissionIndex {
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: graph.nodes.get(nodes.start).map(|n| n.label.as_str()),
-                timestamp_writes: None,
-            });
-            for node in &self.nodes[nodes] {
-                pass.set_pipeline(&node.pipeline);
-                pass.set_bind_group(0, &node.bind_group, &[]);
-                pass.dispatch_workgroups(node.grid[0], node.grid[1], node.grid[2]);
-            }
-        }
-        self.gpu.queue().submit([encoder.finish()])
-    }
-
+    /// The values of a tensor that is kept.
     pub(in crate::device) fn read(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
-        self.gpu.scoped("a read back", || self.read_back(graph, id))
+        let Some(binding) = self.binding(graph, id) else { return Ok(Vec::new()) };
+        let info = graph.info(id);
+        self.gpu.read_back(binding.buffer, binding.offset, (info.len(), info.storage.is_half(self.precision)))
+    }
+}
+
+impl Gpu {
+    /// `len` values in a buffer, once all that was submitted is done.
+    pub(in crate::device) fn read_back(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        (len, half): (usize, bool),
+    ) -> Result<Vec<f32>> {
+        self.scoped("a read back", || {
+            let mut queue = GpuQueue::new(self);
+            let staging = queue.read((buffer, offset), len as u64 * if half { 2 } else { 4 })?;
+            self.wait_for(&queue.submit()?, "a read back")?;
+            self.mapped(&staging, (len, half))
+        })
     }
 
-    fn read_back(&self, graph: &Graph, id: TensorId) -> Result<Vec<f32>> {
-        let Some(binding) = self.binding(graph, id) else { return Ok(Vec::new()) };
-        let size = graph.info(id).bytes(self.precision);
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.gpu.buffer("read back", size, usage);
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(binding.buffer, binding.offset, &staging, 0, size);
-        self.gpu.queue().submit([encoder.finish()]);
-        staging.map_async(wgpu::MapMode::Read, .., |_| {});
-        self.gpu.wait("a read back", None)?;
+    /// The values in a buffer that is mapped.
+    pub(in crate::device) fn mapped(
+        &self,
+        staging: &wgpu::Buffer,
+        (len, half): (usize, bool),
+    ) -> Result<Vec<f32>> {
         let mapped = staging
             .get_mapped_range(..)
             .map_err(|e| Error::Lost { running: "a read back".into(), reason: e.to_string() })?;
-        let len = graph.info(id).len();
-        Ok(if graph.info(id).storage.is_half(self.precision) {
+        Ok(if half {
             let halves: &[f16] = bytemuck::cast_slice(&mapped);
             halves[..len].iter().map(|v| v.to_f32()).collect()
         } else {
             let values: &[f32] = bytemuck::cast_slice(&mapped);
             values[..len].to_vec()
-        })
-    }
-
-    /// Encodes copies of pieces of a source's tensors into this program's inputs.
-    fn encode(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        graph: &Graph,
-        (source, source_graph): (&GpuProgram, &Graph),
-        copies: &[Transfer],
-    ) {
-        for c in copies {
-            let (Some(from), Some(to)) = (source.binding(source_graph, c.from), &self.buffers[c.to.0]) else {
-                continue;
-            };
-            let size = if graph.info(c.to).storage.is_half(self.precision) { 2 } else { 4 };
-            let (first, at, len) = (c.first as u64 * size, c.at as u64 * size, c.len as u64 * size);
-            let whole = len.div_ceil(4) * 4;
-            encoder.copy_buffer_to_buffer(from.buffer, from.offset + first, to, at, whole);
-        }
-    }
-
-    pub(in crate::device) fn copy_from(
-        &mut self,
-        graph: &Graph,
-        source: &GpuProgram,
-        source_graph: &Graph,
-        copies: &[Transfer],
-    ) {
-        let copied = self.copy(graph, (source, source_graph), copies);
-        self.note(copied);
-    }
-
-    pub(in crate::device) fn keep(&mut self, graph: &Graph, copies: &[Transfer]) {
-        let copied = self.copy(graph, (self, graph), copies);
-        self.note(copied);
-    }
-
-    fn copy(&self, graph: &Graph, source: (&GpuProgram, &Graph), copies: &[Transfer]) -> Result<()> {
-        self.gpu.scoped("a copy between programs", || {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            self.encode(&mut encoder, graph, source, copies);
-            self.gpu.queue().submit([encoder.finish()]);
-            Ok(())
         })
     }
 }

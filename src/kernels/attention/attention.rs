@@ -48,8 +48,8 @@ pub static KERNEL: Kernel = Kernel {
             .fitting(|p| Params::read(p).head_dim <= 64),
     ],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);

@@ -89,8 +89,8 @@ pub static KERNEL: Kernel = Kernel {
         [|p, y| grid(p, y, 16), |p, y| grid(p, y, 64), |p, y| grid(p, y, 32), |p, y| grid(p, y, 64)],
     ),
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     cost: |params, inputs, output| {
         let pairs = output.iter().product::<usize>() as f64 * f64::from(Params::read(params).keys);
         Cost::streaming(6.0 * pairs, inputs, output)

@@ -25,8 +25,8 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::HARDWARE),
     ],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let pairs = output.iter().product::<usize>() as f64 / 3.0 * f64::from(p.keys1 + p.keys2);

@@ -27,8 +27,8 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     epilogue: true,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(5.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN

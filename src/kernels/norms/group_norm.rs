@@ -42,8 +42,8 @@ pub static KERNEL: Kernel = Kernel {
         ),
     ],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN

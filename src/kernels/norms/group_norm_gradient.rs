@@ -63,8 +63,8 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: true,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     cost: |_, inputs, output| Cost::streaming(24.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -25,8 +25,8 @@ pub static KERNEL: Kernel = Kernel {
         Shader::narrow("layer_norm_subgroup", wgsl!("norms/layer_norm"), &[INDEX, REDUCE_SUBGROUP], row_grid),
     ],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(7.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN

@@ -25,8 +25,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "concat",
     shaders: &[Shader::plain("concat", wgsl!("pointwise/concat"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    reference: compute,
-    cpu: compute,
+    reference: |p, x, y| compute(p, x, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
     ..Kernel::PLAIN

@@ -20,8 +20,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "cut",
     shaders: &[Shader::plain("cut", wgsl!("pointwise/cut"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    reference: compute,
-    cpu: compute,
+    reference: |p, x, y| compute(p, x, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;

@@ -17,8 +17,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "embedding",
     shaders: &[Shader::plain("embedding", wgsl!("pointwise/embedding"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    reference: compute,
-    cpu: compute,
+    reference: |p, x, y| compute(p, x, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
         Cost { flops: 0.0, reads: count(inputs[0]) + count(output), writes: count(output) }

@@ -17,8 +17,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "pick",
     shaders: &[Shader::plain("pick", wgsl!("pointwise/pick"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    reference: compute,
-    cpu: compute,
+    reference: |p, x, y| compute(p, x, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;

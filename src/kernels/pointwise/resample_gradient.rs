@@ -14,8 +14,8 @@ pub static KERNEL: Kernel = Kernel {
         element_grid,
     )],
     fields: Params::FIELDS,
-    reference: |params, inputs, dx| transposed(&Params::read(params)).define(inputs[0], dx),
-    cpu: |params, inputs, dx| transposed(&Params::read(params)).rounded().compute(inputs[0], dx),
+    reference: |params, inputs, dx| transposed(&Params::read(params)).define(inputs[0], dx[0]),
+    cpu: |params, inputs, dx| transposed(&Params::read(params)).rounded().compute(inputs[0], dx[0]),
     cost: |_, inputs, output| {
         Cost::streaming(8.0 * inputs[0].iter().product::<usize>() as f64, inputs, output)
     },

@@ -23,8 +23,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "sum_axis",
     shaders: &[Shader::plain("sum_axis", wgsl!("pointwise/sum_axis"), &[INDEX], element_grid)],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN

@@ -27,8 +27,8 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     // The product of time and frequency is rounded to f32, as PyTorch's is: at t = 999 that is part of the definition.
-    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
-    cpu: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     cost: |_, inputs, output| Cost::streaming(2.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -18,8 +18,8 @@ pub static KERNEL: Kernel = Kernel {
     name: "transpose",
     shaders: &[Shader::plain("transpose", wgsl!("pointwise/transpose"), &[INDEX], grid)],
     fields: Params::FIELDS,
-    reference: compute,
-    cpu: compute,
+    reference: |p, x, y| compute(p, x, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     gradient: Some(gradient),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
     ..Kernel::PLAIN

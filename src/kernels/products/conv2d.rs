@@ -108,8 +108,8 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: true,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
     cost: |params, inputs, output| {

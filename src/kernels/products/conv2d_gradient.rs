@@ -63,8 +63,8 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::SUBGROUP8),
     ],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         let taps = f64::from(p.kernel_height) * f64::from(p.kernel_width);

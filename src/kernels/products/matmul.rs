@@ -104,8 +104,8 @@ pub static KERNEL: Kernel = Kernel {
     ],
     fields: Params::FIELDS,
     epilogue: true,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     rewrites: Rewrites { others: &[MATMUL_SLICES], ..Rewrites::NONE },
     cost: |params, inputs, output| {

@@ -27,8 +27,8 @@ pub static KERNEL: Kernel = Kernel {
         tile_grid(p.rows as usize, p.cols as usize, p.batches as usize)
     })],
     fields: Params::FIELDS,
-    reference,
-    cpu,
+    reference: |p, x, y| reference(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
     cost: |params, inputs, output| {
         let p = Params::read(params);

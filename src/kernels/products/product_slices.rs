@@ -79,8 +79,8 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::COOPERATIVE),
     ],
     fields: Params::FIELDS,
-    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
-    cpu: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     cost: |params, inputs, output| {
         let p = Params::read(params);
         Cost::streaming(2.0 * f64::from(p.rows) * p.inner() as f64 * f64::from(p.cols), inputs, output)

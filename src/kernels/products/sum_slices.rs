@@ -29,8 +29,8 @@ pub static KERNEL: Kernel = Kernel {
     )],
     fields: Params::FIELDS,
     epilogue: true,
-    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y),
-    cpu: compute,
+    reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y[0]),
+    cpu: |p, x, y| compute(p, x, y[0]),
     cost: |_, inputs, output| Cost::streaming(inputs[0].iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -1,6 +1,7 @@
-//! One denoising step, fused: guidance, x̂₀, clipping or thresholding, posterior mean, variance and noise.
+//! One denoising step, fused: guidance, x̂₀, clipping or thresholding, posterior mean, variance and noise, and what a
+//! sampler remembers.
 //!
-//! Every sampler of `diffusion` becomes sixty-four numbers; with its simplest ones the kernel computes
+//! Every sampler of `diffusion` becomes some numbers; with its simplest ones the kernel computes
 //! x_{t-1} = (x_t − β_t/√(1−ᾱ_t)·ε)/√α_t + σ_t z (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
 use crate::diffusion::numbers;
@@ -8,6 +9,7 @@ use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, INDEX, Kernel, PREDICT, Shader, fold_grid};
 use rayon::prelude::*;
 use std::ops::{Add, Div, Mul, Sub};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 params! {
     /// Elements of x.
@@ -24,19 +26,24 @@ params! {
     steered: u32,
     /// 1: a picture of which parts are kept is bound.
     kept: u32,
+    /// Where it begins in what leads the step.
+    known_at: u32,
+    /// Tensors of the memory.
+    memory: u32,
+    /// 1: x̂₀ is computed, the sample and the memory stay.
+    held: u32,
 }
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "step",
-    shaders: &[Shader::plain("step", wgsl!("sampling/step"), &[INDEX, PREDICT], |_, output| {
-        // x_{t-1} and x̂₀, two elements an invocation
-        fold_grid(output.iter().product::<usize>().div_ceil(128))
+    shaders: &[Shader::plain("step", wgsl!("sampling/step"), &[INDEX, PREDICT], |_, x| {
+        fold_grid(x.iter().product::<usize>().div_ceil(64))
     })],
     fields: Params::FIELDS,
     reference,
     cpu,
-    cost: |_, inputs, output| Cost::streaming(10.0 * output.iter().product::<usize>() as f64, inputs, output),
+    cost: |_, inputs, x| Cost::streaming(20.0 * x.iter().product::<usize>() as f64, inputs, x),
     ..Kernel::PLAIN
 };
 
@@ -82,86 +89,146 @@ impl Prediction {
     }
 }
 
-/// What [`step`] reads besides the sample.
+/// What leads a step where the network alone would not go, in one tensor.
+#[derive(Clone, Debug)]
+pub struct Lead<'a> {
+    /// What steers, then what is known.
+    pub tensor: &'a Tensor,
+    /// It begins with what steers `[4, B, H, W, C]`: added to the clipped x̂₀; to ε; to the next sample; and to it times σ².
+    pub steered: bool,
+    /// It ends with a picture and, as one more channel, how much of it x̂₀ becomes before it is clipped, 0 to 1:
+    /// `[B, H, W, C + 1]` (inpainting of GLIDE, Nichol et al. 2021, arXiv:2112.10741).
+    pub kept: bool,
+}
+
+impl Lead<'_> {
+    /// Elements of one that leads samples of `[B, H, W, C]`.
+    pub fn len_for(shape: &[usize], steered: bool, kept: bool) -> usize {
+        let (len, channels) = (shape.iter().product::<usize>(), shape.last().copied().unwrap_or(1).max(1));
+        let known = len / channels * (channels + 1);
+        (if steered { 4 * len } else { 0 }) + if kept { known } else { 0 }
+    }
+
+    /// Where what is known begins.
+    pub(crate) fn known_at(&self, x: &Tensor) -> usize {
+        if self.steered { 4 * x.len() } else { 0 }
+    }
+
+    /// Refuses one of another size than x.
+    #[track_caller]
+    pub(crate) fn check(&self, x: &Tensor) {
+        let expected = Lead::len_for(&x.shape, self.steered, self.kept);
+        assert_eq!(self.tensor.len(), expected, "what leads {:?} is {:?}", x.shape, self.tensor.shape);
+    }
+}
+
+/// What a [`step`] reads, and what it updates besides the sample.
 #[derive(Clone, Debug)]
 pub struct StepInputs<'a> {
     /// The network's output `[B or 2B, H, W, OC]`.
     pub out: &'a Tensor,
     /// Standard normal noise `[B, H, W, C]`.
     pub noise: &'a Tensor,
-    /// The step's numbers `[64]`, from [`coefficients`](numbers::coefficients).
-    pub coefficients: &'a Tensor,
-    /// Quantiles `[B]`, where the sampler thresholds dynamically.
-    pub quantile: Option<&'a Tensor>,
-    /// What steers the step `[3, B, H, W, C]`: added to the clipped x̂₀; to the next sample; and to it times σ².
-    pub steer: Option<&'a Tensor>,
-    /// A picture and, as one more channel, how much of it x̂₀ becomes before it is clipped, 0 to 1: `[B, H, W, C + 1]`
-    /// (inpainting of GLIDE, Nichol et al. 2021, arXiv:2112.10741).
-    pub known: Option<&'a Tensor>,
+    /// The step's numbers `[64 + B]`: its [coefficients](numbers::coefficients), and where the sampler thresholds
+    /// dynamically the [quantiles](crate::kernels::quantile) behind them.
+    pub numbers: &'a Tensor,
+    /// What leads it.
+    pub lead: Option<Lead<'a>>,
+    /// What the sampler remembers, `[K, B, H, W, C]`: updated.
+    pub memory: Option<&'a Tensor>,
+    /// `[1]`, becomes 1 where the network's output or the next sample is no number; else it stays.
+    pub fault: &'a Tensor,
+    /// Only x̂₀ is wanted, as it is before anything steers it: the sample and the memory stay.
+    pub held: bool,
 }
 
-/// Refuses a known picture of another size than x.
-#[track_caller]
-pub(crate) fn check_known(x: &Tensor, known: Option<&Tensor>) {
-    if let Some(known) = known {
-        let expected = x.rows() * (x.channels() + 1);
-        assert_eq!(known.len(), expected, "a known picture of {:?} for {:?}", known.shape, x.shape);
-    }
-}
-
-/// x `[B, H, W, C]` → `[2, B, H, W, C]`: the next sample, then the clipped x̂₀.
+/// Takes x `[B, H, W, C]` a step further, in place; returns the clipped x̂₀ `[B, H, W, C]`.
 #[track_caller]
 pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {
     let shape = Prediction::of(x, inputs.out);
     assert_eq!(inputs.noise.len(), x.len(), "step: noise {:?} for {:?}", inputs.noise.shape, x.shape);
+    let expected = numbers::COUNT + x.dim(0);
+    assert_eq!(inputs.numbers.len(), expected, "step: numbers {:?} for {:?}", inputs.numbers.shape, x.shape);
+    let lead = inputs.lead.as_ref();
+    lead.inspect(|lead| lead.check(x));
+    let memory = inputs.memory.map_or(0, |memory| memory.len() / x.len());
+    assert!(memory <= numbers::MEMORY, "step: a memory of {memory}");
     let p = Params {
         len: x.len() as u32,
         item: (x.len() / x.dim(0)) as u32,
         channels: shape.channels,
         out_channels: shape.out_channels,
         guided: shape.guided.into(),
-        steered: inputs.steer.is_some().into(),
-        kept: inputs.known.is_some().into(),
+        steered: lead.is_some_and(|lead| lead.steered && !inputs.held).into(),
+        kept: lead.is_some_and(|lead| lead.kept).into(),
+        known_at: lead.map_or(0, |lead| lead.known_at(x)) as u32,
+        memory: memory as u32,
+        held: inputs.held.into(),
     };
-    check_known(x, inputs.known);
-    if let Some(steer) = inputs.steer {
-        assert_eq!(steer.len(), 3 * x.len(), "step: steer {:?} for {:?}", steer.shape, x.shape);
-    }
-    let empty = g.empty();
-    let mut out_shape = vec![2];
-    out_shape.extend(&x.shape);
-    g.push(
-        &KERNEL,
-        "step",
-        p.bytes(),
-        &[
-            x,
-            inputs.out,
-            inputs.noise,
-            inputs.coefficients,
-            inputs.quantile.unwrap_or(&empty),
-            inputs.steer.unwrap_or(&empty),
-            inputs.known.unwrap_or(&empty),
-        ],
-        &out_shape,
-        Storage::F32,
-    )
+    let lead = lead.map_or_else(|| g.empty(), |lead| lead.tensor.clone());
+    // Nobody reads the memory of a sampler without one.
+    let memory = inputs.memory.cloned().unwrap_or_else(|| g.make(&[1], Storage::F32));
+    let x0 = g.make(&x.shape, Storage::F32);
+    let read = [inputs.out, inputs.noise, inputs.numbers, &lead];
+    g.push_into(&KERNEL, "step", p.bytes(), &read, &[x, &memory, &x0, inputs.fault]);
+    x0
 }
 
-fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
+fn reference(params: &[u8], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
     let p = Params::read(params);
+    let [x, memory, x0, fault] = outputs else { return };
     let len = p.len as usize;
     for i in 0..len {
-        (y[i], y[len + i]) = element(&p, inputs, i);
+        let mut remembered = [0.0; numbers::MEMORY];
+        (0..p.memory as usize).for_each(|k| remembered[k] = memory[k * len + i]);
+        let stepped = element(&p, inputs, i, x[i], &remembered);
+        x0[i] = stepped.x0;
+        if !stepped.finite {
+            fault[0] = 1.0;
+        }
+        if p.held == 0 {
+            x[i] = stepped.next;
+            (0..p.memory as usize).for_each(|k| memory[k * len + i] = stepped.memory[k]);
+        }
     }
 }
 
-fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+/// Elements that one task of the CPU device takes.
+const TASK: usize = 4096;
+
+fn cpu(params: &[u8], inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
     let p = Params::read(params);
-    let (next, x0) = y.split_at_mut(p.len as usize);
-    next.par_iter_mut().zip(x0).enumerate().with_min_len(4096).for_each(|(i, (next, x0))| {
-        (*next, *x0) = element(&p, inputs, i);
+    let [x, memory, x0, fault] = outputs else { return };
+    // A task's elements of every tensor of the memory.
+    let mut slots: Vec<_> = memory
+        .chunks_exact_mut(p.len as usize)
+        .take(p.memory as usize)
+        .map(|slot| slot.chunks_mut(TASK))
+        .collect();
+    let tasks: Vec<_> = x
+        .chunks_mut(TASK)
+        .zip(x0.chunks_mut(TASK))
+        .map(|(x, x0)| (x, x0, slots.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()))
+        .collect();
+    let broken = AtomicBool::new(false);
+    tasks.into_par_iter().enumerate().for_each(|(task, (x, x0, mut slots))| {
+        for at in 0..x.len() {
+            let mut remembered = [0.0; numbers::MEMORY];
+            remembered.iter_mut().zip(&slots).for_each(|(m, slot)| *m = slot[at]);
+            let stepped = element(&p, inputs, task * TASK + at, x[at], &remembered);
+            x0[at] = stepped.x0;
+            if !stepped.finite {
+                broken.store(true, Ordering::Relaxed);
+            }
+            if p.held == 0 {
+                x[at] = stepped.next;
+                slots.iter_mut().zip(stepped.memory).for_each(|(slot, m)| slot[at] = m);
+            }
+        }
     });
+    if broken.into_inner() {
+        fault[0] = 1.0;
+    }
 }
 
 /// f64 for the definition, f32 for the CPU device.
@@ -217,35 +284,48 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
     }
 }
 
-/// Element `i` of the next sample and of the clipped x̂₀.
-fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
+/// What a step makes of an element.
+struct Stepped<T> {
+    next: T,
+    x0: T,
+    memory: [T; numbers::MEMORY],
+    finite: bool,
+}
+
+/// Element `i` of a step, of the sample's and the memory's.
+fn element<T: Real>(
+    p: &Params,
+    inputs: &[&[T]],
+    i: usize,
+    x: T,
+    remembered: &[T; numbers::MEMORY],
+) -> Stepped<T> {
     use numbers::*;
-    let c = |k: usize| inputs[3][k];
-    let number = T::from;
+    let [out, noise, numbers, lead] = [inputs[0], inputs[1], inputs[2], inputs[3]];
+    let (c, number) = (|k: usize| numbers[k], T::from);
     let (clip, variance): (f64, f64) = (c(CLIP).into(), c(VARIANCE).into());
     let shape = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
     let conditional = shape.at(i, p.len as usize);
-    let x = inputs[0][i];
-    let mut out = inputs[1][conditional];
+    let mut o = out[conditional];
     if shape.guided {
-        let unconditional = inputs[1][shape.at(i, 0)];
-        out = unconditional + c(GUIDANCE) * (out - unconditional);
+        let unconditional = out[shape.at(i, 0)];
+        o = unconditional + c(GUIDANCE) * (o - unconditional);
     }
-    let mut x0 = c(X0_X) * x + c(X0_OUT) * out;
+    let mut x0 = c(X0_X) * x + c(X0_OUT) * o;
     if p.kept != 0 {
-        x0 = keep(x0, inputs[6], i, p.channels as usize);
+        x0 = keep(x0, &lead[p.known_at as usize..], i, p.channels as usize);
     }
     if clip == 1.0 {
         x0 = clamp(x0, number(0.0) - c(CLIP_RANGE), c(CLIP_RANGE));
     } else if clip == 2.0 {
         let one = number(1.0);
-        let threshold = clamp(inputs[4][i / p.item as usize], one, number(f32::MAX));
+        let threshold = clamp(c(COUNT + i / p.item as usize), one, number(f32::MAX));
         let threshold = if threshold > c(CLIP_RANGE) { c(CLIP_RANGE) } else { threshold };
         x0 = clamp(x0, number(0.0) - threshold, threshold) / threshold;
     }
     let mut sigma = c(SIGMA);
     if variance != 0.0 {
-        let v = inputs[1][conditional + p.channels as usize];
+        let v = out[conditional + p.channels as usize];
         sigma = if variance == 1.0 {
             let share = number(0.5) * (v + number(1.0));
             (number(0.5) * (share * c(LOG_MAX) + (number(1.0) - share) * c(LOG_MIN))).exp()
@@ -253,14 +333,28 @@ fn element<T: Real>(p: &Params, inputs: &[&[T]], i: usize) -> (T, T) {
             clamp(v, number(0.0), number(f32::MAX)).sqrt()
         };
     }
-    let steer = |part: usize| inputs[5][part * p.len as usize + i];
+    let mut eps = c(EPS_X) * x + c(EPS_OUT) * o;
+    let steer = |term: usize| lead[term * p.len as usize + i];
     if p.steered != 0 {
-        x0 = x0 + steer(0);
+        (x0, eps) = (x0 + steer(0), eps + steer(1));
     }
-    let eps = c(EPS_X) * x + c(EPS_OUT) * out;
-    let mut next = c(NEXT) * x + c(NEXT + 1) * x0 + c(NEXT + 2) * eps + c(NOISE) * sigma * inputs[2][i];
+    let used = p.memory as usize;
+    let of_memory = |row: usize| {
+        let takes = &numbers[NEXT + row * ROW + 3..][..used];
+        takes.iter().zip(remembered).fold(number(0.0), |sum, (takes, m)| sum + *takes * *m)
+    };
+    let mut next = c(NEXT) * x + c(NEXT + 1) * x0 + c(NEXT + 2) * eps + c(NOISE) * sigma * noise[i];
+    if used > 0 {
+        next = next + of_memory(0);
+    }
     if p.steered != 0 {
-        next = next + steer(1) + sigma * sigma * steer(2);
+        next = next + steer(2) + sigma * sigma * steer(3);
     }
-    (next, x0)
+    let mut memory = [number(0.0); MEMORY];
+    for (k, m) in memory.iter_mut().enumerate().take(used) {
+        let row = NEXT + (k + 1) * ROW;
+        *m = c(row) * x + c(row + 1) * x0 + c(row + 2) * eps + of_memory(k + 1);
+    }
+    let finite = |v: T| Into::<f64>::into(v).is_finite();
+    Stepped { next, x0, memory, finite: finite(o) && finite(next) }
 }

@@ -2,13 +2,13 @@
 
 use super::model::{colours, nearest};
 use super::terms::Terms;
-use crate::device::{Device, Monitor, Program};
+use crate::device::{Device, DeviceTensor, Monitor, Program, Work};
 use crate::diffusion::{Noise, NoiseStream, channels_last};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Tensor};
 use crate::picture::Picture;
 use crate::pipeline::guidance::{OPTIONS, score_graph};
-use crate::settings::guidance::{Direction, Guidance, State};
+use crate::settings::guidance::{DeviceDirection, DeviceState, Direction, Guidance, State, Toward};
 
 /// The largest 1/√ᾱ by which a score with respect to x̂₀ becomes one with respect to x_t.
 const MAX_GAIN: f64 = 100.0;
@@ -28,6 +28,10 @@ struct Made {
     shape: [usize; 4],
     /// Inputs `x`, `t`, `aim` and those of each comparison; outputs `scalar` and `gradient`.
     score: Program,
+    /// What it sees where a caller brings it.
+    own: DeviceTensor,
+    /// Whether its `aim` is set for good.
+    aimed: bool,
     /// What the examples are compared by, if there are any.
     examples: Option<Examples>,
 }
@@ -73,7 +77,8 @@ impl ClipGuidance {
                 Some(Examples { program, pictures, units: Vec::new(), known: false })
             }
         };
-        Ok(Made { shape, score, examples })
+        let own = score.value("x");
+        Ok(Made { shape, score, own, aimed: false, examples })
     }
 
     /// The sum of all terms by picture, `[N]`, and its gradient with respect to x_t, `[N, H, W, 3]`.
@@ -81,37 +86,55 @@ impl ClipGuidance {
     /// # Errors
     /// Samples that are not in colour; texts for another number of pictures; a device that fails.
     pub fn evaluate(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<(Vec<f32>, Vec<f32>)> {
-        if at.shape[3] != 3 {
-            return Err(request!(
-                Guide,
-                Unsupported,
-                "CLIP sees colour pictures; this model's have {} channels",
-                at.shape[3]
-            ));
-        }
-        let mut made = match self.made.take().filter(|made| made.shape == at.shape) {
-            Some(made) => made,
-            None => self.make(at.shape)?,
-        };
-        let timestep = self.terms.image.alpha_bars.as_ref().map(|bars| nearest(bars, at.alpha_bar));
-        self.look_at_examples(&mut made, at, timestep, monitor)?;
-        let score = &mut made.score;
-        if self.terms.aims() {
-            score.write(
-                "aim",
-                &self.terms.aim(at.shape[0], made.examples.as_ref().map_or(&[], |of| &of.units))?,
-            );
-        }
-        score.write("x", if timestep.is_some() { at.x } else { at.x0 });
-        score.write("t", &vec![timestep.unwrap_or(0) as f32; at.shape[0]]);
-        score.run(monitor)?;
-        let (values, mut gradient) = (score.read("scalar")?, score.read("gradient")?);
-        if timestep.is_none() {
-            let gain = (1.0 / at.alpha_bar.max(0.0).sqrt()).min(MAX_GAIN) as f32;
-            gradient.iter_mut().for_each(|v| *v *= gain);
-        }
+        check_colour(at.shape)?;
+        let mut made = self.take(at.shape)?;
+        let timestep = self.timestep(at.alpha_bar);
+        let mut work = self.device.work();
+        self.look_at_examples(&mut made, at, timestep, (&mut work, monitor))?;
+        let seen = made.own.clone();
+        work.write(&seen, if timestep.is_some() { at.x } else { at.x0 })?;
+        self.run(&mut made, &seen, timestep, (&mut work, monitor))?;
+        work.finish()?;
+        let (values, mut gradient) = (made.score.read("scalar")?, made.score.read("gradient")?);
+        let gain = gain(timestep, at.alpha_bar) as f32;
+        gradient.iter_mut().for_each(|v| *v *= gain);
         self.made = Some(made);
         Ok((values, gradient))
+    }
+
+    /// The encoder's timestep for a sample's ᾱ, where it is one of noised pictures.
+    fn timestep(&self, alpha_bar: f64) -> Option<usize> {
+        self.terms.image.alpha_bars.as_ref().map(|bars| nearest(bars, alpha_bar))
+    }
+
+    /// The programs for samples of a shape.
+    fn take(&mut self, shape: [usize; 4]) -> Result<Made> {
+        match self.made.take().filter(|made| made.shape == shape) {
+            Some(made) => Ok(made),
+            None => self.make(shape),
+        }
+    }
+
+    /// Has the score run on what the encoder sees, on the device.
+    fn run(
+        &self,
+        made: &mut Made,
+        seen: &DeviceTensor,
+        timestep: Option<usize>,
+        (work, monitor): (&mut Work, &mut Monitor<'_>),
+    ) -> Result<()> {
+        let (pictures, score) = (made.shape[0], &mut made.score);
+        if self.terms.aims() && !made.aimed {
+            let units = made.examples.as_ref().map_or(&[][..], |of| &of.units);
+            work.write(&score.value("aim"), &self.terms.aim(pictures, units)?)?;
+            // Examples that are noised are others at each step.
+            made.aimed = made.examples.is_none() || timestep.is_none();
+        }
+        score.bind("x", seen)?;
+        if score.has("t") {
+            work.write(&score.value("t"), &vec![timestep.unwrap_or(0) as f32; pictures])?;
+        }
+        score.enqueue(work, monitor)
     }
 
     /// Sets what the score compares with, where it is not set yet or changes with the noise.
@@ -120,7 +143,7 @@ impl ClipGuidance {
         made: &mut Made,
         at: &State<'_>,
         timestep: Option<usize>,
-        monitor: &mut Monitor<'_>,
+        (work, monitor): (&mut Work, &mut Monitor<'_>),
     ) -> Result<()> {
         let Some(examples) = &mut made.examples else { return Ok(()) };
         if examples.known && timestep.is_none() {
@@ -130,19 +153,22 @@ impl ClipGuidance {
         for i in 0..examples.pictures.len() {
             let (x, program) = (&examples.pictures[i], &mut examples.program);
             match timestep {
-                Some(t) => program.write("x", &self.noised(i, x, at, t)),
-                None => program.write("x", x),
+                Some(t) => work.write(&program.value("x"), &self.noised(i, x, at, t))?,
+                None => work.write(&program.value("x"), x)?,
             }
-            program.write("t", &vec![timestep.unwrap_or(0) as f32; at.shape[0]]);
+            if program.has("t") {
+                work.write(&program.value("t"), &vec![timestep.unwrap_or(0) as f32; at.shape[0]])?;
+            }
             // The share of a step that an example takes is not known.
-            program.run(&mut |_| monitor(0.0))?;
+            program.enqueue(work, &mut |_| monitor(0.0))?;
+            work.finish()?;
             if !self.terms.contents.is_empty() {
                 examples.units.push(program.read("unit")?);
             }
             for (term, comparison) in
                 self.terms.comparisons.iter().enumerate().filter(|(_, c)| c.example == i)
             {
-                self.terms.set_comparison(&mut made.score, program, (term, *comparison))?;
+                self.terms.set_comparison(work, [&made.score, program], (term, *comparison))?;
             }
         }
         examples.known = true;
@@ -167,6 +193,22 @@ impl ClipGuidance {
     }
 }
 
+/// By how much a score with respect to what the encoder sees is one with respect to x_t.
+fn gain(timestep: Option<usize>, alpha_bar: f64) -> f64 {
+    if timestep.is_some() { 1.0 } else { (1.0 / alpha_bar.max(0.0).sqrt()).min(MAX_GAIN) }
+}
+
+fn check_colour(shape: [usize; 4]) -> Result<()> {
+    match shape[3] {
+        3 => Ok(()),
+        channels => Err(request!(
+            Guide,
+            Unsupported,
+            "CLIP sees colour pictures; this model's have {channels} channels"
+        )),
+    }
+}
+
 /// A stream of its own for each seed, example and timestep, whatever steps a run takes before (splitmix64's mixer).
 fn stream_seed(seed: u64, example: usize, timestep: usize) -> u64 {
     let mix = |z: u64| {
@@ -184,6 +226,29 @@ fn stream_seed(seed: u64, example: usize, timestep: usize) -> u64 {
 impl Guidance for ClipGuidance {
     fn direction(&mut self, at: &State<'_>, monitor: &mut Monitor<'_>) -> Result<Direction> {
         Ok(Direction::Score(self.evaluate(at, monitor)?.1))
+    }
+
+    fn enqueue(
+        &mut self,
+        at: &DeviceState<'_>,
+        work: &mut Work,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Option<DeviceDirection>> {
+        check_colour(at.shape)?;
+        let timestep = self.timestep(at.alpha_bar);
+        let mut made = self.take(at.shape)?;
+        // Examples are looked at on the host, once where they are not noised.
+        if !self.device.is(at.device)
+            || made.examples.as_ref().is_some_and(|examples| timestep.is_some() || !examples.known)
+        {
+            self.made = Some(made);
+            return Ok(None);
+        }
+        self.run(&mut made, if timestep.is_some() { at.x } else { at.x0 }, timestep, (work, monitor))?;
+        let values = made.score.value("gradient");
+        self.made = Some(made);
+        let factor = gain(timestep, at.alpha_bar);
+        Ok(Some(DeviceDirection { toward: Toward::Score, values, factor }))
     }
 
     fn graphs(&self, shape: [usize; 4], steps: usize) -> Result<Vec<(usize, Graph)>> {

@@ -2,7 +2,7 @@
 
 use super::files::Image;
 use super::model::FLOOR;
-use crate::device::{Program, Transfer};
+use crate::device::{Program, Work};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::elementwise::{add, as_elem, mul, scale};
@@ -167,8 +167,8 @@ impl Terms {
     /// Hands an example's features to the score, with the weights that make their differences shares of them.
     pub fn set_comparison(
         &self,
-        score: &mut Program,
-        example: &mut Program,
+        work: &mut Work,
+        [score, example]: [&Program; 2],
         (term, comparison): (usize, Comparison),
     ) -> Result<()> {
         let kind = comparison.features.name();
@@ -176,16 +176,11 @@ impl Terms {
             (0..).take_while(|j| example.graph().find_output(&format!("{kind} {j}")).is_some()).count();
         for j in 0..count {
             let [features, weight] = comparison.inputs(term, j);
-            let (from, to) =
-                (example.graph().find_output(&format!("{kind} {j}")), score.graph().find_input(&features));
-            if let (Some(from), Some(to)) = (from, to) {
-                let len = score.graph().info(to).len();
-                score.copy_from(example, &[Transfer { from, first: 0, to, at: 0, len }]);
-            }
-            let sizes = example.read(&format!("{kind} {j} size"))?;
+            work.copy(&example.value(&format!("{kind} {j}")), &score.value(&features))?;
+            let sizes = example.value(&format!("{kind} {j} size")).read()?;
             let share = -(comparison.weight * self.logit_scale / count as f64) as f32;
             let weights: Vec<f32> = sizes.iter().map(|size| share / size.max(LEAST)).collect();
-            score.write(&weight, &weights);
+            work.write(&score.value(&weight), &weights)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! the cache as far as its mask says, and its own keys and values are kept there for the tokens to come. Logits are read
 //! back, and the CPU draws from them in f64.
 
-use crate::device::{Device, Program, ProgramOptions, Transfer, Weights};
+use crate::device::{Device, DeviceTensor, Program, ProgramOptions, Weights};
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::models::ar_prior::{Alphabet, Config, TokenSampling, cache_name, guide, pick};
@@ -105,10 +105,10 @@ pub struct TokenDecoder {
     captions: [usize; 2],
     prefix: Program,
     step: Program,
-    /// The prefix's keys and values to every picture's rows of the cache.
-    fill: Vec<Transfer>,
-    /// A token's keys and values to the cache's first place.
-    append: Vec<Transfer>,
+    /// The prefix's keys and values of a caption, and where every picture's rows of the cache begin with them.
+    fill: Vec<(DeviceTensor, DeviceTensor)>,
+    /// A token's keys and values for a row, and the row of the cache.
+    append: Vec<(DeviceTensor, DeviceTensor)>,
     /// The captions' masks, a row for every row of a step.
     mask: Vec<f32>,
     /// Tokens that the cache holds.
@@ -132,14 +132,14 @@ impl TokenDecoder {
         let (mut fill, mut append) = (Vec::new(), Vec::new());
         for i in 0..config.num_layers {
             let name = cache_name(i);
-            let ends = (prefix.graph().find_output(&name), step.graph().find_output(&name));
-            let ((Some(first), Some(own)), Some(to)) = (ends, step.graph().find_input(&name)) else {
-                continue;
-            };
+            let (first, own) = (prefix.value(&name), step.output(&name));
+            let cache = step.input(&name);
             for (row, caption) in rows.iter().enumerate() {
-                let (at, len) = (row * config.tokens() * columns, seen * columns);
-                fill.push(Transfer { from: first, first: caption * len, to, at, len });
-                append.push(Transfer { from: own, first: row * columns, to, at, len: columns });
+                let all = config.tokens() * columns;
+                let row_of_cache = cache.part(row * all, all);
+                let len = seen * columns;
+                fill.push((first.part(caption * len, len), row_of_cache.part(0, len)));
+                append.push((own.part(row * columns, columns), row_of_cache));
             }
         }
         let (device, config, mask) = (at.device.clone(), config.clone(), Vec::new());
@@ -151,8 +151,7 @@ impl TokenDecoder {
     }
 
     fn cache_bytes(&self) -> usize {
-        let bytes = size_of::<f32>();
-        self.append.iter().map(|row| self.config.tokens() * row.len * bytes).sum()
+        self.append.iter().map(|(_, row)| row.len() * size_of::<f32>()).sum()
     }
 
     /// A part of the captions' states, those of what is not drawn first.
@@ -176,8 +175,12 @@ impl TokenDecoder {
         self.prefix.write("embeds", &self.of(captions, |embeds| &embeds.pooled));
         self.prefix.write("dots", &dots);
         self.prefix.write("mask", &self.config.mask(&mask, seen, seen));
-        self.prefix.run(monitor)?;
-        self.step.copy_from(&self.prefix, &self.fill);
+        let mut work = self.device.work();
+        self.prefix.enqueue(&mut work, monitor)?;
+        for (from, to) in &self.fill {
+            work.copy(from, to)?;
+        }
+        work.finish()?;
         self.cached = seen;
         let (logits, buckets) = (read_logits(&mut self.prefix)?, self.config.num_buckets);
         Ok(rows.iter().flat_map(|caption| &logits[caption * buckets..][..buckets]).copied().collect())
@@ -196,11 +199,13 @@ impl TokenDecoder {
         self.step.write("token", &tokens.repeat(rows / self.pictures));
         self.step.write("place", &vec![place as f32; rows]);
         self.step.write("mask", &self.config.mask(&self.mask, all, place));
-        self.step.run(monitor)?;
+        let mut work = self.device.work();
+        self.step.enqueue(&mut work, monitor)?;
         let columns = 2 * self.config.width();
-        let here: Vec<Transfer> =
-            self.append.iter().map(|c| Transfer { at: c.at + place * columns, ..*c }).collect();
-        self.step.keep(&here);
+        for (own, cache) in &self.append {
+            work.copy(own, &cache.part(place * columns, columns))?;
+        }
+        work.finish()?;
         self.cached += 1;
         read_logits(&mut self.step)
     }

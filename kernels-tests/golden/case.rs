@@ -108,10 +108,13 @@ impl Case {
         let path = dir.join("manifest.json");
         let manifest = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Python writes numbers that JSON has not.
-        let manifest = serde_json::from_slice(&finite(manifest))
+        let manifest: Value = serde_json::from_slice(&finite(manifest))
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut places = vec![dir.join("pipeline"), dir.to_path_buf()];
+        // Of another case's pipeline, where the manifest says so.
+        let other: &Value = &manifest["pipeline"];
+        let mut places: Vec<PathBuf> = other.as_str().map(|path| dir.join(path)).into_iter().collect();
+        places.extend([dir.join("pipeline"), dir.to_path_buf()]);
         places.extend(folders(dir));
         let has_index = |place: &&PathBuf| place.join("model_index.json").exists();
         let pipeline = places.iter().find(has_index).unwrap_or(&places[0]).clone();

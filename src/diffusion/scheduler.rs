@@ -27,7 +27,12 @@ pub fn steps_from(
     timesteps: impl Into<Timesteps>,
     first: usize,
 ) -> Result<Vec<Step>> {
-    sampler.steps(config, &timesteps.into(), first)
+    let mut list = sampler.steps(config, &timesteps.into(), first)?;
+    for i in 1..list.len() {
+        list[i - 1].alpha_bar_after = list[i].alpha_bar;
+    }
+    list.iter_mut().take(1).for_each(|step| step.begins = true);
+    Ok(list)
 }
 
 /// The scalars (√ᾱ_t, √(1−ᾱ_t)) of the forward process x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, as

@@ -131,6 +131,8 @@ pub struct Coefficients {
 pub struct Step {
     /// Which of the run's steps it belongs to, from 0; some samplers call the network more than once in one.
     pub step: usize,
+    /// Nothing that came before is remembered: a run begins here, or begins again where it has gone back.
+    pub begins: bool,
     /// Fed to the network; between whole ones where a sampler's σ lie between the trained ones.
     pub timestep: f64,
     /// The step's scalars.
@@ -141,6 +143,8 @@ pub struct Step {
     pub adds_noise: bool,
     /// ᾱ_t of the sample before the step.
     pub alpha_bar: f64,
+    /// ᾱ of the sample after it; 1 after the last.
+    pub alpha_bar_after: f64,
     /// A run that begins at this step from standard normals z begins at this times z.
     pub start_scale: f64,
     /// What guidance by a score shifts in this sampler.

@@ -49,11 +49,13 @@ pub fn steps(
         };
         Ok(Step {
             step: i,
+            begins: false,
             timestep: t as f64,
             coefficients,
             draws_noise: rule.adds_noise || config.always_draws,
             adds_noise: rule.adds_noise,
             alpha_bar: point.alpha_bar,
+            alpha_bar_after: 1.0,
             start_scale: 1.0,
             score_shifts: rule.score_shifts,
         })

@@ -96,11 +96,13 @@ pub fn assembled(
         Coefficients { x0_x, x0_out, eps_x, eps_out, next, memory, memory_len, clip, variance };
     Ok(Step {
         step,
+        begins: false,
         timestep: time,
         coefficients,
         draws_noise: draws || config.always_draws,
         adds_noise: sigma > 0.0,
         alpha_bar: signal * signal,
+        alpha_bar_after: 1.0,
         start_scale: if scaled { noise } else { 1.0 },
         score_shifts: ScoreShifts::Epsilon,
     })

@@ -32,6 +32,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
             format!("{} bytes, expected at most {MAX_JSON}: not one of a model's JSON files", about.len());
         return Err(Error::file(path, what));
     }
+    let text = finite(text);
     let value = serde_json::from_slice(&text).map_err(|e| {
         let hint = if text.is_empty() {
             "the file is empty: download it again"
@@ -48,6 +49,28 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
             "not the JSON expected here: line 1 begins no object. Correct or download it again",
         )),
     }
+}
+
+/// Numbers that Python writes and JSON has not, outside strings: null in their place.
+pub fn finite(json: Vec<u8>) -> Vec<u8> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    if !json.windows(3).any(|word| word == b"Inf" || word == b"NaN") {
+        return json;
+    }
+    let (mut found, mut at, mut text) = (Vec::with_capacity(json.len()), 0, false);
+    while at < json.len() {
+        let word = WORDS.iter().find(|word| !text && json[at..].starts_with(word));
+        let taken = match word {
+            Some(word) => word.len(),
+            // an escaped quote ends no string
+            None if text && json[at] == b'\\' => 2.min(json.len() - at),
+            None => 1,
+        };
+        text ^= json[at] == b'"';
+        found.extend_from_slice(if word.is_some() { b"null" } else { &json[at..at + taken] });
+        at += taken;
+    }
+    found
 }
 
 /// Why a file cannot be read; for a missing one, whether its folder is there.
@@ -97,6 +120,14 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pythons_numbers_are_null() {
+        let json = r#"{"a \" NaN": [NaN, -Infinity, 1.5], "b\\": Infinity, "c": "NaN"}"#;
+        let expected = r#"{"a \" NaN": [null, null, 1.5], "b\\": null, "c": "NaN"}"#;
+        assert_eq!(String::from_utf8(finite(json.into())).unwrap(), expected);
+        assert_eq!(finite(b"\"Inf\\".to_vec()), b"\"Inf\\");
+    }
 
     #[test]
     fn many_writers_of_one_file_leave_it_whole() {

@@ -117,6 +117,14 @@ pub mod guidance {
     }
 }
 
+/// Settings of the samplers that have any.
+pub mod samplers {
+    pub use crate::diffusion::samplers::{
+        Algorithm, BFunction, Deis, DpmSolver, Euler, Heun, Interpolation, LastSigma, Pndm, Sigmas,
+        SolverType, Spread, UniPc,
+    };
+}
+
 /// What a run costs before it is run.
 pub mod cost {
     pub use crate::pipeline::bisect::Parting;
@@ -136,5 +144,5 @@ pub mod internals {
         ($($name:ident),*) => { $(pub mod $name { pub use crate::$name::*; })* };
     }
 
-    open!(device, diffusion, graph, kernels, models, picture, pipeline, settings, text, weights);
+    open!(device, diffusion, files, graph, kernels, models, picture, pipeline, settings, text, weights);
 }

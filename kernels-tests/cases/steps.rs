@@ -48,11 +48,14 @@ pub fn a_step(clip: Thresholding, variance: Variance) -> Step {
         variance,
     };
     Step {
+        step: 0,
+        begins: true,
         timestep: 500.0,
         coefficients,
         draws_noise: true,
         adds_noise: true,
         alpha_bar: 0.5,
+        alpha_bar_after: 1.0,
         start_scale: 1.0,
         score_shifts: ScoreShifts::Mean,
     }

@@ -284,11 +284,14 @@ fn check_threshold(t: &Tensors, name: &str, parameters: &Value, report: &mut Rep
         variance: Variance::Fixed { sigma: 0.0 },
     };
     let step = Step {
+        step: 0,
+        begins: true,
         timestep: 0.0,
         coefficients,
         draws_noise: false,
         adds_noise: false,
         alpha_bar: 0.5,
+        alpha_bar_after: 1.0,
         start_scale: 1.0,
         score_shifts: ScoreShifts::Mean,
     };

@@ -1,6 +1,7 @@
 //! A case: a folder with a manifest, the goldens it names, and a pipeline.
 
 use ancestral::Error;
+use ancestral::internals::files::finite;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -8,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// Names a folder of cases, or one case, to take instead of `kernels-tests/goldens`.
 const FOLDER: &str = "ANCESTRAL_GOLDENS";
+
+/// The goldens of samplers alone.
+pub const SAMPLERS: &str = "samplers.safetensors";
 
 /// What a check says when it cannot be done.
 pub type Checked<T = ()> = Result<T, String>;
@@ -42,6 +46,8 @@ pub enum Kind {
     UnClipVariation,
     /// An unguided upsampler of our layout.
     Upsampler,
+    /// Samplers alone, on stored outputs of a network.
+    Samplers,
 }
 
 /// A tensor of a golden file.
@@ -100,12 +106,15 @@ impl Case {
     /// Reads the manifest.
     pub fn open(dir: &Path) -> Checked<Case> {
         let path = dir.join("manifest.json");
-        let manifest =
-            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let manifest = serde_json::from_str(&finite(&manifest))
+        let manifest = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Python writes numbers that JSON has not.
+        let manifest: Value = serde_json::from_slice(&finite(manifest))
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut places = vec![dir.join("pipeline"), dir.to_path_buf()];
+        // Of another case's pipeline, where the manifest says so.
+        let other: &Value = &manifest["pipeline"];
+        let mut places: Vec<PathBuf> = other.as_str().map(|path| dir.join(path)).into_iter().collect();
+        places.extend([dir.join("pipeline"), dir.to_path_buf()]);
         places.extend(folders(dir));
         let has_index = |place: &&PathBuf| place.join("model_index.json").exists();
         let pipeline = places.iter().find(has_index).unwrap_or(&places[0]).clone();
@@ -116,6 +125,9 @@ impl Case {
     pub fn kind(&self) -> Checked<Kind> {
         if self.dir.join("units.json").exists() {
             return Ok(Kind::Units);
+        }
+        if self.manifest["entries"].is_array() && self.dir.join(SAMPLERS).exists() {
+            return Ok(Kind::Samplers);
         }
         if self.manifest["encoders"].is_object() {
             return Ok(Kind::Sdg);
@@ -193,31 +205,6 @@ impl Case {
         }
         Err(format!("the manifest's `{key}` has {} numbers for {steps} steps", list.len()))
     }
-}
-
-/// Python writes numbers that JSON has not: null in their place.
-fn finite(json: &str) -> String {
-    // Every second part of what quotes divide is a string; an escaped quote is part of one.
-    let mut text = false;
-    let parts = json.split_inclusive('"').map(|part| {
-        let inside = text;
-        let escapes = part.trim_end_matches('"').chars().rev().take_while(|c| *c == '\\').count();
-        text = part.ends_with('"') && (!inside || escapes % 2 == 1);
-        match inside {
-            true => part.to_string(),
-            false => ["-Infinity", "Infinity", "NaN"]
-                .iter()
-                .fold(part.into(), |part: String, of| part.replace(of, "null")),
-        }
-    });
-    parts.collect()
-}
-
-#[test]
-fn golden_manifests_may_be_pythons() {
-    let json = r#"{"a \" NaN": [NaN, -Infinity, 1.5], "b\\": Infinity, "c": "NaN"}"#;
-    let found: Value = serde_json::from_str(&finite(json)).expect("JSON");
-    assert_eq!(found, serde_json::json!({"a \" NaN": [null, null, 1.5], "b\\": null, "c": "NaN"}));
 }
 
 /// The subfolders of a folder, sorted.

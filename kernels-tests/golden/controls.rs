@@ -5,6 +5,7 @@ use crate::golden::check;
 use crate::golden::report::Report;
 use crate::golden::scratch::Scratch;
 use ancestral::internals::device::Device;
+use ancestral::internals::files::finite;
 use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,6 +17,8 @@ const UNCLIP: &str = "unclip";
 const AR_PRIOR: &str = "ar_prior";
 const VARIATION: &str = "unclip_variation";
 const UPSAMPLER: &str = "upsampler";
+const SAMPLERS: &str = "samplers";
+const MORE_SAMPLERS: &str = "samplers_more";
 
 /// A copy of one of the project's own cases, to spoil.
 fn copy(name: &str) -> Scratch {
@@ -88,6 +91,42 @@ fn golden_wrong_configs_are_seen() {
         let found = failures(scratch.path());
         assert!(!found.is_empty(), "{case}: `{key}` = {value} passes");
         println!("{case}: `{key}` = {value}: {} failures, first: {}", found.len(), found[0]);
+    }
+}
+
+/// Another setting of a sampler is another sampler.
+#[test]
+fn golden_wrong_samplers_are_seen() {
+    for (case, entry, key, value) in [
+        (SAMPLERS, 0, "solver_order", json!(1)),
+        (SAMPLERS, 1, "solver_order", json!(2)),
+        (SAMPLERS, 2, "solver_type", json!("midpoint")),
+        (SAMPLERS, 3, "algorithm_type", json!("dpmsolver++")),
+        (SAMPLERS, 4, "sample_max_value", json!(1.49)),
+        (SAMPLERS, 5, "use_karras_sigmas", json!(false)),
+        (SAMPLERS, 6, "solver_type", json!("bh1")),
+        (SAMPLERS, 6, "disable_corrector", json!([3])),
+        (SAMPLERS, 7, "prediction_type", json!("epsilon")),
+        (SAMPLERS, 8, "timestep_spacing", json!("trailing")),
+        (SAMPLERS, 9, "sigma_max", json!(14.0)),
+        (SAMPLERS, 10, "steps_offset", json!(0)),
+        (SAMPLERS, 11, "beta_end", json!(0.0201)),
+        (SAMPLERS, 12, "skip_prk_steps", json!(false)),
+        (SAMPLERS, 13, "set_alpha_to_one", json!(true)),
+        (SAMPLERS, 14, "solver_order", json!(3)),
+        (MORE_SAMPLERS, 1, "prediction_type", json!("epsilon")),
+        (MORE_SAMPLERS, 4, "final_sigmas_type", json!("zero")),
+        (MORE_SAMPLERS, 12, "lambda_min_clipped", json!(null)),
+    ] {
+        let scratch = copy(case);
+        let path = scratch.path().join("manifest.json");
+        let manifest = finite(std::fs::read(&path).expect("a manifest"));
+        let mut manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+        let config = &mut manifest["entries"][entry]["config"];
+        assert_ne!(config[key], value, "{case} {entry}: nothing would change");
+        config[key] = value.clone();
+        std::fs::write(&path, manifest.to_string()).expect("the file is writable");
+        assert!(!failures(scratch.path()).is_empty(), "{case} {entry}: `{key}` = {value} passes");
     }
 }
 

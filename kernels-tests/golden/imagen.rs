@@ -64,7 +64,14 @@ pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
 /// The case's stage, which noises what it enlarges as the manifest's run does.
 fn load(case: &Case, variant: Option<&str>) -> Checked<Stage> {
     let level = case.manifest["run"]["noise_level"].as_u64().unwrap_or(0);
-    load_stage(&case.pipeline, variant, level as usize).map_err(text)
+    let mut stage = load_stage(&case.pipeline, variant, level as usize).map_err(text)?;
+    // Another scheduler than the folder's, as the run had it.
+    let scheduler = &case.manifest["run"]["scheduler"];
+    if scheduler.is_object() {
+        let path = case.dir.join("manifest.json");
+        stage.scheduler = SchedulerConfig::from_json(&path, &scheduler.to_string()).map_err(text)?;
+    }
+    Ok(stage)
 }
 
 fn unet(case: &Case) -> Checked<unet::Config> {
@@ -321,6 +328,9 @@ fn check_engine(case: &Case, run: &Run, device: &Device, report: &mut Report) ->
             .negative_prompt(negative.get(i).cloned().unwrap_or_default())
             .clean_caption(manifest["clean_caption"].as_bool().unwrap_or(false))
             .size(shape.width, shape.height);
+        // The folder's scheduler with another sampler is what the run had.
+        let other = case.manifest["run"]["scheduler"].is_object().then_some(run.sampler);
+        let cfg = other.into_iter().fold(cfg, Settings::sampler);
         let mut noise = run.draws(Some(i), None);
         let pictures = engine.generate_from_noise(prompt, &cfg, &mut noise).map_err(text)?;
         run.check_pictures(&format!("engine, picture {i}"), &pictures, Some(i), report);

@@ -12,7 +12,7 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`clip`]:
+//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`samplers`]: samplers alone. - [`clip`]:
 //!   encoders, and what they steer.
 //! - [`controls`]: planted errors, which must fail.
 
@@ -30,6 +30,7 @@ mod glide;
 mod imagen;
 mod report;
 mod runs;
+mod samplers;
 pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
@@ -73,6 +74,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::Glide => glide::check(case, device, report),
         Kind::UnClip | Kind::UnClipVariation => unclip::check(case, device, report),
         Kind::Upsampler => upsampler::check(case, device, report),
+        Kind::Samplers => samplers::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -254,6 +256,16 @@ fn golden_upsampler_cpu() {
 #[test]
 fn golden_upsampler_gpu() {
     on_gpu(|device| check_all(Kind::Upsampler, device));
+}
+
+#[test]
+fn golden_samplers_cpu() {
+    check_all(Kind::Samplers, &Device::Cpu);
+}
+
+#[test]
+fn golden_samplers_gpu() {
+    on_gpu(|device| check_all(Kind::Samplers, device));
 }
 
 #[test]

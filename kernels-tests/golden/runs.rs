@@ -2,9 +2,10 @@
 
 use crate::golden::case::{Case, Checked, Tensor, Tensors, need, text};
 use crate::golden::report::{Limit, Report};
-use ancestral::internals::diffusion::{SchedulerConfig, Step, Variance, steps};
+use ancestral::internals::diffusion::{Sampler, SchedulerConfig, Step, Variance, steps};
 use ancestral::internals::models::network::Shape;
 use ancestral::internals::pipeline::denoiser::Denoiser;
+use ancestral::internals::pipeline::sampler::Led;
 use ancestral::{Noise, Picture, Thresholding};
 use std::collections::VecDeque;
 
@@ -16,6 +17,8 @@ pub struct Run {
     pub tensors: Tensors,
     /// The steps by the scheduler.
     pub steps: Vec<Step>,
+    /// Their sampler.
+    pub sampler: Sampler,
     /// Guidance scale; 1 is none.
     pub guidance_scale: f64,
     /// Sizes.
@@ -64,7 +67,7 @@ impl Run {
         let count = need(&tensors, "timesteps")?.values.len();
         let mut scheduler = scheduler.clone();
         if let Some(eta) = eta(what) {
-            scheduler.sampler = ancestral::internals::diffusion::Sampler::Ddim { eta };
+            scheduler.sampler = Sampler::Ddim { eta };
         }
         let tokens = tensors.get("prompt_embeds").map_or(0, |embeds| embeds.shape[1]);
         let spreads = (case.spreads(name, count)?, case.spread("forward")?);
@@ -86,12 +89,13 @@ impl Run {
         if x.shape[0] != count + 1 {
             return Err(format!("{name}: {} samples for {count} steps", x.shape[0]));
         }
-        let steps = steps(scheduler, &scheduler.sampler, count).map_err(text)?;
+        let sampler = scheduler.sampler;
+        let steps = steps(scheduler, &sampler, count).map_err(text)?;
         let guided = guidance_scale > 1.0 && tokens > 0;
         let dynamic = steps.iter().any(|step| matches!(step.coefficients.clip, Thresholding::Dynamic { .. }));
         let enlarges = tensors.get("low_res").map(Tensor::picture).transpose()?.map(|[_, _, h, w]| (h, w));
         let shape = Shape { pictures, height, width, channels, enlarges, tokens, guided, dynamic };
-        Ok(Run { name, tensors, steps, guidance_scale, shape, spreads, forward })
+        Ok(Run { name, tensors, steps, sampler, guidance_scale, shape, spreads, forward })
     }
 
     fn x(&self, i: usize) -> Tensor {
@@ -130,6 +134,9 @@ impl Run {
         let end = self.steps.len() - 1;
         let found: Vec<f32> = self.steps.iter().map(|step| step.timestep as f32).collect();
         report.equal(&format!("{} timesteps", self.name), &found, &self.tensors["timesteps"].values);
+        if self.steps.iter().any(|step| step.coefficients.memory_len > 0) {
+            return self.check_remembering(denoiser, report);
+        }
         for i in 0..=end {
             let denoiser = last.as_deref_mut().filter(|_| i == end).unwrap_or(&mut *denoiser);
             self.check_step(i, denoiser, report)?;
@@ -140,6 +147,20 @@ impl Run {
             denoiser.write("x", &x);
             denoiser.step(step, self.guidance_scale, &self.noise(i), &mut |_| true).map_err(text)?;
             x = denoiser.sample_now().read().map_err(text)?;
+            let what = format!("{} free x[{}]", self.name, i + 1);
+            report.golden(&what, &x, &self.x(i + 1), Limit::run(self.spreads[i + 1]));
+        }
+        Ok(())
+    }
+
+    /// The run from the first sample up to each of the others, since none of them says what was remembered there.
+    fn check_remembering(&self, denoiser: &mut Denoiser, report: &mut Report) -> Checked {
+        let led = Led::classifier_free(self.guidance_scale);
+        for i in 0..self.steps.len() {
+            let mut noise = Stored::new((0..=i).map(|i| self.noise(i)));
+            let start = self.x(0).channels_last();
+            let steps = &self.steps[..=i];
+            let x = denoiser.sample_from(steps, &led, &mut noise, &start, &mut |_| true).map_err(text)?;
             let what = format!("{} free x[{}]", self.name, i + 1);
             report.golden(&what, &x, &self.x(i + 1), Limit::run(self.spreads[i + 1]));
         }

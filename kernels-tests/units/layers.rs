@@ -202,11 +202,14 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
     };
     let numbers = coefficients(
         &Step {
+            step: 0,
+            begins: true,
             timestep: 0.0,
             coefficients: kept,
             draws_noise: false,
             adds_noise: false,
             alpha_bar: 0.5,
+            alpha_bar_after: 1.0,
             start_scale: 1.0,
             score_shifts: ScoreShifts::Mean,
         },

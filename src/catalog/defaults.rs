@@ -44,7 +44,12 @@ impl Defaults {
         match class {
             "IFPipeline" => Some(Defaults::of(100, 7.0, 0)),
             "IFSuperResolutionPipeline" => Some(Defaults::of(50, 4.0, 250)),
-            "DDPMPipeline" | "DDIMPipeline" | "UNet2DModel" => Some(Defaults::of(1000, 1.0, 0)),
+            "DDPMPipeline" | "UNet2DModel" => Some(Defaults::of(1000, 1.0, 0)),
+            // It takes DDIM whatever scheduler the folder has.
+            "DDIMPipeline" => {
+                let sampler = Some(Sampler::Ddim { eta: 0.0 });
+                Some(Defaults { sampler, ..Defaults::of(50, 1.0, 0) })
+            }
             _ => None,
         }
     }
@@ -74,8 +79,11 @@ pub(super) fn sampler(path: &Path, name: Option<&str>, eta: Option<f64>) -> Resu
         None => Ok(None),
         Some(Some(sampler)) => Ok(Some(sampler)),
         Some(None) => {
-            let what =
-                format!("`{}` is unknown; give {}", name.unwrap_or_default(), Sampler::NAMES.join(" or "));
+            let what = format!(
+                "`{}` is unknown; give one of {}",
+                name.unwrap_or_default(),
+                Sampler::NAMES.join(", ")
+            );
             Err(Error::config(path, "sampler", what))
         }
     }

@@ -86,8 +86,8 @@ pub struct Drawing {
     /// What the picture should not show; repeat it for one of each picture
     #[arg(help_heading = "Sampling", long, value_name = "TEXT")]
     negative_prompt: Vec<String>,
-    /// Sampler of every stage: ddpm (ancestral) or ddim (fewer steps, deterministic unless --eta says otherwise)
-    /// [default: the model's]
+    /// Sampler of every stage: ddpm (ancestral); ddim (deterministic unless --eta says otherwise); or a solver, for few
+    /// steps: dpmsolver++, sde-dpmsolver++, unipc, deis, pndm, plms, heun, euler, euler-ancestral [default: the model's]
     #[arg(help_heading = "Sampling", long, value_name = "NAME", value_parser = parse_sampler)]
     sampler: Option<Sampler>,
     /// DDIM's randomness, where the model or --sampler takes DDIM: 0 none, 1 as much as DDPM [default: the model's]

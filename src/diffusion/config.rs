@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::json::Json;
 use super::process::{PredictionType, Process, Thresholding, VarianceType};
 use super::samplers::Sampler;
 use super::schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
@@ -75,6 +76,8 @@ pub struct SchedulerConfig {
     pub clip: Thresholding,
     /// How a number of steps becomes timesteps.
     pub spacing: Spacing,
+    /// A file says so; otherwise it is what its sampler usually takes, and another one takes its own.
+    pub spacing_said: bool,
     /// Added to every timestep of the leading spacing.
     pub steps_offset: usize,
     /// DDIM: ᾱ after the last step is 1 (else ᾱ_0).
@@ -110,21 +113,25 @@ impl SchedulerConfig {
             ));
         };
         let json = Json { path, map: &map };
-        let sampler = json.choice("_class_name", None, Sampler::CLASSES)?;
-        let unclip = sampler == Sampler::UnClip;
+        let class = json.class()?;
+        let unclip = class.spacing == Spacing::Fractional;
         let num_train_timesteps = json.unsigned("num_train_timesteps", 1000, 1..=MOST_TIMESTEPS)?;
         let config = SchedulerConfig {
             num_train_timesteps,
-            beta_schedule: json.beta_schedule(unclip)?,
-            rescale_betas_zero_snr: !unclip && json.boolean("rescale_betas_zero_snr", false)?,
+            beta_schedule: match unclip {
+                true => json.cosine()?,
+                false => json.beta_schedule(class)?,
+            },
+            rescale_betas_zero_snr: class.rescales && json.boolean("rescale_betas_zero_snr", false)?,
             arithmetic: Arithmetic::Float32,
             prediction_type: json.prediction_type(unclip)?,
-            variance_type: json.variance_type(&sampler)?,
-            clip: json.clip(unclip)?,
-            spacing: if unclip { Spacing::Fractional } else { json.spacing()? },
+            variance_type: json.variance_type(unclip)?,
+            clip: (class.clip)(&json)?,
+            spacing: if unclip { Spacing::Fractional } else { json.spacing(class.spacing)? },
+            spacing_said: !unclip && json.get("timestep_spacing").is_some(),
             steps_offset: json.unsigned("steps_offset", 0, 0..=MOST_TIMESTEPS)?,
             set_alpha_to_one: json.boolean("set_alpha_to_one", true)?,
-            sampler,
+            sampler: (class.sampler)(&json)?,
             rederive_epsilon: false,
             always_draws: false,
         };
@@ -162,6 +169,7 @@ impl SchedulerConfig {
             variance_type,
             clip: Thresholding::Range(1.0),
             spacing: Spacing::Fractional,
+            spacing_said: false,
             steps_offset: 0,
             set_alpha_to_one: true,
             sampler: Sampler::Ddpm,
@@ -173,7 +181,7 @@ impl SchedulerConfig {
     /// How so many steps are chosen: by [`SchedulerConfig::spacing`], or as OpenAI's loops do, which take a whole stride
     /// for DDIM where one gives exactly that many.
     pub fn timesteps(&self, sampler: &Sampler, count: usize) -> Timesteps {
-        if self.arithmetic == Arithmetic::Float32 {
+        if self.arithmetic == Arithmetic::Float32 || sampler.is_solver() {
             return Timesteps::Count(count);
         }
         let stride = format!("ddim{count}");
@@ -199,136 +207,4 @@ impl SchedulerConfig {
         let zero_snr = self.rescale_betas_zero_snr;
         Schedule::new(&self.beta_schedule, self.num_train_timesteps, self.arithmetic, zero_snr)
     }
-}
-
-/// A JSON object whose errors name file, key, value and what is supported.
-struct Json<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
-}
-
-impl Json<'_> {
-    fn error(&self, key: &str, what: impl ToString) -> Error {
-        Error::config(self.path, key, what)
-    }
-
-    /// The key's value; null counts as absent.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn boolean(&self, key: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.error(key, format!("expected true or false, found {value}")))
-    }
-
-    fn unsigned(&self, key: &str, default: usize, range: std::ops::RangeInclusive<u64>) -> Result<usize> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        let number = value.as_u64().filter(|number| range.contains(number)).map(|number| number as usize);
-        let (low, high) = (range.start(), range.end());
-        let what = || format!("expected a whole number from {low} to {high}, found {value}");
-        number.ok_or_else(|| self.error(key, what()))
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_f64().ok_or_else(|| self.error(key, format!("expected a number, found {value}")))
-    }
-
-    /// A number above 0 (what ranges and maxima must be).
-    fn positive(&self, key: &str, default: f64) -> Result<f64> {
-        let number = self.number(key, default)?;
-        if number > 0.0 {
-            Ok(number)
-        } else {
-            Err(self.error(key, format!("must be above 0, found {number}")))
-        }
-    }
-
-    fn choice<T: Clone>(&self, key: &str, default: Option<T>, choices: &[(&str, T)]) -> Result<T> {
-        let Some(value) = self.get(key) else {
-            return default
-                .ok_or_else(|| self.error(key, format!("is missing; supported: {}", names(choices))));
-        };
-        let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
-        let what = || format!("{value} is not supported; supported: {}", names(choices));
-        found.map(|(_, choice)| choice.clone()).ok_or_else(|| self.error(key, what()))
-    }
-
-    fn beta_key(&self) -> &'static str {
-        if self.get("trained_betas").is_some() { "trained_betas" } else { "beta_schedule" }
-    }
-
-    fn beta_schedule(&self, unclip: bool) -> Result<BetaSchedule> {
-        const COSINE: (&str, BetaSchedule) = ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2);
-        if unclip {
-            return self.choice("beta_schedule", Some(COSINE.1), &[COSINE]);
-        }
-        if let Some(value) = self.get("trained_betas") {
-            let betas = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
-            let what = "expected a list of numbers, one for each training timestep";
-            return betas.map(BetaSchedule::Trained).ok_or_else(|| self.error("trained_betas", what));
-        }
-        let (beta_start, beta_end) = (self.number("beta_start", 0.0001)?, self.number("beta_end", 0.02)?);
-        let linear = BetaSchedule::Linear { beta_start, beta_end };
-        let choices = [
-            ("linear", linear.clone()),
-            ("scaled_linear", BetaSchedule::ScaledLinear { beta_start, beta_end }),
-            COSINE,
-            ("sigmoid", BetaSchedule::Sigmoid { beta_start, beta_end }),
-        ];
-        self.choice("beta_schedule", Some(linear), &choices)
-    }
-
-    fn prediction_type(&self, unclip: bool) -> Result<PredictionType> {
-        // files of diffusers before 0.9 say it with a boolean
-        let old =
-            !unclip && self.get("prediction_type").is_none() && !self.boolean("predict_epsilon", true)?;
-        let default = if old { PredictionType::Sample } else { PredictionType::Epsilon };
-        let choices = [
-            ("epsilon", PredictionType::Epsilon),
-            ("sample", PredictionType::Sample),
-            ("v_prediction", PredictionType::VPrediction),
-        ];
-        self.choice("prediction_type", Some(default), if unclip { &choices[..2] } else { &choices })
-    }
-
-    fn variance_type(&self, sampler: &Sampler) -> Result<VarianceType> {
-        let choices = [
-            ("fixed_small_log", VarianceType::FixedSmallLog),
-            ("learned_range", VarianceType::LearnedRange),
-            ("fixed_small", VarianceType::FixedSmall),
-            ("fixed_large", VarianceType::FixedLarge),
-            ("fixed_large_log", VarianceType::FixedLargeLog),
-            ("learned", VarianceType::Learned),
-        ];
-        let unclip = *sampler == Sampler::UnClip;
-        let default = if unclip { VarianceType::FixedSmallLog } else { VarianceType::FixedSmall };
-        self.choice("variance_type", Some(default), if unclip { &choices[..2] } else { &choices })
-    }
-
-    fn clip(&self, unclip: bool) -> Result<Thresholding> {
-        if !unclip && self.boolean("thresholding", false)? {
-            let ratio = self.number("dynamic_thresholding_ratio", 0.995)?;
-            if !(0.0..=1.0).contains(&ratio) {
-                let what = format!("expected a quantile from 0 to 1, found {ratio}");
-                return Err(self.error("dynamic_thresholding_ratio", what));
-            }
-            return Ok(Thresholding::Dynamic { ratio, max: self.positive("sample_max_value", 1.0)? });
-        }
-        if self.boolean("clip_sample", true)? {
-            return Ok(Thresholding::Range(self.positive("clip_sample_range", 1.0)?));
-        }
-        Ok(Thresholding::None)
-    }
-
-    fn spacing(&self) -> Result<Spacing> {
-        let choices =
-            [("leading", Spacing::Leading), ("linspace", Spacing::Linspace), ("trailing", Spacing::Trailing)];
-        self.choice("timestep_spacing", Some(Spacing::Leading), &choices)
-    }
-}
-
-fn names<T>(choices: &[(&str, T)]) -> String {
-    choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }

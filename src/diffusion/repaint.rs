@@ -3,6 +3,7 @@
 //! stretches of steps are gone through several times, so that both parts come to fit.
 
 use super::step::Step;
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// How a run keeps what it is to keep.
@@ -36,7 +37,7 @@ impl Default for Resampling {
 
 /// A part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Move {
+enum Move {
     /// The step of this index.
     Step(usize),
     /// Noise is added to the sample before step `from` (past the last one at the end), up to where step `to` begins.
@@ -44,7 +45,7 @@ pub(crate) enum Move {
 }
 
 /// What a run of `steps` steps does, one after another.
-pub(crate) fn moves(steps: usize, resampling: Option<Resampling>) -> Vec<Move> {
+fn moves(steps: usize, resampling: Option<Resampling>) -> Vec<Move> {
     let Some(Resampling { times, jump }) = resampling else { return (0..steps).map(Move::Step).collect() };
     let jump = jump.max(1);
     // Jumps begin where 1, 1 + jump, 1 + 2 jump, … steps are left, and end within the run.
@@ -64,9 +65,25 @@ pub(crate) fn moves(steps: usize, resampling: Option<Resampling>) -> Vec<Move> {
     moves
 }
 
-/// ᾱ of the sample before step `i`; 1 after the last.
-pub(crate) fn alpha_bar_before(steps: &[Step], i: usize) -> f64 {
-    steps.get(i).map_or(1.0, |step| step.alpha_bar)
+/// The calls of the network in a run that keeps its sample so, one after another: of `calls`, which begin at step `first`,
+/// and where the run goes back to a step those that `from` there ([`Step::begins`]), for nothing is remembered then.
+///
+/// Errors: those of `from`.
+pub(crate) fn resampled(
+    calls: Vec<Step>,
+    resampling: Resampling,
+    from: impl Fn(usize) -> Result<Vec<Step>>,
+) -> Result<Vec<Step>> {
+    let (Some(begin), Some(end)) = (calls.first(), calls.last()) else { return Ok(calls) };
+    let (first, count) = (begin.step, end.step + 1 - begin.step);
+    let (mut list, mut run) = (calls, Vec::new());
+    for next in moves(count, Some(resampling)) {
+        match next {
+            Move::Step(i) => run.extend(list.iter().filter(|call| call.step == first + i)),
+            Move::Back { to, .. } => list = from(first + to)?,
+        }
+    }
+    Ok(run)
 }
 
 /// What a run keeps of a picture.

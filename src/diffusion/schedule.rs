@@ -44,6 +44,8 @@ pub enum BetaSchedule {
     },
     /// β_t = min(1 − f(t+1)/f(t), 0.999), f = cos²((t/T + 0.008)/1.008 · π/2) (Nichol & Dhariwal 2021).
     SquaredCosCapV2,
+    /// β_t = min(1 − f((t+1)/T)/f(t/T), 0.999), f = exp(−12 t) (Heun's alone).
+    Exp,
     /// sigmoid(linspace(−6, 6, T)) between `beta_start` and `beta_end` (GeoDiff).
     Sigmoid {
         /// The value β starts from.
@@ -145,9 +147,9 @@ fn raw_betas(schedule: &BetaSchedule, count: usize, arithmetic: Arithmetic) -> V
         }
         BetaSchedule::SquaredCosCapV2 => {
             let alpha_bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2);
-            let at = |i: usize| alpha_bar(i as f64 / count as f64);
-            (0..count).map(|i| q((1.0 - at(i + 1) / at(i)).min(0.999))).collect()
+            betas_for(count, arithmetic, alpha_bar)
         }
+        BetaSchedule::Exp => betas_for(count, arithmetic, |t| (t * -12.0).exp()),
         BetaSchedule::Sigmoid { beta_start, beta_end } => {
             let (range, start) = (q(beta_end - beta_start), q(*beta_start));
             let sigmoid = |x: f64| q(1.0 / q(1.0 + q((-x).exp())));
@@ -156,6 +158,12 @@ fn raw_betas(schedule: &BetaSchedule, count: usize, arithmetic: Arithmetic) -> V
         }
         BetaSchedule::Trained(betas) => betas.iter().map(|&beta| q(beta)).collect(),
     }
+}
+
+/// The betas that give this ᾱ(t/T), the last ones held.
+fn betas_for(count: usize, arithmetic: Arithmetic, alpha_bar: impl Fn(f64) -> f64) -> Vec<f64> {
+    let at = |i: usize| alpha_bar(i as f64 / count as f64);
+    (0..count).map(|i| arithmetic.round((1.0 - at(i + 1) / at(i)).min(0.999))).collect()
 }
 
 /// `torch.linspace` in float32 (from both ends towards the middle, each value one fused multiply-add),
@@ -246,7 +254,7 @@ impl Spacing {
                 let stride = (total - 1) as f64 / (n - 1) as f64;
                 (0..n).map(|i| (i as f64 * stride).round_ties_even() as usize).collect()
             }
-            Spacing::Trailing => trailing(total, n),
+            Spacing::Trailing => trailing(total, total as f64 / n as f64, n),
         };
         ascending.reverse();
         if ascending[0] >= total {
@@ -263,13 +271,13 @@ impl Spacing {
     }
 }
 
-/// `round(arange(T, 0, −T/n)) − 1`, ascending; `arange` steps by the difference of its first two values.
-/// (diffusers goes on to timestep −1 where rounding of T/n gives `arange` a value more, as for 499 of 1000.)
-fn trailing(total: usize, n: usize) -> Vec<usize> {
-    let start = total as f64;
-    let step = (start - start / n as f64) - start;
-    let descending = (0..n).map(|i| (start + i as f64 * step).round_ties_even() as usize);
-    let mut ascending: Vec<usize> = descending.filter(|&t| t > 0).map(|t| t - 1).collect();
+/// `round(arange(first, 0, −stride)) − 1`, ascending, `most` at most; `arange` steps by the difference of its first two
+/// values. (diffusers goes on to timestep −1 where rounding of T/n gives `arange` a value more, as for 499 of 1000.)
+pub(super) fn trailing(first: usize, stride: f64, most: usize) -> Vec<usize> {
+    let start = first as f64;
+    let step = (start - stride) - start;
+    let descending = (0..most).map(|i| (start + i as f64 * step).round_ties_even());
+    let mut ascending: Vec<usize> = descending.filter(|&t| t > 0.0).map(|t| t as usize - 1).collect();
     ascending.reverse();
     ascending
 }

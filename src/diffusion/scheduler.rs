@@ -1,62 +1,38 @@
-//! Every sampler as a list of [`Step`]s: the scalars one fused kernel needs to go from x_t to x_{t−1}.
+//! Every sampler as a list of [`Step`]s: the scalars one fused kernel needs from one call of the network to the next.
 
 use super::config::{SchedulerConfig, Timesteps};
-use super::samplers::{Point, Sampler};
-use super::schedule::Arithmetic;
-use super::step::{Coefficients, Step};
+use super::samplers::Sampler;
+use super::step::Step;
 use crate::error::{Result, request};
 
-/// The steps of one sampling run, first (noisiest) to last.
+/// The calls of the network in one sampling run, first (noisiest) to last.
 ///
-/// Scalars are those of diffusers (float32 rounding, the variance's floor of 1e-20, no noise at t = 0) or of
-/// OpenAI's float64 code, as `config.arithmetic` says. Errors: [`Request`](crate::Error::Request) for impossible numbers of
-/// steps or η, and where ᾱ_t = 0 (zero terminal SNR) leaves x̂0 undetermined by a predicted ε.
+/// Errors: [`Request`](crate::Error::Request) for impossible numbers of steps or η, where ᾱ_t = 0 (zero terminal SNR) leaves
+/// x̂0 undetermined by a predicted ε, and where a sampler's own settings do not go together.
 pub fn steps(
     config: &SchedulerConfig,
     sampler: &Sampler,
     timesteps: impl Into<Timesteps>,
 ) -> Result<Vec<Step>> {
-    let timesteps = timesteps.into();
-    let (schedule, process, method) = (config.schedule()?, config.process(), sampler.method());
-    let list = timesteps.resolve(config)?;
-    let stride = if let Timesteps::Count(count) = timesteps { method.stride(&process, count) } else { None };
-    let openai = config.arithmetic == Arithmetic::Float64;
-    let step = |i: usize| {
-        let t = list[i];
-        let previous = match stride {
-            Some(stride) => t.checked_sub(stride),
-            None => list.get(i + 1).copied().or_else(|| method.before_last(t)),
-        };
-        let last = if openai { i + 1 == list.len() } else { t == 0 };
-        let mut point = Point::new(&schedule, &process, &*method, t, previous);
-        if openai && last && i > 0 {
-            let before = Point::new(&schedule, &process, &*method, list[i - 1], Some(t));
-            point.variance_before = Some(before.posterior_variance());
-        }
-        let [x0_x, x0_out, eps_x, eps_out] = point.prediction(config.prediction_type)?;
-        let rule = method.rule(&process, &point, last)?;
-        let coefficients = Coefficients {
-            x0_x,
-            x0_out,
-            eps_x,
-            eps_out,
-            next: rule.next,
-            memory: Default::default(),
-            memory_len: 0,
-            clip: config.clip,
-            variance: rule.variance,
-        };
-        Ok(Step {
-            timestep: t as f64,
-            coefficients,
-            draws_noise: rule.adds_noise || config.always_draws,
-            adds_noise: rule.adds_noise,
-            alpha_bar: point.alpha_bar,
-            start_scale: 1.0,
-            score_shifts: rule.score_shifts,
-        })
-    };
-    (0..list.len()).map(step).collect()
+    steps_from(config, sampler, timesteps, 0)
+}
+
+/// The calls of [`steps`] from step `first` on ([`Step::step`]), of a run that begins there: nothing is remembered of steps
+/// before it, so that a sampler with a memory begins as it does at the very first one.
+///
+/// Errors: those of [`steps`].
+pub fn steps_from(
+    config: &SchedulerConfig,
+    sampler: &Sampler,
+    timesteps: impl Into<Timesteps>,
+    first: usize,
+) -> Result<Vec<Step>> {
+    let mut list = sampler.steps(config, &timesteps.into(), first)?;
+    for i in 1..list.len() {
+        list[i - 1].alpha_bar_after = list[i].alpha_bar;
+    }
+    list.iter_mut().take(1).for_each(|step| step.begins = true);
+    Ok(list)
 }
 
 /// The scalars (√ᾱ_t, √(1−ᾱ_t)) of the forward process x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, as

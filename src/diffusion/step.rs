@@ -8,6 +8,7 @@
 //! σ = √((1−ᾱ)/ᾱ) have x/√(σ²+1) here.
 
 use super::process::Thresholding;
+use std::ops::{Add, Mul, Sub};
 
 /// The standard deviation σ of the noise a step adds: x_{t−1} = mean + σ z.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,9 +46,60 @@ pub struct Row {
 }
 
 impl Row {
+    /// x itself.
+    pub const X: Row = Row { x: 1.0, x0: 0.0, eps: 0.0, memory: [0.0; MEMORY] };
+    /// x̂0 itself.
+    pub const X0: Row = Row { x: 0.0, x0: 1.0, eps: 0.0, memory: [0.0; MEMORY] };
+
+    /// A tensor of the memory.
+    pub fn slot(i: usize) -> Row {
+        let mut row = Row::default();
+        row.memory[i] = 1.0;
+        row
+    }
+
+    /// All of its numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = f64> {
+        [self.x, self.x0, self.eps].into_iter().chain(self.memory)
+    }
+
     /// One that takes nothing of the memory.
     pub fn of(x: f64, x0: f64, eps: f64) -> Row {
         Row { x, x0, eps, memory: [0.0; MEMORY] }
+    }
+}
+
+impl Add for Row {
+    type Output = Row;
+
+    fn add(self, other: Row) -> Row {
+        Row {
+            x: self.x + other.x,
+            x0: self.x0 + other.x0,
+            eps: self.eps + other.eps,
+            memory: std::array::from_fn(|i| self.memory[i] + other.memory[i]),
+        }
+    }
+}
+
+impl Sub for Row {
+    type Output = Row;
+
+    fn sub(self, other: Row) -> Row {
+        self + other * -1.0
+    }
+}
+
+impl Mul<f64> for Row {
+    type Output = Row;
+
+    fn mul(self, factor: f64) -> Row {
+        Row {
+            x: self.x * factor,
+            x0: self.x0 * factor,
+            eps: self.eps * factor,
+            memory: self.memory.map(|v| v * factor),
+        }
     }
 }
 
@@ -74,9 +126,13 @@ pub struct Coefficients {
     pub variance: Variance,
 }
 
-/// One denoising step as the fused kernel takes it.
+/// One call of the network and what follows from it, as the fused kernel takes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
+    /// Which of the run's steps it belongs to, from 0; some samplers call the network more than once in one.
+    pub step: usize,
+    /// Nothing that came before is remembered: a run begins here, or begins again where it has gone back.
+    pub begins: bool,
     /// Fed to the network; between whole ones where a sampler's σ lie between the trained ones.
     pub timestep: f64,
     /// The step's scalars.
@@ -87,6 +143,8 @@ pub struct Step {
     pub adds_noise: bool,
     /// ᾱ_t of the sample before the step.
     pub alpha_bar: f64,
+    /// ᾱ of the sample after it; 1 after the last.
+    pub alpha_bar_after: f64,
     /// A run that begins at this step from standard normals z begins at this times z.
     pub start_scale: f64,
     /// What guidance by a score shifts in this sampler.

@@ -204,7 +204,9 @@ fn configuration_errors_name_key_value_and_choices() {
         let (found, what) = ddpm(setting);
         assert!(found == key && what.contains(part), "{setting}: {found}: {what}");
     }
-    assert!(config_error(r#"{"_class_name": "PNDMScheduler"}"#).1.contains("DDPMScheduler, DDIMScheduler"));
+    assert!(
+        config_error(r#"{"_class_name": "EDMEulerScheduler"}"#).1.contains("DDPMScheduler, DDIMScheduler")
+    );
     assert_eq!(config_error("{}").0, "_class_name");
     assert_eq!(
         config_error(r#"{"_class_name": "UnCLIPScheduler", "variance_type": "learned"}"#).0,

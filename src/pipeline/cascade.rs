@@ -1,5 +1,6 @@
 //! The one loop over a run's stages: noise, start, conditions, steps, hand over.
 
+use super::denoiser::distinct;
 use super::run::{Run, StageRun};
 use super::sampler::{Led, OnStep, StepDone, initial_noise};
 use super::stage::{At, Size, Stage};
@@ -133,7 +134,8 @@ impl Drawing<'_> {
         let total = stage.moves();
         let (mut taken, mut done) = (0, 0.0);
         for (network, steps) in of.parts(stage.steps.len()) {
-            let mut denoiser = network.denoiser(self.at, shape, steps)?;
+            let mut denoiser =
+                network.denoiser(self.at, shape, distinct(&stage.steps[taken..taken + steps]).len())?;
             self.conditioner.condition(stage, &mut denoiser)?;
             if let Some(before) = before.filter(|_| shape.enlarges.is_some()) {
                 let mut work = self.at.device.work();
@@ -166,13 +168,15 @@ impl Drawing<'_> {
     fn start(&self, before: Option<&Drawn>, z: Vec<f32>) -> Result<(Vec<f32>, Option<Kept>)> {
         let Shape { pictures, height, width, .. } = self.stage.shape;
         if self.settings.start.pictures().is_empty() {
-            return Ok((z, None));
+            let mut x = z;
+            self.stage.scale_first_noise(&mut x);
+            return Ok((x, None));
         }
         let picture = self.fitted((width, height))?;
         let mut x = z;
-        if self.settings.begun_share() < 1.0
-            && let Some(first) = self.stage.steps.first()
-        {
+        if self.settings.begun_share() >= 1.0 {
+            self.stage.scale_first_noise(&mut x);
+        } else if let Some(first) = self.stage.steps.first() {
             let (signal, deviation) = (first.alpha_bar.sqrt() as f32, (1.0 - first.alpha_bar).sqrt() as f32);
             let changed = before.map(|before| self.changed(&picture, before)).transpose()?;
             x.iter_mut()

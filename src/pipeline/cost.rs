@@ -10,12 +10,11 @@
 //!   never left the chip.
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
-use super::denoiser::{Parts, record_hand_over};
-use super::sampler::moves_of;
+use super::denoiser::{Parts, distinct, record_hand_over};
 use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
 use crate::device::{Device, DeviceLimits};
 use crate::diffusion::Step;
-use crate::diffusion::repaint::{Keeping, Move};
+use crate::diffusion::repaint::Keeping;
 use crate::graph::fuse::fuse;
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::split::split;
@@ -120,14 +119,11 @@ impl NetworkCost {
         network: &dyn DenoisingNetwork,
         on: &Target,
     ) -> Self {
-        let parts = Parts::record(shape, steps.len(), network);
-        let moves = moves_of(steps.len(), keeps);
-        let taken: Vec<usize> =
-            moves.iter().filter_map(|m| if let Move::Step(i) = m { Some(*i) } else { None }).collect();
+        let parts = Parts::record(shape, distinct(steps).len(), network);
         let guided = if shape.guided { " (guided)" } else { "" };
-        let (width, height, batch, count) = (shape.width, shape.height, shape.batch(), taken.len());
+        let (width, height, batch, count) = (shape.width, shape.height, shape.batch(), steps.len());
         let sizes = format!("{width}x{height}, batch {batch}{guided}, {count} steps");
-        let passes = passes(steps, &taken, parts.steps_at_once.max(1));
+        let passes = passes(steps, parts.steps_at_once.max(1));
         let leads = Leads::of(guides.is_some(), keeps);
         let out = parts.out().to_vec();
         let all = [&parts.once, &parts.times, &parts.step];
@@ -139,7 +135,7 @@ impl NetworkCost {
         }
         // Steps of several kinds, each a program.
         let mut kinds: Vec<(Kind, usize)> = Vec::new();
-        for kind in taken.iter().map(|i| Kind::of(&steps[*i]).led(leads)) {
+        for kind in steps.iter().map(|step| Kind::of(step).led(leads)) {
             match kinds.iter_mut().find(|(known, _)| *known == kind) {
                 Some((_, runs)) => *runs += 1,
                 None => kinds.push((kind, 1)),
@@ -152,7 +148,7 @@ impl NetworkCost {
             }
             graphs.push(("update", runs, record_step(kind, shape, &out)));
         }
-        let back = moves.len() - count;
+        let back = steps.iter().skip(1).filter(|step| step.begins).count();
         let put = if matches!(keeps, Some(Keeping::Sample(_))) { count } else { 0 };
         if back + put > 0 {
             graphs.push(("renoise", back + put, record_renoise(shape)));
@@ -359,11 +355,12 @@ impl RunCost {
 }
 
 /// Passes of the times' program: each computes what the steps from the one that is next need, so many at once.
-fn passes(steps: &[Step], taken: &[usize], at_once: usize) -> usize {
-    let (mut passes, mut ready) = (0, 0..0);
-    for &i in taken {
-        if !steps[ready.clone()].iter().any(|step| step.timestep == steps[i].timestep) {
-            ready = i..(i + at_once).min(steps.len());
+fn passes(steps: &[Step], at_once: usize) -> usize {
+    let (mut passes, mut ready) = (0, Vec::new());
+    for (i, step) in steps.iter().enumerate() {
+        if !ready.contains(&step.timestep) {
+            ready = distinct(&steps[i..]);
+            ready.truncate(at_once);
             passes += 1;
         }
     }

@@ -131,6 +131,17 @@ impl Times {
     }
 }
 
+/// The timesteps of steps in their order, each once: what depends on the time alone is computed once for each.
+pub(super) fn distinct(steps: &[Step]) -> Vec<f64> {
+    let mut times: Vec<f64> = Vec::new();
+    for step in steps {
+        if !times.contains(&step.timestep) {
+            times.push(step.timestep);
+        }
+    }
+    times
+}
+
 /// The outputs of `source` that `target` has inputs for, and these.
 fn shared(source: &Program, target: &Program) -> Vec<(DeviceTensor, DeviceTensor)> {
     let names = source.graph().outputs.iter().map(|(name, _)| name);
@@ -276,6 +287,7 @@ impl Denoiser {
         upcoming: &[Step],
         monitor: &mut dyn FnMut(f32) -> bool,
     ) -> Result<()> {
+        let upcoming = distinct(upcoming);
         if self.times.steps_at_once < upcoming.len() {
             let parts = Parts::record(self.shape, upcoming.len(), &*self.network);
             if parts.steps_at_once > self.times.steps_at_once {
@@ -289,7 +301,7 @@ impl Denoiser {
         }
         let (times, batch) = (&mut self.times, self.shape.batch());
         times.ready.clear();
-        let ready: Vec<f64> = upcoming.iter().take(times.steps_at_once).map(|s| s.timestep).collect();
+        let ready: Vec<f64> = upcoming.into_iter().take(times.steps_at_once).collect();
         if times.program.graph().find_input("t").is_some() {
             // Rows beyond the last step compute what nobody reads.
             let rows = times.steps_at_once * batch;

@@ -195,11 +195,14 @@ fn any_step(timestep: usize) -> Step {
     };
     let (draws_noise, adds_noise, alpha_bar, score_shifts) = (true, true, 0.5, ScoreShifts::Mean);
     Step {
+        step: 0,
+        begins: true,
         timestep: timestep as f64,
         coefficients,
         draws_noise,
         adds_noise,
         alpha_bar,
+        alpha_bar_after: 1.0,
         start_scale: 1.0,
         score_shifts,
     }

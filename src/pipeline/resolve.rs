@@ -3,7 +3,7 @@
 use super::run::{Alone, Line, Run, StageRun};
 use super::stage::Size;
 use super::system::{Condition, System};
-use crate::diffusion::repaint::{Keeping, Resampling};
+use crate::diffusion::repaint::{Keeping, Resampling, resampled};
 use crate::diffusion::{Sampler, Step};
 use crate::error::{Error, Problem, Result, Setting, request};
 use crate::models::network::{Shape, Sides};
@@ -39,8 +39,12 @@ pub fn resolve(system: &dyn System, prompt: &str, settings: &Settings) -> Result
     }
     for i in first..count - before {
         let (place, stage) = (before + i, &system.stages()[own[i]]);
-        let (all, guidance_scale) = system.sampled(own[i], settings, place)?;
-        let steps = begun(settings, all);
+        let sampled = |first: usize| system.sampled(own[i], settings, place, first);
+        let (all, guidance_scale) = sampled(0)?;
+        let steps = match begun(settings, &all) {
+            0 => all,
+            first => sampled(first)?.0,
+        };
         let smaller = if i == 0 { begins_at } else { Some(sizes[i - 1]) };
         let enlarges = smaller.filter(|_| stage.network().enlarges()).map(|(w, h)| (h, w));
         let shape = Shape { enlarges, ..stage.shape(pictures, sizes[i], &steps, guidance_scale) };
@@ -51,6 +55,10 @@ pub fn resolve(system: &dyn System, prompt: &str, settings: &Settings) -> Result
                 Keeping::Sample(if i == 0 { settings.resampling } else { Resampling { times: 1, jump: 1 } })
             }
         });
+        let steps = match keeps {
+            Some(Keeping::Sample(resampling)) => resampled(steps, resampling, |to| Ok(sampled(to)?.0))?,
+            _ => steps,
+        };
         let first = i == 0 && !stage.network().enlarges();
         let steered = first && !settings.guides.is_empty();
         let (stage, name) = (Some(own[i]), names[place].clone());
@@ -181,10 +189,11 @@ fn count(settings: &Settings, (have, usual): (usize, usize), before: usize) -> R
     Ok(count)
 }
 
-/// The last steps, as many as are taken from the picture a run begins at; at least one.
-fn begun(settings: &Settings, mut steps: Vec<Step>) -> Vec<Step> {
-    let count = ((steps.len() as f64 * settings.begun_share()) as usize).clamp(1, steps.len().max(1));
-    steps.split_off(steps.len() - count.min(steps.len()))
+/// The first step that is taken from the picture a run begins at: as many after it as its share of all, at least one.
+fn begun(settings: &Settings, calls: &[Step]) -> usize {
+    let steps = calls.last().map_or(0, |step| step.step + 1);
+    let count = ((steps as f64 * settings.begun_share()) as usize).clamp(1, steps.max(1));
+    steps - count.min(steps)
 }
 
 /// The sizes of stages that draw pictures, and which of them is the first to run.

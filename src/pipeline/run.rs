@@ -1,10 +1,9 @@
 //! A run, resolved once: which stages run, at which sizes, by which steps, led by what. Plain data that drawing, sizes,
 //! planning, tuning and progress read.
 
-use super::sampler::moves_of;
 use super::stage::Size;
 use crate::diffusion::Step;
-use crate::diffusion::repaint::{Keeping, Move};
+use crate::diffusion::repaint::Keeping;
 use crate::models::network::Shape;
 
 /// The stages a run may have, as a system chains them for a request.
@@ -70,7 +69,7 @@ pub struct StageRun {
     pub first: bool,
     /// Sizes.
     pub shape: Shape,
-    /// The steps it takes.
+    /// The calls of the network that it makes, those of stretches that are gone through again among them.
     pub steps: Vec<Step>,
     /// Guidance scale.
     pub guidance_scale: f64,
@@ -86,8 +85,16 @@ impl StageRun {
         (self.shape.width, self.shape.height)
     }
 
+    /// Makes standard normals what the first step begins at.
+    pub fn scale_first_noise(&self, z: &mut [f32]) {
+        let scale = self.steps.first().map_or(1.0, |step| step.start_scale) as f32;
+        if scale != 1.0 {
+            z.iter_mut().for_each(|z| *z *= scale);
+        }
+    }
+
     /// Steps as progress counts them: those that are gone through several times count each time.
     pub fn moves(&self) -> usize {
-        moves_of(self.steps.len(), self.keeps).iter().filter(|m| matches!(m, Move::Step(_))).count()
+        self.steps.len()
     }
 }

@@ -6,7 +6,7 @@ use super::guidance::{Lead, steer};
 use super::stepper::{Kind, Leads};
 use crate::device::{DeviceTensor, Reading, Ticket, Work};
 use crate::diffusion::inversion::FixedPoint;
-use crate::diffusion::repaint::{Keeping, Kept, Move, alpha_bar_before, moves};
+use crate::diffusion::repaint::{Keeping, Kept};
 use crate::diffusion::{Noise, Step, channels_last, inverse};
 use crate::error::{Error, Result};
 use crate::models::network::Shape;
@@ -60,11 +60,6 @@ impl Led<'_> {
     }
 }
 
-/// What a run of so many steps does, one after another.
-pub(super) fn moves_of(steps: usize, keeps: Option<Keeping>) -> Vec<Move> {
-    moves(steps, if let Some(Keeping::Sample(resampling)) = keeps { Some(resampling) } else { None })
-}
-
 /// A stage's initial noise, channels last.
 pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
     let Shape { pictures, height, width, channels, .. } = shape;
@@ -72,15 +67,13 @@ pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
 }
 
 /// How often a run draws noise: for each step that adds some, each time it goes back, and each picture that is put in.
-fn draws(list: &[Move], steps: &[Step], puts: bool) -> usize {
-    let of = |next: &Move| match next {
-        Move::Step(i) => {
-            let put = puts && alpha_bar_before(steps, i + 1) < 1.0;
-            usize::from(steps[*i].draws_noise) + usize::from(put)
-        }
-        Move::Back { .. } => 1,
+fn draws(steps: &[Step], puts: bool) -> usize {
+    let of = |step: &Step| {
+        let put = puts && step.alpha_bar_after < 1.0;
+        usize::from(step.draws_noise) + usize::from(put)
     };
-    list.iter().map(of).sum()
+    let back = steps.iter().skip(1).filter(|step| step.begins).count();
+    back + steps.iter().map(of).sum::<usize>()
 }
 
 impl Denoiser {
@@ -114,8 +107,7 @@ impl Denoiser {
     ) -> Result<()> {
         let shape = self.shape();
         let kept = led.kept.as_ref();
-        let list = moves_of(steps.len(), kept.map(|kept| kept.how));
-        let drawn = draws(&list, steps, kept.is_some_and(|kept| kept.how != Keeping::Estimate));
+        let drawn = draws(steps, kept.is_some_and(|kept| kept.how != Keeping::Estimate));
         // Drawn while the device works, in the order in which it is used.
         std::thread::scope(|scope| {
             let (sender, noises) = sync_channel(AHEAD);
@@ -127,10 +119,8 @@ impl Denoiser {
                     }
                 }
             });
-            let total = list.iter().filter(|m| matches!(m, Move::Step(_))).count();
-            let progress = Progress::new(on_step, shape, total);
-            Sampling { work: self.device().work(), denoiser: self, steps, led, noises, progress }
-                .run(&list, x)
+            let progress = Progress::new(on_step, shape, steps.len());
+            Sampling { work: self.device().work(), denoiser: self, steps, led, noises, progress }.run(x)
         })
     }
 
@@ -204,19 +194,17 @@ struct Sampling<'a> {
 }
 
 impl Sampling<'_> {
-    fn run(mut self, list: &[Move], x: &DeviceTensor) -> Result<()> {
+    fn run(mut self, x: &DeviceTensor) -> Result<()> {
         self.begin(x)?;
-        for next in list {
-            match *next {
-                Move::Step(i) => {
-                    self.step(i)?;
-                    let reading = self.work.read_later(&self.denoiser.stepper.fault)?;
-                    let ticket = self.work.submit()?;
-                    let step = Stepped { i, ticket, reading, estimate: self.denoiser.estimate().clone() };
-                    self.progress.taken(step)?;
-                }
-                Move::Back { from, to } => self.go_back(from, to)?,
+        for i in 0..self.steps.len() {
+            if i > 0 && self.steps[i].begins {
+                self.go_back(self.steps[i - 1].alpha_bar_after, self.steps[i].alpha_bar)?;
             }
+            self.step(i)?;
+            let reading = self.work.read_later(&self.denoiser.stepper.fault)?;
+            let ticket = self.work.submit()?;
+            let step = Stepped { i, ticket, reading, estimate: self.denoiser.estimate().clone() };
+            self.progress.taken(step)?;
         }
         self.work.copy(&self.denoiser.stepper.x, x)?;
         self.work.submit()?;
@@ -268,7 +256,7 @@ impl Sampling<'_> {
         let taken = self.denoiser.stepper.advance(&mut self.work, kind, &mut |_| progress.hears(NEARLY));
         progress.told(taken)?;
         match &self.led.kept {
-            Some(kept) if kept.how != Keeping::Estimate => self.put(alpha_bar_before(self.steps, i + 1)),
+            Some(kept) if kept.how != Keeping::Estimate => self.put(step.alpha_bar_after),
             _ => Ok(()),
         }
     }
@@ -282,9 +270,8 @@ impl Sampling<'_> {
         self.denoiser.stepper.renoise(&mut self.work, numbers, true)
     }
 
-    /// Noises the sample from before step `from` to before step `to`; what was remembered there is of no use here.
-    fn go_back(&mut self, from: usize, to: usize) -> Result<()> {
-        let (from, to) = (alpha_bar_before(self.steps, from), alpha_bar_before(self.steps, to));
+    /// Noises the sample from ᾱ `from` to `to`; what was remembered there is of no use here.
+    fn go_back(&mut self, from: f64, to: f64) -> Result<()> {
         self.noise()?;
         let numbers = [(to / from).sqrt(), (1.0 - to / from).max(0.0).sqrt(), 0.0, 0.0];
         self.denoiser.stepper.renoise(&mut self.work, numbers, false)?;

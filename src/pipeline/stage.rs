@@ -3,7 +3,7 @@
 use super::denoiser::Denoiser;
 use crate::catalog::Defaults;
 use crate::device::{Device, ProgramOptions, Shelf, Weights};
-use crate::diffusion::{Sampler, SchedulerConfig, Step, Thresholding, Timesteps, steps};
+use crate::diffusion::{Sampler, SchedulerConfig, Step, Thresholding, Timesteps, steps_from};
 use crate::error::{Result, request};
 use crate::kernels::hand_over::HandOver;
 use crate::models::network::{DenoisingNetwork, Shape, Sides};
@@ -157,10 +157,11 @@ impl Stage {
         self.networks.iter().zip([steps - last, last]).filter(|(_, steps)| *steps > 0)
     }
 
-    /// The steps of a run by the scheduler, the defaults and the caller's settings for the stage at `place`.
+    /// The steps of a run by the scheduler, the defaults and the caller's settings for the stage at `place`, from its step
+    /// `first` on where it begins there.
     ///
     /// Errors: numbers of steps that there cannot be.
-    pub(crate) fn steps(&self, settings: &Settings, place: usize) -> Result<Vec<Step>> {
+    pub(crate) fn steps(&self, settings: &Settings, place: usize, first: usize) -> Result<Vec<Step>> {
         let mut scheduler = self.scheduler.clone();
         scheduler.clip = settings.thresholding.unwrap_or(scheduler.clip);
         // What is kept enters a step by x̂₀, which ancestral steps leave out where nothing clips it.
@@ -174,7 +175,18 @@ impl Stage {
             Some(respacing) => Timesteps::Respaced(respacing.clone()),
             None => scheduler.timesteps(&sampler, self.step_count(settings, place)?),
         };
-        let mut steps = steps(&scheduler, &sampler, timesteps)?;
+        let mut steps = steps_from(&scheduler, &sampler, timesteps.clone(), first)?;
+        // Another network takes the last step, and remembers nothing of this one.
+        if let Some(last) =
+            steps.last().map(|step| step.step).filter(|last| self.networks.len() > 1 && *last > first)
+        {
+            steps.retain(|step| step.step < last);
+            steps.extend(
+                steps_from(&scheduler, &sampler, timesteps, last)?
+                    .into_iter()
+                    .map(|step| Step { begins: false, ..step }),
+            );
+        }
         steps.iter_mut().for_each(|step| step.timestep *= self.timestep_scale);
         Ok(steps)
     }

@@ -75,12 +75,18 @@ pub trait System: Send + Sync {
     /// Errors: a request for which it has none.
     fn line(&self, settings: &Settings) -> Result<Line>;
 
-    /// The steps of a stage, all of them, and its guidance scale.
+    /// The steps of a stage from step `first` on, of a run that begins there, and its guidance scale.
     ///
     /// Errors: numbers of steps that there cannot be.
-    fn sampled(&self, stage: usize, settings: &Settings, place: usize) -> Result<(Vec<Step>, f64)> {
+    fn sampled(
+        &self,
+        stage: usize,
+        settings: &Settings,
+        place: usize,
+        first: usize,
+    ) -> Result<(Vec<Step>, f64)> {
         let stage = &self.stages()[stage];
-        Ok((stage.steps(settings, place)?, stage.guidance_scale(settings, place)))
+        Ok((stage.steps(settings, place, first)?, stage.guidance_scale(settings, place)))
     }
 
     /// The stage that draws an embedding for each picture, where [`System::line`] has one.

@@ -188,7 +188,8 @@ impl Settings {
         Settings { stages: Some(stages), ..self }
     }
 
-    /// The sampler of every stage.
+    /// The sampler of every stage, in place of the model's own: [`Sampler::named`] has them with their usual settings.
+    /// Clipping and thresholding stay the model's. Where [latents](Settings::latents) bring their noise only DDIM goes.
     pub fn sampler(self, sampler: Sampler) -> Self {
         Settings { sampler: Some(sampler), ..self }
     }

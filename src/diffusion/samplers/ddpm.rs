@@ -1,10 +1,39 @@
 //! Ancestral sampling (Ho et al. 2020, arXiv:2006.11239), over whatever timesteps are chosen; Karlo's differs in α and β.
 
 use super::rule::{Method, Point, Rule};
+use super::{Class, Sampler};
+use crate::diffusion::json::Json;
 use crate::diffusion::process::{Process, Thresholding, VarianceType};
-use crate::diffusion::schedule::Schedule;
+use crate::diffusion::schedule::{Schedule, Spacing};
 use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::Result;
+
+/// Its diffusers scheduler.
+pub(super) static CLASS: Class = Class {
+    name: "DDPMScheduler",
+    sampler: |_| Ok(Sampler::Ddpm),
+    clip,
+    spacing: Spacing::Leading,
+    ..Class::SOLVER
+};
+
+/// Karlo's.
+pub(super) static UNCLIP: Class = Class {
+    name: "UnCLIPScheduler",
+    sampler: |_| Ok(Sampler::UnClip),
+    clip: |json| json.clip_sample(true),
+    spacing: Spacing::Fractional,
+    rescales: false,
+    ..Class::SOLVER
+};
+
+/// Thresholding goes before clipping.
+pub(super) fn clip(json: &Json<'_>) -> Result<Thresholding> {
+    match json.thresholding()? {
+        Thresholding::None => json.clip_sample(true),
+        dynamic => Ok(dynamic),
+    }
+}
 
 /// DDPM's.
 pub struct Ddpm;

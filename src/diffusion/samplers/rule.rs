@@ -1,4 +1,4 @@
-//! What a sampler says of a step, and what it is told of the chain there.
+//! What a sampler of the trained chain says of a step, and what it is told of the chain there.
 
 use crate::diffusion::process::{PredictionType, Process};
 use crate::diffusion::schedule::{Arithmetic, Schedule};
@@ -17,7 +17,7 @@ pub struct Rule {
     pub score_shifts: ScoreShifts,
 }
 
-/// A sampler. Everything but the rule itself has the usual answer.
+/// A sampler of the trained chain. Everything but the rule itself has the usual answer.
 pub trait Method {
     /// The rule of a step; `last` of a run.
     ///
@@ -89,25 +89,23 @@ impl Point {
         self.round(value.sqrt())
     }
 
-    /// (x0_x, x0_out, eps_x, eps_out).
-    pub fn prediction(&self, prediction: PredictionType) -> Result<[f64; 4]> {
-        let (signal, noise) = (self.sqrt(self.alpha_bar), self.sqrt(self.noise));
-        match prediction {
-            PredictionType::Epsilon if self.alpha_bar == 0.0 => Err(request!(
-                Steps,
-                Unsupported,
-                "timestep {0} has alpha_bar 0 (zero terminal SNR), where a predicted epsilon says nothing about the \
-                     picture: use a model with prediction_type v_prediction or sample, or timesteps that leave {0} out",
-                self.t
-            )),
-            PredictionType::Epsilon => Ok([1.0 / signal, -noise / signal, 0.0, 1.0]),
-            PredictionType::Sample => Ok([0.0, 1.0, 1.0 / noise, -signal / noise]),
-            PredictionType::VPrediction => Ok([signal, -noise, noise, signal]),
-        }
-    }
-
     /// β̃ = β (1−ᾱ_prev)/(1−ᾱ).
     pub fn posterior_variance(&self) -> f64 {
         self.round(self.round(self.noise_prev / self.noise) * self.beta)
+    }
+}
+
+/// (x0_x, x0_out, eps_x, eps_out) at a timestep with √ᾱ and √(1−ᾱ).
+pub fn prediction(prediction: PredictionType, t: f64, signal: f64, noise: f64) -> Result<[f64; 4]> {
+    match prediction {
+        PredictionType::Epsilon if signal == 0.0 => Err(request!(
+            Steps,
+            Unsupported,
+            "timestep {t} has alpha_bar 0 (zero terminal SNR), where a predicted epsilon says nothing about the \
+             picture: use a model with prediction_type v_prediction or sample, or timesteps that leave {t} out"
+        )),
+        PredictionType::Epsilon => Ok([1.0 / signal, -noise / signal, 0.0, 1.0]),
+        PredictionType::Sample => Ok([0.0, 1.0, 1.0 / noise, -signal / noise]),
+        PredictionType::VPrediction => Ok([signal, -noise, noise, signal]),
     }
 }

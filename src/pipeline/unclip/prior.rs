@@ -10,6 +10,7 @@ use crate::error::{Error, Problem, Result, Setting, request};
 use crate::graph::{Graph, Storage};
 use crate::models::ar_prior::TokenSampling;
 use crate::models::prior;
+use crate::pipeline::denoiser::distinct;
 use crate::pipeline::guidance::OPTIONS;
 use crate::pipeline::run::{Run, StageRun};
 use crate::pipeline::sampler::{Led, OnStep, initial_noise};
@@ -92,9 +93,10 @@ impl Asked<'_> {
     ) -> Result<Vec<Vec<f32>>> {
         let (shape, steps) = (self.stage.shape, &self.stage.steps);
         let length = config.num_embeddings;
-        let x = initial_noise(noise, shape);
+        let mut x = initial_noise(noise, shape);
+        self.stage.scale_first_noise(&mut x);
         let network = &prior.networks[0];
-        let mut denoiser = network.denoiser(self.at, shape, steps.len())?;
+        let mut denoiser = network.denoiser(self.at, shape, distinct(steps).len())?;
         denoiser.write("embeds", &self.captions.of(shape, |embeds| &embeds.pooled));
         denoiser.write("states", &self.captions.of(shape, |embeds| &embeds.states));
         let mask = self.captions.of(shape, |embeds| &embeds.mask);

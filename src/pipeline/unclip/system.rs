@@ -4,7 +4,7 @@ use super::conditioner::DECODER;
 use super::load::UnClip;
 use super::prior::{denormalised_graph, of_run};
 use crate::device::Weights;
-use crate::diffusion::{Sampler, Step, Thresholding, Timesteps, invertible_timesteps, steps};
+use crate::diffusion::{Sampler, Step, Thresholding, Timesteps, invertible_timesteps, steps_from};
 use crate::error::{Error, Problem, Result, Setting, request};
 use crate::graph::Graph;
 use crate::models::network::Shape;
@@ -24,11 +24,22 @@ impl UnClip {
 
     /// The steps of the decoder for latents: DDIM's; where they bring their noise without clipping, on timesteps whose
     /// inversion is well-conditioned.
-    fn latent_steps(&self, settings: &Settings, place: usize) -> Result<Vec<Step>> {
+    fn latent_steps(&self, settings: &Settings, place: usize, first: usize) -> Result<Vec<Step>> {
         let stage = &self.stages[DECODER];
-        let (mut scheduler, sampler) =
-            (stage.scheduler.clone(), Sampler::Ddim { eta: settings.eta.unwrap_or(0.0) });
+        let mut scheduler = stage.scheduler.clone();
         let inverted = has_noise(settings);
+        let sampler = match settings.sampler {
+            None | Some(Sampler::Ddim { .. }) => Sampler::Ddim { eta: settings.eta.unwrap_or(0.0) },
+            Some(other) if inverted || settings.eta.is_some() => {
+                return Err(request!(
+                    Sampler,
+                    Conflict,
+                    "{} beside latents with a noise or an eta: DDIM alone leads from a picture to its noise and back",
+                    other.name()
+                ));
+            }
+            Some(other) => other,
+        };
         scheduler.clip =
             settings.thresholding.unwrap_or(if inverted { Thresholding::None } else { scheduler.clip });
         let count = stage.step_count(settings, place)?;
@@ -37,7 +48,7 @@ impl UnClip {
             None if inverted => invertible_timesteps(&scheduler, count)?,
             None => scheduler.timesteps(&sampler, count),
         };
-        steps(&scheduler, &sampler, timesteps)
+        steps_from(&scheduler, &sampler, timesteps, first)
     }
 
     /// Refuses latents of another model, or another size.
@@ -96,23 +107,29 @@ impl System for UnClip {
         Ok(Line { stages: (0..drawing).collect(), usual: self.usual, embedding, alone: None })
     }
 
-    fn sampled(&self, stage: usize, settings: &Settings, place: usize) -> Result<(Vec<Step>, f64)> {
+    fn sampled(
+        &self,
+        stage: usize,
+        settings: &Settings,
+        place: usize,
+        first: usize,
+    ) -> Result<(Vec<Step>, f64)> {
         let of = &self.stages[stage];
         if stage != DECODER || settings.given_latents().is_empty() {
-            return Ok((of.steps(settings, place)?, of.guidance_scale(settings, place)));
+            return Ok((of.steps(settings, place, first)?, of.guidance_scale(settings, place)));
         }
         let scale = match has_noise(settings) {
             true => settings.guidance_scale.get(place, &of.name).copied().unwrap_or(1.0),
             false => of.guidance_scale(settings, place),
         };
-        Ok((self.latent_steps(settings, place)?, scale))
+        Ok((self.latent_steps(settings, place, first)?, scale))
     }
 
     fn embedding(&self, settings: &Settings, stage: Option<usize>, pictures: usize) -> Result<StageRun> {
         let (rows, name) = (pictures * settings.unclip().candidates, "prior".to_string());
         let (shape, steps, guidance_scale) = match (stage, &self.autoregressive) {
             (Some(stage), _) => {
-                let (steps, scale) = self.sampled(stage, settings, 0)?;
+                let (steps, scale) = self.sampled(stage, settings, 0, 0)?;
                 (self.stages[stage].shape(rows, (1, 1), &steps, scale), steps, scale)
             }
             (None, usual) => {

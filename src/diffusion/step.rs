@@ -51,6 +51,9 @@ impl Row {
     /// x̂0 itself.
     pub const X0: Row = Row { x: 0.0, x0: 1.0, eps: 0.0, memory: [0.0; MEMORY] };
 
+    /// ε itself.
+    pub const EPS: Row = Row { x: 0.0, x0: 0.0, eps: 1.0, memory: [0.0; MEMORY] };
+
     /// A tensor of the memory.
     pub fn slot(i: usize) -> Row {
         let mut row = Row::default();

@@ -2,7 +2,7 @@
 //! integral over σ is taken exactly.
 
 use super::levels::{Grid, LastSigma, Levels, Sigmas, Spread, Times};
-use super::solver::{Call, Solver, epsilon, remembered};
+use super::solver::{Call, Solver, remembered};
 use super::{Class, Sampler};
 use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
@@ -75,7 +75,7 @@ impl Deis {
     fn call(&self, at: &Levels, i: usize, order: usize) -> Call {
         let (signal, noise) = (at.alpha(i), at.noise(i));
         let q = |value: f64| at.q(value);
-        let eps = epsilon(signal, noise);
+        let eps = at.epsilon(i);
         let (alpha_t, sigma_t) = (at.alpha(i + 1), at.noise(i + 1));
         let next = if order == 1 {
             let h = q(at.lambda(i + 1) - at.lambda(i));

@@ -2,10 +2,11 @@
 //!
 //! Rounded as diffusers does: its table of σ is float32, what numpy makes of it float64, and the result float32 again.
 
+use super::solver::epsilon;
 use crate::diffusion::config::{SchedulerConfig, Timesteps};
 use crate::diffusion::json::Json;
 use crate::diffusion::numpy_log::log;
-use crate::diffusion::process::{PredictionType, Thresholding};
+use crate::diffusion::process::Thresholding;
 use crate::diffusion::schedule::{Arithmetic, BetaSchedule, Spacing, trailing};
 use crate::diffusion::step::Row;
 use crate::error::{Result, request};
@@ -118,8 +119,7 @@ pub struct Levels {
     /// σ; one more.
     pub sigmas: Vec<f64>,
     arithmetic: Arithmetic,
-    /// The network's v says ε by itself: nothing clips x̂0.
-    v: bool,
+    clips: bool,
 }
 
 impl Levels {
@@ -196,8 +196,8 @@ impl Levels {
             LastSigma::Min => table[0],
         });
         sigmas.iter_mut().for_each(|sigma| *sigma = q(*sigma));
-        let v = config.prediction_type == PredictionType::VPrediction && config.clip == Thresholding::None;
-        Ok(Levels { times, sigmas, arithmetic: config.arithmetic, v })
+        let clips = config.clip != Thresholding::None;
+        Ok(Levels { times, sigmas, arithmetic: config.arithmetic, clips })
     }
 
     /// How many steps.
@@ -231,11 +231,9 @@ impl Levels {
         self.q(self.q(self.alpha(i).ln()) - self.q(self.noise(i).ln()))
     }
 
-    /// ε of a call, from x and x̂0. Of v it is √(1−ᾱ) x + √ᾱ v, which rounded roots do not make the same.
+    /// ε of a call; where x̂0 is clipped, from that.
     pub fn epsilon(&self, i: usize) -> Row {
-        let (signal, noise) = (self.alpha(i), self.noise(i));
-        let of_x = if self.v { noise + signal * signal / noise } else { 1.0 / noise };
-        Row::X * of_x - Row::X0 * (signal / noise)
+        if self.clips { epsilon(self.alpha(i), self.noise(i)) } else { Row::EPS }
     }
 
     /// √(σ²+1): a sample in σ over ours.

@@ -6,7 +6,7 @@ use super::solver::{Call, assembled, epsilon, remembered, spacing_of};
 use super::{Class, Sampler};
 use crate::diffusion::config::{SchedulerConfig, Timesteps};
 use crate::diffusion::json::Json;
-use crate::diffusion::process::PredictionType;
+use crate::diffusion::process::{PredictionType, Thresholding};
 use crate::diffusion::schedule::{Schedule, Spacing};
 use crate::diffusion::step::{Row, Step};
 use crate::error::Result;
@@ -63,9 +63,10 @@ impl Pndm {
             _ => None,
         };
         let schedule = config.schedule()?;
+        let clips = config.clip != Thresholding::None;
         let v = config.prediction_type == PredictionType::VPrediction;
         let last = if self.set_alpha_to_one { 1.0 } else { schedule.alpha_bars[0] };
-        let chain = Chain { list, stride, schedule, v, last };
+        let chain = Chain { list, stride, schedule, v, clips, last };
         // Runge and Kutta's three steps end at the fourth timestep.
         let prk = !self.skip_prk_steps && chain.list.len() > first + PRK;
         let calls = match prk {
@@ -89,6 +90,7 @@ struct Chain {
     schedule: Schedule,
     /// The outputs are v, and are combined as such.
     v: bool,
+    clips: bool,
     last: f64,
 }
 
@@ -120,7 +122,8 @@ impl Chain {
         let (signal, noise) = self.roots(t);
         match self.v {
             true => (Row::X * signal - Row::X0) * (1.0 / noise),
-            false => epsilon(signal, noise),
+            false if self.clips => epsilon(signal, noise),
+            false => Row::EPS,
         }
     }
 

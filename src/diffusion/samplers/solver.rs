@@ -18,7 +18,7 @@ pub struct Call {
     pub signal: f64,
     /// √(1−ᾱ).
     pub noise: f64,
-    /// The mean of the next sample. Everything comes by x and x̂0, so that what steers x̂0 steers all of it.
+    /// The mean of the next sample.
     pub next: Row,
     /// What the memory becomes.
     pub memory: [Row; MEMORY],
@@ -108,7 +108,7 @@ pub fn assembled(
     })
 }
 
-/// ε of a call, from x and x̂0.
+/// ε of a call, from x and the clipped x̂0. (Beside a large x it has few digits; unclipped it is [`Row::EPS`].)
 pub fn epsilon(signal: f64, noise: f64) -> Row {
     Row::X * (1.0 / noise) - Row::X0 * (signal / noise)
 }

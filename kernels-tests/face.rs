@@ -643,7 +643,8 @@ fn members(text: &str, name: &str) -> usize {
 /// not counted, nor what the documentation hides for it speaks of the machine's own types.
 #[test]
 fn the_face_stays_small() {
-    const MOST: [usize; 2] = [220, 80];
+    // 19 of the first are the settings of samplers.
+    const MOST: [usize; 2] = [238, 80];
     for ((names, most), what) in shown().into_iter().zip(MOST).zip(["face", "recording of graphs"]) {
         let mut of = BTreeMap::new();
         for (path, name) in names {

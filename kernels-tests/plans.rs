@@ -394,7 +394,8 @@ fn the_largest_layouts_fit_every_adapter() {
                 plan_network(&path, None, &Settings::new(), &target).expect("it plans")
             };
             let (split, whole) = (on(Some(128 << 20)), on(None));
-            let step = |cost: &RunCost| cost.networks[0].parts.last().expect("parts").clone();
+            let is_step = |part: &&PartCost| part.name == "step";
+            let step = |cost: &RunCost| cost.networks[0].parts.iter().find(is_step).expect("a step").clone();
             let (pieces, nodes) = (step(&split), step(&whole));
             println!(
                 "{name}, {precision:?}: {} dispatches as {}, {:.2} GB of activations as {:.2}, {:.1} GB moved as {:.1}",
@@ -437,7 +438,8 @@ fn a_megapixel_fits_four_gigabytes() {
     fs::create_dir_all(&folder.0).expect("it can be made");
     let path = folder.0.join("config.json");
     fs::write(&path, config.to_string()).expect("it can be written");
-    fits("the recipe's", &plan_network(&path, None, &cfg, &any_adapter(MOST)).expect("it plans"), 256 << 20);
+    // Samples of 12.6 MB in f32: x, its noise, x̂₀ and what the network says of it have memory of their own.
+    fits("the recipe's", &plan_network(&path, None, &cfg, &any_adapter(MOST)).expect("it plans"), 258 << 20);
 }
 
 /// A network's graphs, fused, by their parts' names and batch.

@@ -27,6 +27,9 @@ fn waves(width: usize, height: usize) -> Picture {
     Picture { width, height, channels: 3, values, rounding: Default::default() }
 }
 
+/// A stage, its size, the steps that are done, and what passed so far.
+type Told = (usize, (usize, usize), f32, Traffic);
+
 /// A stage's steps under way.
 #[derive(Debug)]
 struct Steady {
@@ -39,7 +42,7 @@ struct Steady {
 /// What passed from each step that was done to the next, by stage: each stage's steps but the first two, which make programs and
 /// fill the pipe, and the last, which empties it.
 fn steady(engine: &Engine, prompt: &str, settings: Settings) -> Vec<Steady> {
-    let done: Arc<Mutex<Vec<(usize, (usize, usize), f32, Traffic)>>> = Arc::default();
+    let done: Arc<Mutex<Vec<Told>>> = Arc::default();
     let noted = done.clone();
     // Programs are made and measured by a first run.
     engine.generate(prompt, settings.clone()).expect("pictures");

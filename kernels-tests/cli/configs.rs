@@ -231,7 +231,7 @@ fn cascades() {
         (r#"{"stages": [{"path": "../one"}]}"#, "does not exist"),
         (r#"{"stages": [{"path": "two"}]}"#, "does not exist"),
         (r#"{"stages": [{"path": "one"}, {"path": "one"}]}"#, "only super-resolution stages may follow"),
-        (&one(r#", "sampler": "euler""#), "give ddpm or ddim"),
+        (&one(r#", "sampler": "fastest""#), "euler-ancestral"),
         (&one(r#", "sampler": "ddim", "eta": -1"#), "give 0 to 1"),
         (&one(r#", "optional": true"#), "only upsamplers are optional"),
         (&one(r#", "steps": -4"#), "invalid value"),

@@ -95,7 +95,7 @@ fn layouts_need_no_download() {
     let args = |memory| {
         ["--config", &config("IF-I-XL"), "--device", "webgpu", "--memory", memory].map(str::to_string)
     };
-    planned(&args("8").each_ref().map(String::as_str), false, &["DOES NOT FIT: the run takes", "has 8.0 GB"]);
+    planned(&args("8").each_ref().map(String::as_str), false, &["DOES NOT FIT: the run needs", "has 8.0 GB"]);
     planned(&args("18").each_ref().map(String::as_str), true, &["weights 17.2 GB"]);
     // A sample is given and read as a whole.
     let args = ["--config", &config("dalle2.upsampler"), "--device", "webgpu", "--count", "12"];

@@ -35,7 +35,7 @@ fn numbers() {
     asked(&["--stages", "2"], &["2 stages", "this model has 1"]);
     asked(&["--thresholding", "NaN,1"], &["quantile", "NaN"]);
     asked(&["--thresholding", "0.5"], &["largest threshold"]);
-    asked(&["--sampler", "euler"], &["euler", "ddpm, ddim"]);
+    asked(&["--sampler", "fastest"], &["fastest", "ddpm, ddim", "dpmsolver++", "unipc"]);
     asked(&["--sampler", "ddim", "--eta", "NaN"], &["eta", "0 to 1"]);
     asked(&["--seed", "-1"], &["--seed"]);
     asked(&["--variant", "int4"], &["int4", "ask for no variant"]);

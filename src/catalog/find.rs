@@ -19,7 +19,7 @@ pub(crate) enum Model {
     Upsampler(Vec<UpsamplerFiles>),
     Adm(AdmFiles),
     Glide(GlideFiles),
-    UnClip(UnClipFiles),
+    UnClip(Box<UnClipFiles>),
 }
 
 impl Model {
@@ -69,7 +69,7 @@ impl Model {
         if class.starts_with("UnCLIP") {
             let mut files = find_unclip(paths)?;
             add_upsamplers(&mut files.upsamplers, upsamplers);
-            return Ok(Model::UnClip(files));
+            return Ok(Model::UnClip(Box::new(files)));
         }
         let stages: Result<Vec<StageFiles>> = paths
             .iter()

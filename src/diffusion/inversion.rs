@@ -6,9 +6,10 @@
 //! Here the equation is solved by so many evaluations as the caller gives, of which that is the first (fixed points of
 //! DDIM's steps: Pan et al. 2023, arXiv:2309.04907).
 
-use super::config::{SchedulerConfig, Timesteps};
+use super::config::SchedulerConfig;
 use super::process::{PredictionType, Thresholding};
 use super::step::{Coefficients, Row, Step, Variance};
+use super::timesteps::Timesteps;
 use crate::error::{Result, request};
 
 /// ᾱ of the noisiest sample where the network predicts ε. Beyond it ε is the sample but for some thousandths, so that what

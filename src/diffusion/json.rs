@@ -5,7 +5,6 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::process::{PredictionType, Thresholding, VarianceType};
-use super::samplers::{CLASSES, Class};
 use super::schedule::{BetaSchedule, Spacing};
 use crate::error::{Error, Result};
 
@@ -63,12 +62,6 @@ impl Json<'_> {
         found.map(|(_, choice)| choice.clone()).ok_or_else(|| self.error(key, what()))
     }
 
-    /// The scheduler's class.
-    pub fn class(&self) -> Result<&'static Class> {
-        let choices: Vec<_> = CLASSES.iter().map(|class| (class.name, *class)).collect();
-        self.choice("_class_name", None, &choices)
-    }
-
     pub fn beta_key(&self) -> &'static str {
         if self.get("trained_betas").is_some() { "trained_betas" } else { "beta_schedule" }
     }
@@ -79,14 +72,14 @@ impl Json<'_> {
         self.choice("beta_schedule", Some(COSINE.1), &[COSINE])
     }
 
-    /// β of every class but UnCLIP's.
-    pub fn beta_schedule(&self, class: &Class) -> Result<BetaSchedule> {
+    /// β of every class but UnCLIP's, whose usual first and last are these; `exp`: it knows that schedule.
+    pub fn beta_schedule(&self, (start, end): (f64, f64), exp: bool) -> Result<BetaSchedule> {
         if self.get("trained_betas").is_some() {
             let betas = self.numbers("trained_betas")?;
             return Ok(BetaSchedule::Trained(betas));
         }
-        let beta_start = self.number("beta_start", class.betas.0)?;
-        let beta_end = self.number("beta_end", class.betas.1)?;
+        let beta_start = self.number("beta_start", start)?;
+        let beta_end = self.number("beta_end", end)?;
         let linear = BetaSchedule::Linear { beta_start, beta_end };
         let choices = [
             ("linear", linear.clone()),
@@ -95,7 +88,7 @@ impl Json<'_> {
             ("sigmoid", BetaSchedule::Sigmoid { beta_start, beta_end }),
             ("exp", BetaSchedule::Exp),
         ];
-        let choices = if class.exp { &choices[..] } else { &choices[..4] };
+        let choices = if exp { &choices[..] } else { &choices[..4] };
         self.choice("beta_schedule", Some(linear), choices)
     }
 

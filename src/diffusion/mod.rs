@@ -27,9 +27,10 @@ pub mod scheduler;
 pub mod step;
 #[cfg(test)]
 mod tests;
+pub mod timesteps;
 pub mod vectors;
 
-pub use config::{SchedulerConfig, Timesteps};
+pub use config::SchedulerConfig;
 pub use draws::{Noise, SeededNoise, channels_last};
 pub use inversion::{inverse, invertible_timesteps};
 pub use noise::NoiseStream;
@@ -39,3 +40,4 @@ pub use samplers::Sampler;
 pub use schedule::{Arithmetic, BetaSchedule, Schedule, Spacing, space_timesteps};
 pub use scheduler::{add_noise, steps, steps_from};
 pub use step::{Coefficients, MEMORY, Row, ScoreShifts, Step, Variance};
+pub use timesteps::Timesteps;

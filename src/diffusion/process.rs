@@ -1,6 +1,7 @@
 //! A trained process as samplers read it.
 
-use super::schedule::Spacing;
+use super::schedule::{Arithmetic, BetaSchedule, Schedule, Spacing};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// What the network's output means.
@@ -50,14 +51,42 @@ pub enum Thresholding {
     },
 }
 
-/// What a sampler's rule reads of a [`SchedulerConfig`](super::SchedulerConfig), whose members have these names.
-#[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "documented where they come from")]
+/// A trained process, as samplers read it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Process {
+    /// T.
     pub num_train_timesteps: usize,
+    /// How β grows.
+    pub beta_schedule: BetaSchedule,
+    /// `rescale_betas_zero_snr`.
+    pub rescale_betas_zero_snr: bool,
+    /// float32 for diffusers, float64 for OpenAI's checkpoints.
+    pub arithmetic: Arithmetic,
+    /// What the network predicts.
+    pub prediction_type: PredictionType,
+    /// The ancestral step's variance.
     pub variance_type: VarianceType,
+    /// What happens to x̂0 before it is used.
     pub clip: Thresholding,
+    /// How a number of steps becomes timesteps.
     pub spacing: Spacing,
+    /// A file says so; otherwise it is what its sampler usually takes, and another one takes its own.
+    pub spacing_said: bool,
+    /// Added to every timestep of the leading spacing.
+    pub steps_offset: usize,
+    /// DDIM: ᾱ after the last step is 1 (else ᾱ_0).
     pub set_alpha_to_one: bool,
+    /// DDIM derives ε again from the clipped x̂0 (`use_clipped_model_output`): OpenAI's code does, diffusers' pipelines do
+    /// not.
     pub rederive_epsilon: bool,
+    /// OpenAI's loops draw noise in every step, used or not; a shared generator moves on accordingly.
+    pub always_draws: bool,
+}
+
+impl Process {
+    /// β and ᾱ. Errors: see [`Schedule::new`].
+    pub fn schedule(&self) -> Result<Schedule> {
+        let zero_snr = self.rescale_betas_zero_snr;
+        Schedule::new(&self.beta_schedule, self.num_train_timesteps, self.arithmetic, zero_snr)
+    }
 }

@@ -1,8 +1,9 @@
 //! Every sampler as a list of [`Step`]s: the scalars one fused kernel needs from one call of the network to the next.
 
-use super::config::{SchedulerConfig, Timesteps};
+use super::config::SchedulerConfig;
 use super::samplers::Sampler;
 use super::step::Step;
+use super::timesteps::Timesteps;
 use crate::error::{Result, request};
 
 /// The calls of the network in one sampling run, first (noisiest) to last.
@@ -27,7 +28,8 @@ pub fn steps_from(
     timesteps: impl Into<Timesteps>,
     first: usize,
 ) -> Result<Vec<Step>> {
-    let mut list = sampler.steps(config, &timesteps.into(), first)?;
+    let own = std::mem::discriminant(&config.sampler) == std::mem::discriminant(sampler);
+    let mut list = sampler.steps(&config.process, own, &timesteps.into(), first)?;
     for i in 1..list.len() {
         list[i - 1].alpha_bar_after = list[i].alpha_bar;
     }

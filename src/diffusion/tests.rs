@@ -6,6 +6,12 @@ use super::reference::{apply, quantile_abs};
 use super::*;
 use crate::error::{Error, Part};
 
+/// A config with some of it changed.
+fn with(mut config: SchedulerConfig, change: impl FnOnce(&mut SchedulerConfig)) -> SchedulerConfig {
+    change(&mut config);
+    config
+}
+
 fn config(json: &str) -> SchedulerConfig {
     SchedulerConfig::from_json(Path::new("s.json"), json).unwrap()
 }
@@ -19,10 +25,7 @@ fn config_error(json: &str) -> (String, String) {
 
 fn unclipped_f64() -> SchedulerConfig {
     let linear = BetaSchedule::openai_linear(1000);
-    SchedulerConfig {
-        clip: Thresholding::None,
-        ..SchedulerConfig::openai(linear, 1000, VarianceType::FixedSmall)
-    }
+    with(SchedulerConfig::openai(linear, 1000, VarianceType::FixedSmall), |c| c.clip = Thresholding::None)
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -56,7 +59,9 @@ fn without_clipping_ddpm_is_the_papers_algorithm_2() {
 fn the_papers_form_equals_the_posterior_form() {
     let plain = unclipped_f64();
     // a range nothing reaches keeps the posterior form but clips nothing
-    let posterior = SchedulerConfig { clip: Thresholding::Range(1e30), ..plain.clone() };
+    let posterior = with(plain.clone(), |c| {
+        c.clip = Thresholding::Range(1e30);
+    });
     let (x, out, z) = (values(64, 1), values(64, 2), values(64, 3));
     let pairs = steps(&plain, &Sampler::Ddpm, 50).unwrap();
     for (a, b) in pairs.iter().zip(&steps(&posterior, &Sampler::Ddpm, 50).unwrap()) {
@@ -68,10 +73,14 @@ fn the_papers_form_equals_the_posterior_form() {
 
 #[test]
 fn unclipped_ddim_with_eta_1_is_ddpm() {
-    let config = SchedulerConfig { spacing: Spacing::Leading, ..unclipped_f64() };
+    let config = with(unclipped_f64(), |c| {
+        c.spacing = Spacing::Leading;
+    });
     let (x, out, z) = (values(32, 4), values(32, 5), values(32, 6));
     for rederive_epsilon in [false, true] {
-        let config = SchedulerConfig { rederive_epsilon, ..config.clone() };
+        let config = with(config.clone(), |c| {
+            c.rederive_epsilon = rederive_epsilon;
+        });
         let ddim = steps(&config, &Sampler::Ddim { eta: 1.0 }, 20).unwrap();
         for (a, b) in ddim.iter().zip(&steps(&config, &Sampler::Ddpm, 20).unwrap()) {
             let (a, b) = (apply(a, &x, &out, &[], &z, 2), apply(b, &x, &out, &[], &z, 2));
@@ -82,9 +91,13 @@ fn unclipped_ddim_with_eta_1_is_ddpm() {
 
 #[test]
 fn prediction_types_agree_on_the_same_sample() {
-    let base = SchedulerConfig { clip: Thresholding::Range(3.0), ..unclipped_f64() };
+    let base = with(unclipped_f64(), |c| {
+        c.clip = Thresholding::Range(3.0);
+    });
     let of = |prediction_type| {
-        let config = SchedulerConfig { prediction_type, ..base.clone() };
+        let config = with(base.clone(), |c| {
+            c.prediction_type = prediction_type;
+        });
         steps(&config, &Sampler::Ddim { eta: 0.3 }, 10).unwrap()
     };
     let all = [of(PredictionType::Epsilon), of(PredictionType::Sample), of(PredictionType::VPrediction)];
@@ -144,7 +157,9 @@ fn zero_terminal_snr_needs_a_prediction_that_survives_it() {
                 "timestep_spacing": "trailing", "prediction_type": "{prediction}"}}"#
         )
     };
-    let v = SchedulerConfig { rederive_epsilon: true, ..config(&json("v_prediction")) };
+    let v = with(config(&json("v_prediction")), |c| {
+        c.rederive_epsilon = true;
+    });
     assert_eq!(v.schedule().unwrap().alpha_bars[999], 0.0);
     for sampler in [Sampler::Ddpm, Sampler::Ddim { eta: 1.0 }] {
         let first = steps(&v, &sampler, 10).unwrap()[0];

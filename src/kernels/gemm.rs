@@ -258,7 +258,6 @@ impl Product<'_> {
 /// # Safety
 /// All values of the rows and all vectors of w, its rows `w.1` apart, must be readable.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
 #[expect(clippy::needless_range_loop, reason = "only plain loops over the sums are unrolled early enough")]
 unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,

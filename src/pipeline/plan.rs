@@ -196,7 +196,7 @@ fn any_step(timestep: usize) -> Step {
     let (draws_noise, adds_noise, alpha_bar, score_shifts) = (true, true, 0.5, ScoreShifts::Mean);
     Step {
         step: 0,
-        begins: true,
+        begins: false,
         timestep: timestep as f64,
         coefficients,
         draws_noise,

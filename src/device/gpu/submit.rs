@@ -88,11 +88,13 @@ impl Gpu {
     }
 
     /// Has something go wrong at the submission, or the allocation, after so many more: for tests.
+    #[doc(hidden)]
     pub fn inject(&self, fault: Fault, after: u64) {
         self.inner.submissions.faults.inject(fault, after);
     }
 
     /// Has nothing go wrong any more; whether it was still to come.
+    #[doc(hidden)]
     pub fn clear_fault(&self) -> bool {
         self.inner.submissions.faults.clear()
     }

@@ -1,20 +1,15 @@
 //! DDIM (Song et al. 2020, arXiv:2010.02502), formulas 12 and 16.
 
+use super::class::Class;
 use super::rule::{Method, Point, Rule};
-use super::{Class, Sampler};
 use crate::diffusion::process::Process;
 use crate::diffusion::schedule::{Schedule, Spacing};
 use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::{Error, Problem, Result, Setting};
 
 /// Its diffusers scheduler.
-pub(super) static CLASS: Class = Class {
-    name: "DDIMScheduler",
-    sampler: |_| Ok(Sampler::Ddim { eta: 0.0 }),
-    clip: super::ddpm::clip,
-    spacing: Spacing::Leading,
-    ..Class::SOLVER
-};
+pub(super) static CLASS: Class =
+    Class { name: "DDIMScheduler", clip: super::ddpm::clip, spacing: Spacing::Leading, ..Class::SOLVER };
 
 /// DDIM's.
 pub struct Ddim {

@@ -1,7 +1,7 @@
 //! Ancestral sampling (Ho et al. 2020, arXiv:2006.11239), over whatever timesteps are chosen; Karlo's differs in α and β.
 
+use super::class::Class;
 use super::rule::{Method, Point, Rule};
-use super::{Class, Sampler};
 use crate::diffusion::json::Json;
 use crate::diffusion::process::{Process, Thresholding, VarianceType};
 use crate::diffusion::schedule::{Schedule, Spacing};
@@ -9,18 +9,12 @@ use crate::diffusion::step::{Row, ScoreShifts, Variance};
 use crate::error::Result;
 
 /// Its diffusers scheduler.
-pub(super) static CLASS: Class = Class {
-    name: "DDPMScheduler",
-    sampler: |_| Ok(Sampler::Ddpm),
-    clip,
-    spacing: Spacing::Leading,
-    ..Class::SOLVER
-};
+pub(super) static CLASS: Class =
+    Class { name: "DDPMScheduler", clip, spacing: Spacing::Leading, ..Class::SOLVER };
 
 /// Karlo's.
 pub(super) static UNCLIP: Class = Class {
     name: "UnCLIPScheduler",
-    sampler: |_| Ok(Sampler::UnClip),
     clip: |json| json.clip_sample(true),
     spacing: Spacing::Fractional,
     rescales: false,

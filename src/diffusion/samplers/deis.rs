@@ -1,11 +1,11 @@
 //! DEIS (Zhang & Chen 2022, arXiv:2204.13902) in its log ρ form: ε is a polynomial in log σ through the last calls, whose
 //! integral over σ is taken exactly.
 
+use super::class::Class;
 use super::levels::{Grid, LastSigma, Levels, Sigmas, Spread, Times};
 use super::solver::{Call, Solver, remembered};
-use super::{Class, Sampler};
-use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::step::Row;
 use crate::error::Result;
@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 /// Its diffusers scheduler.
 pub(super) static CLASS: Class = Class {
     name: "DEISMultistepScheduler",
-    sampler: read,
     clip: |json| json.thresholding(),
     spacing: Spacing::Linspace,
     rescales: false,
@@ -38,21 +37,21 @@ impl Default for Deis {
     }
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
+pub fn read(json: &Json<'_>) -> Result<Deis> {
     let usual = Deis::default();
     // diffusers reads other solvers' words as its own
     json.choice("algorithm_type", Some(()), &[("deis", ()), ("dpmsolver", ()), ("dpmsolver++", ())])?;
     let types = [("logrho", ()), ("midpoint", ()), ("heun", ()), ("bh1", ()), ("bh2", ())];
     json.choice("solver_type", Some(()), &types)?;
-    Ok(Sampler::Deis(Deis {
+    Ok(Deis {
         order: json.unsigned("solver_order", usual.order, 1..=3)?,
         lower_order_final: json.boolean("lower_order_final", usual.lower_order_final)?,
         spread: Sigmas::read(json)?,
-    }))
+    })
 }
 
 impl Solver for Deis {
-    fn grid(&self, _: &SchedulerConfig) -> Grid {
+    fn grid(&self, _: &Process) -> Grid {
         let sigmas = Sigmas { spread: self.spread, last: LastSigma::Min };
         Grid { times: Times::Whole { rounded: true }, ends_at_own: true, ..Grid::fractions(sigmas) }
     }

@@ -1,11 +1,11 @@
 //! DPM-Solver and DPM-Solver++, multistep (Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095): between two noise levels
 //! the equation is solved exactly but for ε or x̂0, which is a polynomial in λ = log(√ᾱ/√(1−ᾱ)) through the last calls.
 
+use super::class::Class;
 use super::levels::{Grid, LastSigma, Levels, Sigmas, Spread, Times, rounds};
 use super::solver::{Call, Solver, remembered};
-use super::{Class, Sampler};
-use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::step::Row;
 use crate::error::Result;
@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 /// Its diffusers scheduler.
 pub(super) static CLASS: Class = Class {
     name: "DPMSolverMultistepScheduler",
-    sampler: read,
     clip: |json| json.thresholding(),
     spacing: Spacing::Linspace,
     ..Class::SOLVER
@@ -94,7 +93,7 @@ impl Default for DpmSolver {
     }
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
+pub fn read(json: &Json<'_>) -> Result<DpmSolver> {
     use SolverType::{Heun, Midpoint};
     let usual = DpmSolver::default();
     let algorithms = [
@@ -123,7 +122,7 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
     }
     let clipped =
         json.get("lambda_min_clipped").map(|_| json.number("lambda_min_clipped", 0.0)).transpose()?;
-    Ok(Sampler::DpmSolver(DpmSolver {
+    Ok(DpmSolver {
         order,
         algorithm,
         solver_type: json.choice("solver_type", Some(usual.solver_type), &types)?,
@@ -131,11 +130,11 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
         euler_at_final: json.boolean("euler_at_final", usual.euler_at_final)?,
         sigmas: Sigmas { spread, last },
         lambda_min_clipped: clipped,
-    }))
+    })
 }
 
 impl Solver for DpmSolver {
-    fn grid(&self, config: &SchedulerConfig) -> Grid {
+    fn grid(&self, config: &Process) -> Grid {
         Grid {
             times: Times::Whole { rounded: rounds(config) },
             lambda_min: self.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY),

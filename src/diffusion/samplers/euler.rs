@@ -1,12 +1,12 @@
 //! Euler's method in σ (Karras et al. 2022, arXiv:2206.00364), and with as much noise added in each step as makes its sample
 //! one of the next level.
 
+use super::class::Class;
 use super::heun::slope;
 use super::levels::{Grid, LastSigma, Levels, Sigmas};
 use super::solver::{Call, Solver, remembered};
-use super::{Class, Sampler};
-use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::step::Row;
 use crate::error::Result;
@@ -14,15 +14,11 @@ use serde::{Deserialize, Serialize};
 
 /// Its diffusers scheduler.
 pub(super) static CLASS: Class =
-    Class { name: "EulerDiscreteScheduler", sampler: read, spacing: Spacing::Linspace, ..Class::SOLVER };
+    Class { name: "EulerDiscreteScheduler", spacing: Spacing::Linspace, ..Class::SOLVER };
 
 /// That with noise.
-pub(super) static ANCESTRAL: Class = Class {
-    name: "EulerAncestralDiscreteScheduler",
-    sampler: |_| Ok(Sampler::EulerAncestral),
-    spacing: Spacing::Linspace,
-    ..Class::SOLVER
-};
+pub(super) static ANCESTRAL: Class =
+    Class { name: "EulerAncestralDiscreteScheduler", spacing: Spacing::Linspace, ..Class::SOLVER };
 
 /// σ between the trained timesteps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +43,7 @@ pub struct Euler {
     pub interpolation: Interpolation,
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
+pub fn read(json: &Json<'_>) -> Result<Euler> {
     let continuous =
         json.choice("timestep_type", Some(false), &[("discrete", false), ("continuous", true)])?;
     if continuous && json.get("prediction_type").and_then(|v| v.as_str()) == Some("v_prediction") {
@@ -56,16 +52,16 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
     }
     let given = |key: &str| json.get(key).map(|_| json.positive(key, 1.0)).transpose();
     let types = [("linear", Interpolation::Linear), ("log_linear", Interpolation::LogLinear)];
-    Ok(Sampler::Euler(Euler {
+    Ok(Euler {
         sigmas: Sigmas { spread: Sigmas::read(json)?, last: Sigmas::read_last(json)? },
         sigma_min: given("sigma_min")?,
         sigma_max: given("sigma_max")?,
         interpolation: json.choice("interpolation_type", Some(Interpolation::Linear), &types)?,
-    }))
+    })
 }
 
 impl Solver for Euler {
-    fn grid(&self, _: &SchedulerConfig) -> Grid {
+    fn grid(&self, _: &Process) -> Grid {
         Grid {
             range: (self.sigma_min, self.sigma_max),
             log_linear: self.interpolation == Interpolation::LogLinear,
@@ -98,7 +94,7 @@ fn call(at: &Levels, i: usize, down: f64, up: f64) -> Call {
 pub(super) struct EulerAncestral;
 
 impl Solver for EulerAncestral {
-    fn grid(&self, _: &SchedulerConfig) -> Grid {
+    fn grid(&self, _: &Process) -> Grid {
         Grid::fractions(Sigmas { last: LastSigma::Zero, ..Sigmas::default() })
     }
 

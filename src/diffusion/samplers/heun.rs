@@ -1,11 +1,11 @@
 //! Heun's method in σ (Karras et al. 2022, arXiv:2206.00364, algorithm 1 without churn): a step of Euler's, and then the
 //! same step by the mean of the slopes at its two ends. The last step, to σ = 0, is Euler's.
 
+use super::class::Class;
 use super::levels::{Grid, LastSigma, Levels, Sigmas, Spread};
 use super::solver::{Call, Solver, remembered};
-use super::{Class, Sampler};
-use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::step::Row;
 use crate::error::Result;
@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 /// Its diffusers scheduler.
 pub(super) static CLASS: Class = Class {
     name: "HeunDiscreteScheduler",
-    sampler: read,
     clip: |json| json.clip_sample(false),
     spacing: Spacing::Linspace,
     betas: (0.00085, 0.012),
@@ -29,8 +28,8 @@ pub struct Heun {
     pub spread: Spread,
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
-    Ok(Sampler::Heun(Heun { spread: Sigmas::read(json)? }))
+pub fn read(json: &Json<'_>) -> Result<Heun> {
+    Ok(Heun { spread: Sigmas::read(json)? })
 }
 
 /// dx/dσ of a sample in σ, from ours at a level and x̂0.
@@ -39,7 +38,7 @@ pub(super) fn slope(at: &Levels, i: usize) -> Row {
 }
 
 impl Solver for Heun {
-    fn grid(&self, _: &SchedulerConfig) -> Grid {
+    fn grid(&self, _: &Process) -> Grid {
         Grid::fractions(Sigmas { spread: self.spread, last: LastSigma::Zero })
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Rounded as diffusers does: its table of σ is float32, what numpy makes of it float64, and the result float32 again.
 
-use super::solver::epsilon;
-use crate::diffusion::config::{SchedulerConfig, Timesteps};
+use super::rule::epsilon;
 use crate::diffusion::json::Json;
 use crate::diffusion::numpy_log::log;
+use crate::diffusion::process::Process;
 use crate::diffusion::process::Thresholding;
 use crate::diffusion::schedule::{Arithmetic, BetaSchedule, Spacing, trailing};
 use crate::diffusion::step::Row;
+use crate::diffusion::timesteps::Timesteps;
 use crate::error::{Result, request};
 use serde::{Deserialize, Serialize};
 
@@ -125,12 +126,7 @@ pub struct Levels {
 impl Levels {
     /// Those of `timesteps`. Errors ([`Request`](crate::Error::Request)): timesteps that there cannot be, and such as do not
     /// go with levels chosen by σ.
-    pub fn new(
-        config: &SchedulerConfig,
-        spacing: Spacing,
-        grid: &Grid,
-        timesteps: &Timesteps,
-    ) -> Result<Levels> {
+    pub fn new(config: &Process, spacing: Spacing, grid: &Grid, timesteps: &Timesteps) -> Result<Levels> {
         let schedule = config.schedule()?;
         let q = |value: f64| config.arithmetic.round(value);
         let sigma = |bar: &f64| {
@@ -243,13 +239,7 @@ impl Levels {
 }
 
 /// The timesteps of so many steps.
-fn spaced(
-    config: &SchedulerConfig,
-    spacing: Spacing,
-    grid: &Grid,
-    count: usize,
-    table: &[f64],
-) -> Result<Vec<f64>> {
+fn spaced(config: &Process, spacing: Spacing, grid: &Grid, count: usize, table: &[f64]) -> Result<Vec<f64>> {
     let (total, offset) = (config.num_train_timesteps, config.steps_offset);
     let whole = matches!(grid.times, Times::Whole { .. });
     if !whole && spacing == Spacing::Linspace && (1..=total).contains(&count) {
@@ -330,6 +320,6 @@ pub fn numpy_log(arithmetic: Arithmetic, value: f64) -> f64 {
 }
 
 /// Whether a scheduler's timesteps of chosen σ are rounded: all but those of the cosine schedule.
-pub fn rounds(config: &SchedulerConfig) -> bool {
+pub fn rounds(config: &Process) -> bool {
     config.beta_schedule != BetaSchedule::SquaredCosCapV2
 }

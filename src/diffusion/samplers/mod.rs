@@ -2,6 +2,7 @@
 //! here.
 
 mod chain;
+mod class;
 mod ddim;
 mod ddpm;
 mod deis;
@@ -16,6 +17,7 @@ mod solver;
 mod tests;
 mod unipc;
 
+pub use class::Class;
 pub use deis::Deis;
 pub use dpm_solver::{Algorithm, DpmSolver, SolverType};
 pub use euler::{Euler, Interpolation};
@@ -24,13 +26,13 @@ pub use levels::{LastSigma, Sigmas, Spread};
 pub use pndm::Pndm;
 pub use unipc::{BFunction, UniPc};
 
-use super::config::{SchedulerConfig, Timesteps};
 use super::json::Json;
-use super::process::Thresholding;
-use super::schedule::Spacing;
+use super::process::Process;
 use super::step::Step;
+use super::timesteps::Timesteps;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
+use solver::Asked;
 
 /// How the next sample follows from this one and what the network says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -117,69 +119,44 @@ impl Sampler {
         !matches!(self, Sampler::Ddpm | Sampler::Ddim { .. } | Sampler::UnClip)
     }
 
-    /// Every call of the network from step `first` on, in a run that begins there.
+    /// Every call of the network from step `first` on, in a run that begins there; `own`: the process' file names this
+    /// sampler.
     pub(super) fn steps(
         &self,
-        config: &SchedulerConfig,
+        process: &Process,
+        own: bool,
         timesteps: &Timesteps,
         first: usize,
     ) -> Result<Vec<Step>> {
+        let run = Asked { process, own, name: self.name(), timesteps, first };
         match self {
-            Sampler::Ddpm => chain::steps(config, &ddpm::Ddpm, timesteps, first),
-            Sampler::Ddim { eta } => chain::steps(config, &ddim::Ddim { eta: *eta }, timesteps, first),
-            Sampler::UnClip => chain::steps(config, &ddpm::UnClip, timesteps, first),
-            Sampler::DpmSolver(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::UniPc(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::Deis(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::Heun(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::Euler(method) => solver::steps(config, self, method, timesteps, first),
-            Sampler::EulerAncestral => solver::steps(config, self, &euler::EulerAncestral, timesteps, first),
-            Sampler::Pndm(method) => method.steps(config, self, timesteps, first),
+            Sampler::Ddpm => chain::steps(process, &ddpm::Ddpm, timesteps, first),
+            Sampler::Ddim { eta } => chain::steps(process, &ddim::Ddim { eta: *eta }, timesteps, first),
+            Sampler::UnClip => chain::steps(process, &ddpm::UnClip, timesteps, first),
+            Sampler::DpmSolver(method) => run.steps(method),
+            Sampler::UniPc(method) => run.steps(method),
+            Sampler::Deis(method) => run.steps(method),
+            Sampler::Heun(method) => run.steps(method),
+            Sampler::Euler(method) => run.steps(method),
+            Sampler::EulerAncestral => run.steps(&euler::EulerAncestral),
+            Sampler::Pndm(method) => method.steps(&run),
         }
     }
 }
 
-/// A scheduler class of diffusers: what its JSON says.
-pub struct Class {
-    /// `_class_name`.
-    pub name: &'static str,
-    /// The sampler with its settings.
-    pub sampler: fn(&Json<'_>) -> Result<Sampler>,
-    /// What happens to x̂0.
-    pub clip: fn(&Json<'_>) -> Result<Thresholding>,
-    /// `timestep_spacing` where the file does not say; fractional: it has no such key.
-    pub spacing: Spacing,
-    /// `beta_start` and `beta_end` where the file does not say.
-    pub betas: (f64, f64),
-    /// It has the key `rescale_betas_zero_snr`.
-    pub rescales: bool,
-    /// It knows the β schedule `exp`.
-    pub exp: bool,
-}
+/// Reads a sampler's settings of a class.
+pub(super) type ReadSampler = fn(&Json<'_>) -> Result<Sampler>;
 
-impl Class {
-    /// What most solvers have.
-    const SOLVER: Class = Class {
-        name: "",
-        sampler: |_| Ok(Sampler::EulerAncestral),
-        clip: |_| Ok(Thresholding::None),
-        spacing: Spacing::Linspace,
-        betas: (0.0001, 0.02),
-        rescales: true,
-        exp: false,
-    };
-}
-
-/// The diffusers schedulers that are read.
-pub(super) static CLASSES: &[&Class] = &[
-    &ddpm::CLASS,
-    &ddim::CLASS,
-    &ddpm::UNCLIP,
-    &dpm_solver::CLASS,
-    &unipc::CLASS,
-    &deis::CLASS,
-    &pndm::CLASS,
-    &heun::CLASS,
-    &euler::CLASS,
-    &euler::ANCESTRAL,
+/// The diffusers schedulers that are read, and what of them is the sampler.
+pub(super) static CLASSES: &[(&Class, ReadSampler)] = &[
+    (&ddpm::CLASS, |_| Ok(Sampler::Ddpm)),
+    (&ddim::CLASS, |_| Ok(Sampler::Ddim { eta: 0.0 })),
+    (&ddpm::UNCLIP, |_| Ok(Sampler::UnClip)),
+    (&dpm_solver::CLASS, |json| dpm_solver::read(json).map(Sampler::DpmSolver)),
+    (&unipc::CLASS, |json| unipc::read(json).map(Sampler::UniPc)),
+    (&deis::CLASS, |json| deis::read(json).map(Sampler::Deis)),
+    (&pndm::CLASS, |json| pndm::read(json).map(Sampler::Pndm)),
+    (&heun::CLASS, |json| heun::read(json).map(Sampler::Heun)),
+    (&euler::CLASS, |json| euler::read(json).map(Sampler::Euler)),
+    (&euler::ANCESTRAL, |_| Ok(Sampler::EulerAncestral)),
 ];

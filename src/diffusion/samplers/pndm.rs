@@ -2,24 +2,21 @@
 //! step DDIM's with that output. A run begins with three steps of Runge and Kutta's method, four calls each, or with
 //! outputs of lower orders (PLMS).
 
-use super::solver::{Call, assembled, epsilon, remembered, spacing_of};
-use super::{Class, Sampler};
-use crate::diffusion::config::{SchedulerConfig, Timesteps};
+use super::class::Class;
+use super::rule::epsilon;
+use super::solver::{Asked, Call, remembered};
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::process::{PredictionType, Thresholding};
 use crate::diffusion::schedule::{Schedule, Spacing};
 use crate::diffusion::step::{Row, Step};
+use crate::diffusion::timesteps::Timesteps;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// Its diffusers scheduler.
-pub(super) static CLASS: Class = Class {
-    name: "PNDMScheduler",
-    sampler: read,
-    spacing: Spacing::Leading,
-    rescales: false,
-    ..Class::SOLVER
-};
+pub(super) static CLASS: Class =
+    Class { name: "PNDMScheduler", spacing: Spacing::Leading, rescales: false, ..Class::SOLVER };
 
 /// Tensors of the memory: the last three outputs, newest first; the sample before a step of several calls; the weighted sum
 /// of the outputs in one of Runge and Kutta's.
@@ -37,27 +34,22 @@ pub struct Pndm {
     pub set_alpha_to_one: bool,
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
-    Ok(Sampler::Pndm(Pndm {
+pub fn read(json: &Json<'_>) -> Result<Pndm> {
+    Ok(Pndm {
         skip_prk_steps: json.boolean("skip_prk_steps", false)?,
         set_alpha_to_one: json.boolean("set_alpha_to_one", false)?,
-    }))
+    })
 }
 
 impl Pndm {
-    /// See [`Sampler::steps`].
-    pub(super) fn steps(
-        &self,
-        config: &SchedulerConfig,
-        sampler: &Sampler,
-        timesteps: &Timesteps,
-        first: usize,
-    ) -> Result<Vec<Step>> {
-        let spacing = match spacing_of(config, sampler, Spacing::Leading) {
+    /// The calls of a run.
+    pub(super) fn steps(&self, asked: &Asked<'_>) -> Result<Vec<Step>> {
+        let Asked { process: config, timesteps, first, .. } = *asked;
+        let spacing = match asked.spacing(Spacing::Leading) {
             Spacing::Fractional => Spacing::Leading,
             spacing => spacing,
         };
-        let list = timesteps.resolve(&SchedulerConfig { spacing, ..config.clone() })?;
+        let list = timesteps.resolve(&Process { spacing, ..config.clone() })?;
         let stride = match timesteps {
             Timesteps::Count(count) => Some(config.num_train_timesteps / count),
             _ => None,
@@ -77,7 +69,7 @@ impl Pndm {
             false => chain.plms(first),
         };
         let remembers = if self.skip_prk_steps { SUM } else { SUM + 1 };
-        let assembled = |call: Call| assembled(config, sampler, call, (remembers, false, false));
+        let assembled = |call: Call| asked.assembled(call, (remembers, false, false));
         calls.into_iter().map(assembled).collect::<Result<Vec<Step>>>()
     }
 }

@@ -109,3 +109,8 @@ pub fn prediction(prediction: PredictionType, t: f64, signal: f64, noise: f64) -
         PredictionType::VPrediction => Ok([signal, -noise, noise, signal]),
     }
 }
+
+/// ε of a call, from x and the clipped x̂0. (Beside a large x it has few digits; unclipped it is [`Row::EPS`].)
+pub fn epsilon(signal: f64, noise: f64) -> Row {
+    Row::X * (1.0 / noise) - Row::X0 * (signal / noise)
+}

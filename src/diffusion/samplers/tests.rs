@@ -5,8 +5,14 @@ use std::path::Path;
 use super::*;
 use crate::diffusion::reference::{Inputs, apply_remembering};
 use crate::diffusion::step::{MEMORY, Row};
-use crate::diffusion::{Step, Timesteps, Variance, steps, steps_from};
+use crate::diffusion::{SchedulerConfig, Spacing, Step, Timesteps, Variance, steps, steps_from};
 use crate::error::{Error, Part};
+
+/// A config with some of it changed.
+fn with(mut config: SchedulerConfig, change: impl FnOnce(&mut SchedulerConfig)) -> SchedulerConfig {
+    change(&mut config);
+    config
+}
 
 fn config(json: &str) -> SchedulerConfig {
     SchedulerConfig::from_json(Path::new("s.json"), json).unwrap()
@@ -77,9 +83,14 @@ fn runs_begin_anywhere_without_a_memory() {
             assert_eq!(list[0].coefficients.next.memory, [0.0; MEMORY], "{sampler:?} from {first}");
             assert_eq!((list[0].step, list.last().unwrap().step), (first, 11), "{sampler:?}");
             assert!(list.windows(2).all(|pair| pair[1].step - pair[0].step <= 1), "{sampler:?}");
+            if first == 11 && matches!(sampler, Sampler::Pndm(_)) {
+                // Its last step stays at timestep 0.
+                continue;
+            }
             let found = follow(&list, vec![0.9, -0.4], &x0);
+            // DEIS, PNDM and PLMS end at the noise of timestep 0, √β_0 = 0.01 of an ε that is 2.3 here.
             assert!(
-                found.iter().zip(&x0).all(|(a, b)| (a - b).abs() < 0.02),
+                found.iter().zip(&x0).all(|(a, b)| (a - b).abs() < 0.025),
                 "{sampler:?} from {first}: {found:?}"
             );
         }
@@ -111,7 +122,10 @@ fn no_row_takes_more_of_the_memory_than_there_is() {
 fn own_timesteps_may_be_the_spaced_ones() {
     for name in ["dpmsolver++", "unipc", "deis", "euler", "euler-ancestral", "heun"] {
         let sampler = Sampler::named(name, 0.0).unwrap();
-        let file = SchedulerConfig { spacing: Spacing::Leading, spacing_said: true, ..file("epsilon") };
+        let file = with(file("epsilon"), |c| {
+            c.spacing = Spacing::Leading;
+            c.spacing_said = true;
+        });
         let spaced = steps(&file, &sampler, 10).unwrap();
         let mut list: Vec<usize> = spaced.iter().map(|step| step.timestep as usize).collect();
         list.dedup();
@@ -135,7 +149,10 @@ fn a_spacing_that_is_said_is_kept() {
 #[test]
 fn runs_begin_at_their_first_level() {
     let of = |sampler: &Sampler, spacing| {
-        let file = SchedulerConfig { spacing, spacing_said: true, ..file("epsilon") };
+        let file = with(file("epsilon"), |c| {
+            c.spacing = spacing;
+            c.spacing_said = true;
+        });
         steps(&file, sampler, 10).unwrap()[0]
     };
     for sampler in solvers() {

@@ -1,11 +1,11 @@
 //! UniPC (Zhao et al. 2023, arXiv:2302.04867): a multistep predictor, and a corrector that takes the step before once more
 //! with what the network says at its end, so that a call of the network serves both.
 
+use super::class::Class;
 use super::levels::{Grid, Levels, Sigmas, Times};
 use super::solver::{Call, Solver, remembered};
-use super::{Class, Sampler};
-use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::json::Json;
+use crate::diffusion::process::Process;
 use crate::diffusion::process::Thresholding;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::step::Row;
@@ -16,7 +16,6 @@ use serde_json::Value;
 /// Its diffusers scheduler.
 pub(super) static CLASS: Class = Class {
     name: "UniPCMultistepScheduler",
-    sampler: read,
     clip: |json| match json.boolean("predict_x0", true)? {
         true => json.thresholding(),
         // there it is read and not done
@@ -65,7 +64,7 @@ impl Default for UniPc {
     }
 }
 
-fn read(json: &Json<'_>) -> Result<Sampler> {
+pub fn read(json: &Json<'_>) -> Result<UniPc> {
     use BFunction::{Bh1, Bh2};
     let usual = UniPc::default();
     json.refuse("solver_p")?;
@@ -79,18 +78,18 @@ fn read(json: &Json<'_>) -> Result<Sampler> {
         let bits = bits.ok_or_else(|| json.error("disable_corrector", what()))?;
         uncorrected = bits.into_iter().fold(0, |all, bit| all | bit);
     }
-    Ok(Sampler::UniPc(UniPc {
+    Ok(UniPc {
         order: json.unsigned("solver_order", usual.order, 1..=3)?,
         b: json.choice("solver_type", Some(usual.b), &types)?,
         predict_x0: json.boolean("predict_x0", usual.predict_x0)?,
         lower_order_final: json.boolean("lower_order_final", usual.lower_order_final)?,
         uncorrected,
         sigmas: Sigmas { spread: Sigmas::read(json)?, last: Sigmas::read_last(json)? },
-    }))
+    })
 }
 
 impl Solver for UniPc {
-    fn grid(&self, _: &SchedulerConfig) -> Grid {
+    fn grid(&self, _: &Process) -> Grid {
         Grid { times: Times::Whole { rounded: true }, ends_at_own: true, ..Grid::fractions(self.sigmas) }
     }
 
@@ -196,9 +195,8 @@ fn solve(places: &[f64], moments: &[f64]) -> Vec<f64> {
         for row in 0..n {
             if row != column {
                 let factor = rows[row][column] / rows[column][column];
-                for k in column..=n {
-                    rows[row][k] -= factor * rows[column][k];
-                }
+                let lead = rows[column].clone();
+                rows[row].iter_mut().zip(lead).skip(column).for_each(|(value, lead)| *value -= factor * lead);
             }
         }
     }

@@ -78,8 +78,7 @@ impl Sampler {
         "euler-ancestral",
     ];
 
-    /// The sampler of a name with its usual settings, DDIM with this η. Heun's is on the noise levels of its paper: on those of
-    /// a cosine schedule's timesteps its first step is too long.
+    /// The sampler of a name with its usual settings, DDIM with this η.
     pub fn named(name: &str, eta: f64) -> Option<Sampler> {
         Some(match name {
             "ddpm" => Sampler::Ddpm,
@@ -92,7 +91,7 @@ impl Sampler {
             "deis" => Sampler::Deis(Deis::default()),
             "pndm" => Sampler::Pndm(Pndm::default()),
             "plms" => Sampler::Pndm(Pndm { skip_prk_steps: true, ..Pndm::default() }),
-            "heun" => Sampler::Heun(Heun { spread: Spread::Karras }),
+            "heun" => Sampler::Heun(Heun::default()),
             "euler" => Sampler::Euler(Euler::default()),
             "euler-ancestral" => Sampler::EulerAncestral,
             _ => return None,

@@ -16,50 +16,12 @@ override WG: u32 = 64u;
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.y;
-    let width = (p.in_a + p.in_b) / p.groups;
-    let count = f32(width) * f32(p.pixels);
-    // Narrow groups: `step` pixels at once, some lanes idle where the width does not divide WG.
-    let step = max(WG / width, 1u);
-    let first = lane / width;
-    let start = select(p.pixels, min(first, p.pixels), first < step);
-    let visits = (p.pixels + step - 1u - start) / step;
-    let own = group.x * width + lane % width;
-    let end = group.x * width + width;
-    let whole = visits & ~3u;
-
-    var sum = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            s = s + visit(w, i);
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            s.x = s.x + visit_one(w, i);
-        }
-        sum = sum + (s.x + s.y) + (s.z + s.w);
-    }
-    let mean = workgroup_sum(sum, lane) / count;
-
-    var squares = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            let d = visit(w, i) - mean;
-            s = s + d * d;
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            let d = visit_one(w, i) - mean;
-            s.x = s.x + d * d;
-        }
-        squares = squares + (s.x + s.y) + (s.z + s.w);
-    }
-    squares = workgroup_sum(squares, lane);
+    let part = span(group.x, lane);
+    let found = moments(n, part, lane);
     if lane == 0u {
         let at = (n * p.groups + group.x) * 3u;
-        y[at] = count;
-        y[at + 1u] = mean;
-        y[at + 2u] = squares;
+        y[at] = part.count;
+        y[at + 1u] = found.mean;
+        y[at + 2u] = found.squares;
     }
 }

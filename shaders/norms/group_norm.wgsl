@@ -22,49 +22,13 @@ override WG: u32 = 64u;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.y;
     let channels = p.in_a + p.in_b;
-    let width = channels / p.groups;
-    let count = f32(width) * f32(p.pixels);
-    // Narrow groups: `step` pixels at once, some lanes idle where the width does not divide WG.
-    let step = max(WG / width, 1u);
-    let first = lane / width;
-    let start = select(p.pixels, min(first, p.pixels), first < step);
-    let visits = (p.pixels + step - 1u - start) / step;
-    let own = group.x * width + lane % width;
-    let end = group.x * width + width;
-    let whole = visits & ~3u;
+    let part = span(group.x, lane);
 
-    var sum = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            s = s + visit(w, i);
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            s.x = s.x + visit_one(w, i);
-        }
-        sum = sum + (s.x + s.y) + (s.z + s.w);
-    }
-    let mean = workgroup_sum(sum, lane) / count;
+    let found = moments(n, part, lane);
+    let rstd = 1.0 / sqrt(found.squares / part.count + p.eps);
 
-    var squares = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            let d = visit(w, i) - mean;
-            s = s + d * d;
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            let d = visit_one(w, i) - mean;
-            s.x = s.x + d * d;
-        }
-        squares = squares + (s.x + s.y) + (s.z + s.w);
-    }
-    let rstd = 1.0 / sqrt(workgroup_sum(squares, lane) / count + p.eps);
-
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
+    for (var c = part.own; c < part.end; c = c + WG) {
+        let w = walk(n, c, part.start, part.step);
         var factor = rstd * weight[c];
         var shift = bias[c];
         if p.has_emb != 0u {
@@ -73,18 +37,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             factor = factor * scale;
             shift = shift * scale + f32(emb[e + channels]);
         }
-        let out = (n * p.pixels + start) * channels + c;
-        let apart = step * channels;
-        for (var i = 0u; i < whole; i = i + 4u) {
-            let v = (visit(w, i) - mean) * factor + shift;
+        let out = (n * p.pixels + part.start) * channels + c;
+        let apart = part.step * channels;
+        for (var i = 0u; i < part.whole; i = i + 4u) {
+            let v = (visit(w, i) - found.mean) * factor + shift;
             let o = out + i * apart;
             y[o] = Elem(activate(v.x, p.act));
             y[o + apart] = Elem(activate(v.y, p.act));
             y[o + 2u * apart] = Elem(activate(v.z, p.act));
             y[o + 3u * apart] = Elem(activate(v.w, p.act));
         }
-        for (var i = whole; i < visits; i = i + 1u) {
-            y[out + i * apart] = Elem(activate((visit_one(w, i) - mean) * factor + shift, p.act));
+        for (var i = part.whole; i < part.visits; i = i + 1u) {
+            y[out + i * apart] = Elem(activate((visit_one(w, i) - found.mean) * factor + shift, p.act));
         }
     }
 }

@@ -60,64 +60,29 @@ fn passed_one(v: f32, at: u32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.y;
     let channels = p.in_a + p.in_b;
-    let width = channels / p.groups;
-    let count = f32(width) * f32(p.pixels);
-    let step = max(WG / width, 1u);
-    let first = lane / width;
-    let start = select(p.pixels, min(first, p.pixels), first < step);
-    let visits = (p.pixels + step - 1u - start) / step;
-    let own = group.x * width + lane % width;
-    let end = group.x * width + width;
-    let whole = visits & ~3u;
-    let out = (n * p.pixels + start) * channels;
-    let apart = step * channels;
+    let part = span(group.x, lane);
+    let out = (n * p.pixels + part.start) * channels;
+    let apart = part.step * channels;
 
-    var sum = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            s = s + visit(w, i);
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            s.x = s.x + visit_one(w, i);
-        }
-        sum = sum + (s.x + s.y) + (s.z + s.w);
-    }
-    let mean = workgroup_sum(sum, lane) / count;
-
-    var squares = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
-        var s = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            let d = visit(w, i) - mean;
-            s = s + d * d;
-        }
-        for (var i = whole; i < visits; i = i + 1u) {
-            let d = visit_one(w, i) - mean;
-            s.x = s.x + d * d;
-        }
-        squares = squares + (s.x + s.y) + (s.z + s.w);
-    }
-    let rstd = 1.0 / sqrt(workgroup_sum(squares, lane) / count + p.eps);
+    let found = moments(n, part, lane);
+    let rstd = 1.0 / sqrt(found.squares / part.count + p.eps);
 
     // Of rstd g and rstd g (x - mean), without the channel's factors until the end.
     var plain = 0.0;
     var by_distance = 0.0;
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
+    for (var c = part.own; c < part.end; c = c + WG) {
+        let w = walk(n, c, part.start, part.step);
         let k = affine(n, c, rstd);
         var s = vec4<f32>();
         var t = vec4<f32>();
-        for (var i = 0u; i < whole; i = i + 4u) {
-            let d = visit(w, i) - mean;
+        for (var i = 0u; i < part.whole; i = i + 4u) {
+            let d = visit(w, i) - found.mean;
             let g = passed(d * k.factor + k.shift, out + c + i * apart, apart);
             s = s + g;
             t = t + g * d;
         }
-        for (var i = whole; i < visits; i = i + 1u) {
-            let d = visit_one(w, i) - mean;
+        for (var i = part.whole; i < part.visits; i = i + 1u) {
+            let d = visit_one(w, i) - found.mean;
             let g = passed_one(d * k.factor + k.shift, out + c + i * apart);
             s.x = s.x + g;
             t.x = t.x + g * d;
@@ -125,24 +90,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         plain = plain + k.factor * ((s.x + s.y) + (s.z + s.w));
         by_distance = by_distance + k.factor * ((t.x + t.y) + (t.z + t.w));
     }
-    let level = workgroup_sum(plain, lane) / count;
-    let slope = workgroup_sum(by_distance, lane) / count * rstd * rstd;
+    let level = workgroup_sum(plain, lane) / part.count;
+    let slope = workgroup_sum(by_distance, lane) / part.count * rstd * rstd;
 
-    for (var c = own; c < end; c = c + WG) {
-        let w = walk(n, c, start, step);
+    for (var c = part.own; c < part.end; c = c + WG) {
+        let w = walk(n, c, part.start, part.step);
         let k = affine(n, c, rstd);
-        for (var i = 0u; i < whole; i = i + 4u) {
+        for (var i = 0u; i < part.whole; i = i + 4u) {
             let at = out + c + i * apart;
-            let d = visit(w, i) - mean;
+            let d = visit(w, i) - found.mean;
             let dx = passed(d * k.factor + k.shift, at, apart) * k.factor - (d * slope + level);
             store_at(at, channels, dx.x);
             store_at(at + apart, channels, dx.y);
             store_at(at + 2u * apart, channels, dx.z);
             store_at(at + 3u * apart, channels, dx.w);
         }
-        for (var i = whole; i < visits; i = i + 1u) {
+        for (var i = part.whole; i < part.visits; i = i + 1u) {
             let at = out + c + i * apart;
-            let d = visit_one(w, i) - mean;
+            let d = visit_one(w, i) - found.mean;
             store_at(at, channels, passed_one(d * k.factor + k.shift, at) * k.factor - (d * slope + level));
         }
     }

@@ -33,7 +33,7 @@ pub(crate) const ACTIVATION: &str = wgsl!("shared/activation");
 pub(crate) const ACTIVATION_DERIVATIVE: &str = wgsl!("shared/activation_derivative");
 /// `shaders/shared/store_at.wgsl`: an element, with epilogue, to y.
 pub(crate) const STORE_AT: &str = wgsl!("shared/store_at");
-/// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm.
+/// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm, and a group's moments.
 pub(crate) const GROUP_WALK: &str = wgsl!("shared/group_walk");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
 pub(crate) const EPILOGUE: &str = wgsl!("shared/epilogue");

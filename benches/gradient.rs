@@ -26,6 +26,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[path = "common/profile.rs"]
+mod common;
+
 /// Rounds of which the median counts.
 const RUNS: usize = 5;
 
@@ -124,17 +127,7 @@ fn profile(device: &Device, weights: &Weights, scalar: &Scalar, shape: [usize; 4
     let graph = score_graph(shape, scalar, u64::MAX).expect("a gradient");
     let options = ProgramOptions { accurate: true, ..Default::default() };
     let mut program = device.program(graph, weights, &options).expect("it fits");
-    program.run(&mut |_| true).expect("it runs");
-    let mut by_shader: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
-    for t in program.profile().expect("it runs") {
-        let (nodes, seconds, flops) = by_shader.entry(t.shader).or_default();
-        (*nodes, *seconds, *flops) = (*nodes + 1, *seconds + t.seconds, *flops + t.cost.flops);
-    }
-    let mut rows: Vec<_> = by_shader.into_iter().collect();
-    rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
-    for (shader, (nodes, seconds, flops)) in rows {
-        println!("{shader:28} {nodes:4} {:9.2} ms {:7.1} GFLOP/s", 1e3 * seconds, flops / seconds * 1e-9);
-    }
+    common::profile("classifier and its gradient", &mut program);
 }
 
 /// The published sizes of GLIDE's picture encoder.

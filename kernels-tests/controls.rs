@@ -128,15 +128,7 @@ fn compare_step(clip: Thresholding, variance: Variance, guidance: Option<f64>) -
     if matches!(clip, Thresholding::Dynamic { .. }) {
         quantile(&mut g, &x_in, &out_in, &numbers, None);
     }
-    let inputs = StepInputs {
-        out: &out_in,
-        noise: &z_in,
-        numbers: &numbers,
-        lead: None,
-        memory: None,
-        fault: &fault,
-        held: false,
-    };
+    let inputs = StepInputs::plain(&out_in, &z_in, &numbers, &fault);
     let x0_out = step(&mut g, &x_in, &inputs);
     let mut numbers = coefficients(&a_step(clip, variance), guidance.unwrap_or(1.0)).to_vec();
     numbers.extend([0.0; 3]);

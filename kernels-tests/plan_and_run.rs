@@ -14,7 +14,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn golden(name: &str) -> PathBuf {
+pub fn golden(name: &str) -> PathBuf {
     folder("kernels-tests/goldens").join(name)
 }
 
@@ -23,7 +23,7 @@ fn options() -> LoadOptions {
 }
 
 /// A picture of slow waves.
-fn waves(width: usize, height: usize) -> Picture {
+pub fn waves(width: usize, height: usize) -> Picture {
     let at = |i: usize| ((i / 3 % width) as f32 / 7.0 + (i / 3 / width) as f32 / 5.0 + i as f32 % 3.0).sin();
     let values = (0..3 * width * height).map(at).collect();
     Picture { width, height, channels: 3, values, rounding: Default::default() }

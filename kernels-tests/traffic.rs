@@ -1,30 +1,20 @@
 //! What passes between the host and a GPU in a step, once a run is under way: submissions, waits, bytes.
 
 use crate::device::on_gpu;
+use crate::plan_and_run::{golden, waves};
 use ancestral::guidance::{Direction, State};
 use ancestral::internals::device::Device;
 use ancestral::internals::device::ledger::{Traffic, traffic};
 use ancestral::internals::diffusion::numbers::COUNT;
 use ancestral::{
-    Bundled, Clip, DeviceChoice, Engine, LoadOptions, Mask, Picture, PriorKind, Resampling, Sampler,
-    Settings, UnClipSettings,
+    Bundled, Clip, DeviceChoice, Engine, LoadOptions, Mask, PriorKind, Resampling, Sampler, Settings,
+    UnClipSettings,
 };
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn options(device: &Device) -> LoadOptions {
     let Device::Gpu(gpu) = device else { panic!("a GPU") };
     LoadOptions { device: DeviceChoice::Existing(gpu.clone()), ..LoadOptions::default() }
-}
-
-fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens").join(name)
-}
-
-fn waves(width: usize, height: usize) -> Picture {
-    let at = |i: usize| ((i / 3 % width) as f32 / 7.0 + (i / 3 / width) as f32 / 5.0 + i as f32 % 3.0).sin();
-    let values = (0..3 * width * height).map(at).collect();
-    Picture { width, height, channels: 3, values, rounding: Default::default() }
 }
 
 /// A stage, its size, the steps that are done, and what passed so far.

@@ -153,15 +153,7 @@ fn light() -> Vec<Case> {
         sized("step", "256x256", |m| {
             let (x, out, numbers) = step_inputs(m);
             let (noise, fault) = (m.f32(&[1, 256, 256, 3]), m.f32(&[1]));
-            let inputs = StepInputs {
-                out: &out,
-                noise: &noise,
-                numbers: &numbers,
-                lead: None,
-                memory: None,
-                fault: &fault,
-                held: false,
-            };
+            let inputs = StepInputs::plain(&out, &noise, &numbers, &fault);
             step(&mut m.g, &x, &inputs)
         }),
         sized("steer", "256x256", |m| {

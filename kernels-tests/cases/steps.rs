@@ -129,13 +129,10 @@ fn record_step(m: &mut Maker, p: &Pictures, s: &Step, taken: Taken) -> Tensor {
     let fault = m.given(&[1], Storage::F32, vec![0.0]);
     let tensor = lead(m, p);
     let inputs = StepInputs {
-        out: &out,
-        noise: &noise,
-        numbers: &numbers,
         lead: tensor.as_ref().map(|tensor| Lead { tensor, steered: p.steered, kept: p.kept }),
         memory: memory.as_ref(),
-        fault: &fault,
         held: taken.held,
+        ..StepInputs::plain(&out, &noise, &numbers, &fault)
     };
     let x0 = step(&mut m.g, &x, &inputs);
     m.g.output("x0", &x0);

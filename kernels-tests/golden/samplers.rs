@@ -196,15 +196,8 @@ impl Kernel {
         if dynamic {
             quantile(&mut g, &sample, &out, &numbers, None);
         }
-        let inputs = StepInputs {
-            out: &out,
-            noise: &noise,
-            numbers: &numbers,
-            lead: None,
-            memory: remembered.as_ref(),
-            fault: &fault,
-            held: false,
-        };
+        let inputs =
+            StepInputs { memory: remembered.as_ref(), ..StepInputs::plain(&out, &noise, &numbers, &fault) };
         let x0 = step_node(&mut g, &sample, &inputs);
         g.output("x0", &x0);
         let mut program = device.program(g, &Weights::none(), &OPTIONS).map_err(text)?;

@@ -221,15 +221,7 @@ fn threshold(layer: &mut Layer<'_>) -> Checked {
     let out = layer.given(&x.shape, Storage::Elem, vec![0.0; x.len()]);
     let noise = layer.given(&x.shape, Storage::F32, vec![0.0; x.len()]);
     quantile(&mut layer.g, &x, &out, &numbers, None);
-    let inputs = StepInputs {
-        out: &out,
-        noise: &noise,
-        numbers: &numbers,
-        lead: None,
-        memory: None,
-        fault: &fault,
-        held: false,
-    };
+    let inputs = StepInputs::plain(&out, &noise, &numbers, &fault);
     let x0 = step(&mut layer.g, &x, &inputs);
     // The next sample and the clipped x̂₀ are the same here.
     let (shape, values) = layer.entry.get("y")?;

@@ -2,7 +2,6 @@
 //! and a run to it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A program's part in a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +88,6 @@ pub(super) fn uploaded(bytes: u64) {
         traffic.weights += bytes;
         traffic.uploaded += bytes;
     });
-}
-
-/// A number for a new program.
-pub(super) fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Notes a run, where somebody counts.

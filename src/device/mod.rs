@@ -7,6 +7,7 @@ pub mod ledger;
 mod limits;
 mod memory;
 mod nmse;
+mod number;
 mod options;
 mod program;
 mod shelf;
@@ -19,6 +20,7 @@ pub use budget::{ASSUMED, Memory};
 pub use gpu::{Choices, Fault, Gpu, Measuring};
 pub use limits::DeviceLimits;
 pub use nmse::nmse;
+pub(crate) use number::number;
 pub use options::{Keep, Monitor, ProgramOptions, Variants};
 pub use program::{NodeTime, Program};
 pub use shelf::Shelf;
@@ -209,7 +211,7 @@ impl Device {
                 Backend::Gpu(Box::new(gpu.program(&graph, weights, options.precision, &kept)?))
             }
         };
-        let program = Program { graph, backend, number: ledger::number(), fault: None };
+        let program = Program { graph, backend, number: number(), fault: None };
         ledger::uploaded(program.lease().uploaded);
         Ok(program)
     }

@@ -1,6 +1,7 @@
 //! Programs that are idle.
 
-use super::budget::{Idle, Memory, forget, now, owner};
+use super::budget::{Idle, Memory, forget, now};
+use super::number::number;
 use std::marker::PhantomData;
 
 /// Programs of one kind that lie ready for their owner's next run, each within its device's budget.
@@ -11,7 +12,7 @@ pub struct Shelf<T> {
 
 impl<T: Send + 'static> Default for Shelf<T> {
     fn default() -> Self {
-        Shelf { owner: owner(), kind: PhantomData }
+        Shelf { owner: number(), kind: PhantomData }
     }
 }
 

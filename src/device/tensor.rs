@@ -2,8 +2,8 @@
 
 use super::gpu::adapter::Gpu;
 use super::ledger;
+use super::number::number;
 use crate::error::Result;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A value on a device, or a part of one. Clones are the same value; programs bind it as an input or an output, so that
@@ -25,12 +25,6 @@ pub struct DeviceTensor {
 pub(super) enum Place {
     Cpu(Arc<RwLock<Vec<f32>>>),
     Gpu(Gpu, wgpu::Buffer),
-}
-
-/// A number for a new value.
-fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl DeviceTensor {
@@ -103,15 +97,11 @@ impl DeviceTensor {
             Place::Gpu(gpu, buffer) => {
                 ledger::count(|traffic| traffic.uploaded += self.bytes());
                 gpu.scoped("the writing of a tensor", || {
-                    gpu.write_values(buffer, self.element(0), values, self.half);
+                    gpu.write_values(buffer, self.first, values, self.half);
                     Ok(())
                 })
             }
         }
-    }
-
-    fn element(&self, i: usize) -> usize {
-        self.first + i
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! A checkpoint's tensors on the devices: what programs hold of them.
 
 use super::budget::{self, Charge, Held, Memory, now};
+use super::number::number;
 use super::weight_key::{Copied, Mix, WeightKey};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Repack, Source, Storage, TensorId, WeightPart};
@@ -30,7 +31,7 @@ impl Weights {
     }
 
     fn of(checkpoint: Option<Checkpoint>) -> Self {
-        Weights { checkpoint, number: budget::owner(), mix: Mix::default() }
+        Weights { checkpoint, number: number(), mix: Mix::default() }
     }
 
     /// The file or files. Errors: there are [none](Self::none), and the graph reads the weight.

@@ -11,6 +11,7 @@
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
 use super::denoiser::{Parts, distinct, record_hand_over};
+use super::sampler::jumps;
 use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
 use crate::device::{Device, DeviceLimits};
 use crate::diffusion::Step;
@@ -148,7 +149,7 @@ impl NetworkCost {
             }
             graphs.push(("update", runs, record_step(kind, shape, &out)));
         }
-        let back = steps.iter().skip(1).filter(|step| step.begins).count();
+        let back = jumps(steps);
         let put = if matches!(keeps, Some(Keeping::Sample(_))) { count } else { 0 };
         if back + put > 0 {
             graphs.push(("renoise", back + put, record_renoise(shape)));

@@ -96,6 +96,8 @@ pub struct Denoiser {
     times: Times,
     step: Program,
     pub(super) stepper: Stepper,
+    /// What hands it the pictures that it enlarges, once it has.
+    hand_over: Option<(HandOver, Program)>,
     /// Every input of the network.
     inputs: Vec<String>,
 }
@@ -175,8 +177,21 @@ impl Denoiser {
         let ends = [step.value("x"), step.value("out")];
         let stepper = Stepper::new(device, options, (shape, &out_shape), ends)?;
         let (device, weights, network) = (device.clone(), weights.clone(), network.clone());
-        let (options, fresh) = (*options, false);
-        Ok(Denoiser { device, weights, options, network, shape, once, fresh, times, step, stepper, inputs })
+        let (options, fresh, hand_over) = (*options, false, None);
+        Ok(Denoiser {
+            device,
+            weights,
+            options,
+            network,
+            shape,
+            once,
+            fresh,
+            times,
+            step,
+            stepper,
+            hand_over,
+            inputs,
+        })
     }
 
     /// The device it was made for.
@@ -236,8 +251,14 @@ impl Denoiser {
     ///
     /// Errors: a device that fails.
     pub fn enlarge(&mut self, work: &mut Work, pictures: &DeviceTensor, how: HandOver) -> Result<()> {
-        let mut program =
-            self.device.program(record_hand_over(self.shape, how), &Weights::none(), &self.options)?;
+        let program = match self.hand_over.take().filter(|(made_for, _)| *made_for == how) {
+            Some(made) => self.hand_over.insert(made),
+            None => {
+                let graph = record_hand_over(self.shape, how);
+                self.hand_over.insert((how, self.device.program(graph, &Weights::none(), &self.options)?))
+            }
+        };
+        let program = &mut program.1;
         program.bind("pictures", pictures)?;
         let here = |program: &&Program| program.graph().find_input("low_res").is_some();
         for taker in [&self.once, &self.times.program, &self.step].into_iter().filter(here) {
@@ -343,10 +364,23 @@ impl Denoiser {
     ) -> Result<()> {
         let mut work = self.device.work();
         self.stepper.begin(&mut work, step.coefficients.memory_len, Default::default())?;
-        self.see(&mut work, std::slice::from_ref(step), monitor)?;
-        self.stepper.set(&mut work, step, guidance_scale)?;
-        self.stepper.set_noise(&mut work, z)?;
-        self.stepper.advance(&mut work, Kind::of(step), monitor)?;
+        self.step_alone(&mut work, std::slice::from_ref(step), guidance_scale, z, monitor)
+    }
+
+    /// The first of `upcoming` steps in a run that was begun, with nothing that leads it; waits for it.
+    pub(super) fn step_alone(
+        &mut self,
+        work: &mut Work,
+        upcoming: &[Step],
+        guidance_scale: f64,
+        z: &[f32],
+        monitor: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<()> {
+        let Some(step) = upcoming.first() else { return Ok(()) };
+        self.see(work, upcoming, monitor)?;
+        self.stepper.set(work, step, guidance_scale)?;
+        self.stepper.set_noise(work, z)?;
+        self.stepper.advance(work, Kind::of(step), monitor)?;
         work.finish()
     }
 }

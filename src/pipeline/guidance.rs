@@ -2,7 +2,7 @@
 
 use super::stepper::Stepper;
 use crate::device::{
-    Device, DeviceTensor, Keep, Monitor, Program, ProgramOptions, Shelf, Variants, Weights, Work,
+    Device, DeviceTensor, Keep, Monitor, Program, ProgramOptions, Shelf, Variants, Weights, Work, number,
 };
 use crate::diffusion::{ScoreShifts, Step};
 use crate::error::{Result, request};
@@ -14,7 +14,6 @@ use crate::kernels::Precision;
 use crate::models::network::Shape;
 use crate::settings::guidance::{DeviceDirection, DeviceState, Direction, Guidance, Guide, State, Toward};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What guides say of a step.
 pub(super) struct Lead<'a> {
@@ -121,12 +120,6 @@ struct Made {
     version: Option<u64>,
 }
 
-/// A number for values of inputs.
-fn version() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
 /// In f32, since small gradients leave f16's range, and accurately, since a score is small beside what it is made of.
 pub(crate) const OPTIONS: ProgramOptions = ProgramOptions {
     precision: Precision::F32,
@@ -168,7 +161,7 @@ impl GraphGuidance {
     /// [`GraphGuidance::set`].
     pub fn new(device: &Device, weights: Arc<Weights>, scalar: Arc<Scalar>) -> Self {
         let (device, inputs, idle) = (device.clone(), Vec::new(), Arc::default());
-        let version = version();
+        let version = number();
         GraphGuidance { device, weights, scalar, inputs, version, budget: MEMORY_BUDGET, idle }
     }
 
@@ -182,7 +175,7 @@ impl GraphGuidance {
     pub fn set(&mut self, input: &str, values: Vec<f32>) {
         self.inputs.retain(|(name, _)| name != input);
         self.inputs.push((input.to_string(), values));
-        self.version = version();
+        self.version = number();
     }
 
     /// The program for samples of a shape, with all inputs set but the sample and its timestep.

@@ -66,14 +66,18 @@ pub fn initial_noise(noise: &mut dyn Noise, shape: Shape) -> Vec<f32> {
     channels_last(&noise.draw(pictures, channels, height, width), channels, height, width)
 }
 
+/// How often a run goes back: a step begins anew where it is not the first.
+pub(super) fn jumps(steps: &[Step]) -> usize {
+    steps.iter().skip(1).filter(|step| step.begins).count()
+}
+
 /// How often a run draws noise: for each step that adds some, each time it goes back, and each picture that is put in.
 fn draws(steps: &[Step], puts: bool) -> usize {
     let of = |step: &Step| {
         let put = puts && step.alpha_bar_after < 1.0;
         usize::from(step.draws_noise) + usize::from(put)
     };
-    let back = steps.iter().skip(1).filter(|step| step.begins).count();
-    back + steps.iter().map(of).sum::<usize>()
+    jumps(steps) + steps.iter().map(of).sum::<usize>()
 }
 
 impl Denoiser {
@@ -153,11 +157,7 @@ impl Denoiser {
                     let done = i as f32 + (k as f32 + share) / evaluations as f32;
                     on_step(StepDone { done, steps: inverses.len(), estimate: None })
                 };
-                self.see(&mut work, &inverses[i..], &mut monitor)?;
-                self.stepper.set(&mut work, &inverses[i], guidance_scale)?;
-                self.stepper.set_noise(&mut work, &x)?;
-                self.stepper.advance(&mut work, Kind::of(&inverses[i]), &mut monitor)?;
-                work.finish()?;
+                self.step_alone(&mut work, &inverses[i..], guidance_scale, &x, &mut monitor)?;
                 let next = self.stepper.x.read()?;
                 searches
                     .iter_mut()

@@ -84,13 +84,10 @@ pub(super) fn record_step(kind: Kind, shape: Shape, out: &[usize]) -> Graph {
         quantile(&mut g, &x, &out, &numbers, lead.as_ref());
     }
     let inputs = StepInputs {
-        out: &out,
-        noise: &noise,
-        numbers: &numbers,
         lead,
         memory: memory.as_ref(),
-        fault: &fault,
         held: kind.held,
+        ..StepInputs::plain(&out, &noise, &numbers, &fault)
     };
     let x0 = step(&mut g, &x, &inputs);
     g.output("x0", &x0);

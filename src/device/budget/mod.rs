@@ -387,9 +387,3 @@ fn gigabytes(bytes: u64) -> String {
         bytes => format!("{:.1} GB", bytes / 1e9),
     }
 }
-
-/// A number for a new owner of things on devices.
-pub(super) fn owner() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Relaxed)
-}

@@ -4,12 +4,12 @@ use super::cache::Cache;
 use super::choices::{Choices, Measuring};
 use super::submissions::Submissions;
 use crate::device::budget::{Memory, Usual};
+use crate::device::number::number;
 use crate::error::{Error, Result};
 use crate::kernels::{Precision, Shader};
 
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Told of each measurement.
@@ -188,11 +188,10 @@ impl Gpu {
         // One budget for all devices of a card, whatever their backend.
         let card = format!("{} {:x}:{:x} {}", info.name, info.vendor, info.device, info.device_pci_bus_id);
         let memory = Memory::of(card.trim_end(), || usual(&info, &device));
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (pipelines, choices, measuring) = (Mutex::default(), Mutex::default(), Mutex::default());
         Gpu {
             inner: Arc::new(Inner {
-                number: NEXT.fetch_add(1, Ordering::Relaxed),
+                number: number(),
                 info,
                 device,
                 queue,

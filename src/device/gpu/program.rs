@@ -125,6 +125,7 @@ impl Gpu {
         compiled?;
         uploaded?;
         self.wait("the upload of weights", None)?;
+        let (uniforms, offsets) = self.params(graph)?;
         let mut program = GpuProgram {
             gpu: self.clone(),
             precision,
@@ -133,11 +134,34 @@ impl Gpu {
             buffers,
             values,
             nodes: Vec::new(),
-            uniforms: self.buffer("no params", 0, wgpu::BufferUsages::UNIFORM)?,
+            uniforms,
             lease,
         };
-        program.record(graph)?;
+        program.record(graph, offsets)?;
         Ok(program)
+    }
+
+    /// The parameters of a graph's nodes, and where each node's begin.
+    fn params(&self, graph: &Graph) -> Result<(wgpu::Buffer, Vec<u64>)> {
+        let align = u64::from(self.device().limits().min_uniform_buffer_offset_alignment);
+        let offsets: Vec<u64> = graph
+            .nodes
+            .iter()
+            .scan(0, |at, node| {
+                let offset = *at;
+                *at += (node.params.len() as u64).div_ceil(align) * align;
+                Some(offset)
+            })
+            .collect();
+        let total = offsets.last().map_or(0, |last| last + align.max(256));
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = self.buffer("params", total, usage)?;
+        let mut bytes = vec![0; uniforms.size() as usize];
+        for (node, offset) in graph.nodes.iter().zip(&offsets) {
+            bytes[*offset as usize..][..node.params.len()].copy_from_slice(&node.params);
+        }
+        self.queue().write_buffer(&uniforms, 0, &bytes);
+        Ok((uniforms, offsets))
     }
 
     /// Compiles the shaders of a graph.
@@ -153,8 +177,10 @@ impl GpuProgram {
     /// The buffer and byte range a tensor is bound from.
     fn binding(&self, graph: &Graph, id: TensorId) -> Option<wgpu::BufferBinding<'_>> {
         let size = std::num::NonZeroU64::new(graph.info(id).bytes(self.precision))?;
-        if let Some(DeviceTensor { memory: Place::Gpu(_, buffer), first, half, .. }) = &self.values[id.0] {
-            let offset = *first as u64 * if *half { 2 } else { 4 };
+        if let Some(value) = &self.values[id.0]
+            && let Place::Gpu(_, buffer) = &value.memory
+        {
+            let offset = value.offset();
             // A whole one has the padding that shaders of quads want.
             return Some(wgpu::BufferBinding { buffer, offset, size: (offset > 0).then_some(size) });
         }
@@ -168,25 +194,7 @@ impl GpuProgram {
         })
     }
 
-    fn record(&mut self, graph: &Graph) -> Result<()> {
-        let align = u64::from(self.gpu.device().limits().min_uniform_buffer_offset_alignment);
-        let offsets: Vec<u64> = graph
-            .nodes
-            .iter()
-            .scan(0, |at, node| {
-                let offset = *at;
-                *at += (node.params.len() as u64).div_ceil(align) * align;
-                Some(offset)
-            })
-            .collect();
-        let total = offsets.last().map_or(0, |last| last + align.max(256));
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        self.uniforms = self.gpu.buffer("params", total, usage)?;
-        let mut bytes = vec![0; self.uniforms.size() as usize];
-        for (node, offset) in graph.nodes.iter().zip(&offsets) {
-            bytes[*offset as usize..][..node.params.len()].copy_from_slice(&node.params);
-        }
-        self.gpu.queue().write_buffer(&self.uniforms, 0, &bytes);
+    fn record(&mut self, graph: &Graph, offsets: Vec<u64>) -> Result<()> {
         for (node, params) in graph.nodes.iter().zip(offsets) {
             let pipeline = self.gpu.pipeline(node.shader(), self.precision)?;
             let cost = graph.node_cost(node);

@@ -2,14 +2,12 @@
 //! one, else by the difference of two lengths of a pass.
 
 use super::adapter::Gpu;
+use super::upload::STORAGE;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Source, TensorId, TensorInfo};
 use crate::kernels::Precision;
 use half::f16;
 use std::time::Instant;
-
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 /// What trials of a node share: its inputs and its output.
 pub(super) struct Shared {

@@ -142,6 +142,13 @@ pub struct StepInputs<'a> {
     pub held: bool,
 }
 
+impl<'a> StepInputs<'a> {
+    /// With nothing that leads the step and nothing remembered.
+    pub fn plain(out: &'a Tensor, noise: &'a Tensor, numbers: &'a Tensor, fault: &'a Tensor) -> Self {
+        StepInputs { out, noise, numbers, lead: None, memory: None, fault, held: false }
+    }
+}
+
 /// Takes x `[B, H, W, C]` a step further, in place; returns the clipped x̂₀ `[B, H, W, C]`.
 #[track_caller]
 pub fn step(g: &mut Graph, x: &Tensor, inputs: &StepInputs<'_>) -> Tensor {

@@ -1,5 +1,5 @@
 // winograd_input: v = Bᵀ d B for each 6 x 6 window d of the padded input, windows 4 apart: the first third of a 3 x 3
-// convolution by Winograd's F(4 x 4, 3 x 3) (Lavin & Gray 2015, arXiv:1509.09308)
+// convolution by Winograd's F(4 x 4, 3 x 3) (Lavin & Gray 2015, arXiv:1509.09308), points 0, ±√½, ±√2, ∞
 //   a  [N', H, W, in_a]  Elem   the first channels of the input; picture n reads picture n % N'
 //   b  [N', H, W, in_b]  Elem   the rest (a U-Net's skip connection); in_b may be 0
 //   v  [36, T, C]        Elem   T = N tiles_down tiles_across tiles of 4 x 4 output pixels, C = in_a + in_b
@@ -17,11 +17,11 @@ struct Params {
 
 // Bᵀ x
 fn transform(x: array<f32, 6>) -> array<f32, 6> {
-    let s = x[4] - 4.0 * x[2];
-    let t = x[3] - 4.0 * x[1];
-    let u = x[4] - x[2];
-    let w = 2.0 * (x[3] - x[1]);
-    return array<f32, 6>(4.0 * x[0] - 5.0 * x[2] + x[4], s + t, s - t, u + w, u - w, 4.0 * x[1] - 5.0 * x[3] + x[5]);
+    let s = x[4] - 2.0 * x[2];
+    let t = 0.70710678 * (x[3] - 2.0 * x[1]);
+    let u = x[4] - 0.5 * x[2];
+    let w = 1.41421356 * (x[3] - 0.5 * x[1]);
+    return array<f32, 6>(x[0] - 2.5 * x[2] + x[4], s + t, s - t, u + w, u - w, x[1] - 2.5 * x[3] + x[5]);
 }
 
 fn load(pixel: u32, c: u32) -> f32 {

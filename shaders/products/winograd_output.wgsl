@@ -1,5 +1,5 @@
 // winograd_output: y = epilogue(Aᵀ m A + bias) for each tile of 4 x 4 pixels: the last third of a 3 x 3 convolution by
-// Winograd's F(4 x 4, 3 x 3) (Lavin & Gray 2015, arXiv:1509.09308)
+// Winograd's F(4 x 4, 3 x 3) (Lavin & Gray 2015, arXiv:1509.09308), points 0, ±√½, ±√2, ∞
 //   m        [36, T, cols]     Elem   T = N tiles_down tiles_across
 //   bias     [cols]            f32
 //   operand  [N OH OW / operand_rows, cols]  Elem
@@ -19,10 +19,10 @@ struct Params {
 // Aᵀ x
 fn transform(x: array<f32, 6>) -> array<f32, 4> {
     let s = x[1] + x[2];
-    let d = x[1] - x[2];
+    let d = 0.70710678 * (x[1] - x[2]);
     let t = x[3] + x[4];
-    let e = x[3] - x[4];
-    return array<f32, 4>(x[0] + s + t, d + 2.0 * e, s + 4.0 * t, d + 8.0 * e + x[5]);
+    let e = 1.41421356 * (x[3] - x[4]);
+    return array<f32, 4>(x[0] + s + t, d + e, 0.5 * s + 2.0 * t, 0.5 * d + 2.0 * e + x[5]);
 }
 
 @compute @workgroup_size(64)

@@ -4,10 +4,13 @@ use super::budget::{Memory, Refusal};
 use super::options::Monitor;
 use super::tensor::{DeviceTensor, Place};
 use super::weight_cache::{Lease, Weights, weight_tensors};
+use super::weight_key::Form;
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
-use crate::kernels::Precision;
+use crate::kernels::gemm::packed_len;
+use crate::kernels::{Packed, Precision};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -18,8 +21,8 @@ const MONITOR_EVERY: Duration = Duration::from_millis(10);
 /// A tensor's values.
 enum Values {
     Absent,
-    /// A weight.
-    Shared(Arc<Vec<f32>>),
+    /// A weight, and whether it is in panels.
+    Shared(Arc<Vec<f32>>, bool),
     /// A constant.
     Owned(Vec<f32>),
     /// An input or an output.
@@ -54,7 +57,12 @@ impl CpuProgram {
         })?;
         let memory = Memory::main();
         let own = plan.bytes() + graph.given_bytes(Precision::F32);
-        let mut lease = weights.lease(&memory, graph, (0, Precision::F32), own)?;
+        let columns = packed(graph);
+        let form = |id: TensorId| match columns.get(&id) {
+            Some(&cols) => (Form::Panels, packed_len(graph.info(id).len(), cols) as u64 * 4),
+            None => (Form::F32, graph.info(id).bytes(Precision::F32)),
+        };
+        let mut lease = weights.lease(&memory, graph, 0, own, form)?;
         let mut values: Vec<Values> = graph
             .tensors
             .iter()
@@ -72,8 +80,9 @@ impl CpuProgram {
         for (_, id) in graph.outputs.iter().filter(|(_, id)| graph.is_made(*id)) {
             values[id.0] = Values::Bound(DeviceTensor::on_cpu(graph.info(*id).len()));
         }
-        for (id, parts, repack, _) in weight_tensors(graph) {
-            values[id.0] = Values::Shared(weights.cpu(&mut lease, parts, repack)?);
+        for (id, parts, repack) in weight_tensors(graph) {
+            let cols = columns.get(&id).copied();
+            values[id.0] = Values::Shared(weights.cpu(&mut lease, (parts, repack), cols)?, cols.is_some());
         }
         lease.settle();
         let (mut arena, lines) = (Vec::new(), plan.bytes() as usize / size_of::<Line>());
@@ -103,7 +112,7 @@ impl CpuProgram {
     pub(super) fn read(&self, id: TensorId) -> Result<Vec<f32>> {
         Ok(match &self.values[id.0] {
             Values::Absent => Vec::new(),
-            Values::Shared(v) => v.to_vec(),
+            Values::Shared(v, _) => v.to_vec(),
             Values::Owned(v) => v.clone(),
             Values::Bound(value) => value.read()?,
             Values::Planned(place) => bytemuck::cast_slice(&self.arena)[place.clone()].to_vec(),
@@ -165,7 +174,7 @@ impl CpuProgram {
         let mut outputs: Vec<&mut [f32]> = made.into_iter().map(|(_, y)| y).collect();
         let value = |id: &TensorId| match &self.values[id.0] {
             Values::Absent => &[],
-            Values::Shared(v) => &v[..],
+            Values::Shared(v, _) => &v[..],
             Values::Owned(v) => &v[..],
             Values::Bound(_) => {
                 let found = read.iter().find(|(of, ..)| of == id);
@@ -177,8 +186,30 @@ impl CpuProgram {
             }
         };
         let inputs: Vec<&[f32]> = node.inputs.iter().map(value).collect();
-        (node.kernel.cpu)(&node.params, &inputs, &mut outputs);
+        let in_panels =
+            |packed: &Packed| matches!(self.values[node.inputs[packed.input].0], Values::Shared(_, true));
+        let cpu = node.kernel.packed.filter(in_panels).map_or(node.kernel.cpu, |packed| packed.cpu);
+        cpu(&node.params, &inputs, &mut outputs);
     }
+}
+
+/// The weights that all their readers can read in panels, with their columns.
+fn packed(graph: &Graph) -> HashMap<TensorId, usize> {
+    let is_weight = |id: &TensorId| matches!(graph.info(*id).source, Source::Weight { .. });
+    let (mut columns, mut others) = (HashMap::new(), HashSet::new());
+    for node in &graph.nodes {
+        let input =
+            node.kernel.packed.filter(|packed| (packed.fits)(&node.params)).map(|packed| packed.input);
+        for (i, id) in node.inputs.iter().enumerate().filter(|(_, id)| is_weight(id)) {
+            match (input == Some(i), graph.info(*id).shape.last()) {
+                (true, Some(&cols)) => drop(columns.insert(*id, cols)),
+                _ => drop(others.insert(*id)),
+            }
+        }
+    }
+    others.extend(graph.outputs.iter().map(|(_, id)| *id));
+    columns.retain(|id, _| !others.contains(id));
+    columns
 }
 
 /// A value that a node writes, and which of its elements.

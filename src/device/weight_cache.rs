@@ -2,10 +2,10 @@
 
 use super::budget::{self, Charge, Held, Memory, now};
 use super::number::number;
-use super::weight_key::{Copied, Mix, WeightKey};
+use super::weight_key::{Copied, Form, Mix, WeightKey};
 use crate::error::{Result, request};
-use crate::graph::{Graph, Repack, Source, Storage, TensorId, WeightPart};
-use crate::kernels::Precision;
+use crate::graph::{Graph, Repack, Source, TensorId, WeightPart};
+use crate::kernels::gemm::pack;
 use crate::weights::Checkpoint;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,26 +43,27 @@ impl Weights {
         self.checkpoint.as_ref().ok_or_else(missing)
     }
 
-    fn key(&self, (device, half): (u64, bool), parts: &[WeightPart], repack: Repack) -> WeightKey {
+    fn key(&self, (device, form): (u64, Form), parts: &[WeightPart], repack: Repack) -> WeightKey {
         let (owner, mix) = (self.number, self.mix.clone());
-        WeightKey { owner, device, half, parts: parts.to_vec(), repack, mix }
+        WeightKey { owner, device, form, parts: parts.to_vec(), repack, mix }
     }
 
     /// What a program of `own` bytes holds: those of its weights that the device has, and room for the others and for
-    /// itself.
+    /// itself. `form` says how each is stored, and in how many bytes.
     ///
     /// Errors: more than the device's budget has.
     pub(super) fn lease(
         &self,
         memory: &Arc<Memory>,
         graph: &Graph,
-        (device, precision): (u64, Precision),
+        device: u64,
         own: u64,
+        form: impl Fn(TensorId) -> (Form, u64),
     ) -> Result<Lease> {
         let mut wanted = HashMap::new();
-        for (id, parts, repack, storage) in weight_tensors(graph) {
-            let key = self.key((device, storage.is_half(precision)), parts, repack);
-            wanted.insert(key, graph.info(id).bytes(precision));
+        for (id, parts, repack) in weight_tensors(graph) {
+            let (form, bytes) = form(id);
+            wanted.insert(self.key((device, form), parts, repack), bytes);
         }
         let weights = memory.pin(self.number, wanted.keys());
         let missing = wanted.iter().filter(|(key, _)| !weights.contains_key(*key)).map(|(_, bytes)| bytes);
@@ -72,21 +73,26 @@ impl Weights {
         Ok(Lease { memory, weights, _own: own, room, uploaded: 0, last_used })
     }
 
-    /// A weight's copy in main memory.
+    /// A weight's copy in main memory; in panels if it has so many columns.
     ///
     /// Errors: it cannot be read.
     pub(super) fn cpu(
         &self,
         lease: &mut Lease,
-        parts: &[WeightPart],
-        repack: Repack,
+        (parts, repack): (&[WeightPart], Repack),
+        cols: Option<usize>,
     ) -> Result<Arc<Vec<f32>>> {
+        let form = if cols.is_some() { Form::Panels } else { Form::F32 };
         let read = || {
             let values = self.checkpoint(parts)?.read_parts(parts, repack)?;
+            let values = match cols {
+                Some(cols) => pack(&values, cols),
+                None => values,
+            };
             let bytes = values.len() as u64 * 4;
             Ok((Copied::Cpu(Arc::new(values)), bytes))
         };
-        match &lease.hold(self.key((0, false), parts, repack), read)?.copy {
+        match &lease.hold(self.key((0, form), parts, repack), read)?.copy {
             Copied::Cpu(values) => Ok(values.clone()),
             Copied::Gpu(_) => Ok(Arc::default()),
         }
@@ -98,7 +104,7 @@ impl Weights {
     pub(super) fn gpu<E>(
         &self,
         lease: &mut Lease,
-        on: (u64, bool),
+        on: (u64, Form),
         (parts, repack): (&[WeightPart], Repack),
         upload: impl FnOnce() -> Result<(wgpu::Buffer, u64), E>,
     ) -> Result<Option<wgpu::Buffer>, E> {
@@ -173,12 +179,10 @@ impl Drop for Lease {
     }
 }
 
-/// The weight tensors a graph reads: id, parts, layout, storage.
-pub(super) fn weight_tensors(
-    graph: &Graph,
-) -> impl Iterator<Item = (TensorId, &[WeightPart], Repack, Storage)> {
+/// The weight tensors a graph reads: id, parts, layout.
+pub(super) fn weight_tensors(graph: &Graph) -> impl Iterator<Item = (TensorId, &[WeightPart], Repack)> {
     graph.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
-        Source::Weight { parts, repack, .. } => Some((TensorId(i), parts.as_slice(), *repack, t.storage)),
+        Source::Weight { parts, repack, .. } => Some((TensorId(i), parts.as_slice(), *repack)),
         _ => None,
     })
 }
@@ -208,9 +212,9 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
             let read = &|i: usize| {
                 let part = [WeightPart::whole(format!("w{}", i % count))];
-                let place = (0, Precision::F32);
-                let mut lease = weights.lease(&Memory::main(), &Graph::new(), place, 0).unwrap();
-                let values = weights.cpu(&mut lease, &part, Repack::Transpose).unwrap();
+                let form = |_| (Form::F32, 0);
+                let mut lease = weights.lease(&Memory::main(), &Graph::new(), 0, 0, form).unwrap();
+                let values = weights.cpu(&mut lease, (&part, Repack::Transpose), None).unwrap();
                 assert_eq!(values.len(), rows * columns);
             };
             pool.scope(|scope| {

@@ -12,6 +12,21 @@ pub struct Mix {
     pub adapters: Vec<(u64, u32)>,
 }
 
+/// How a copy's values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    F32,
+    F16,
+    /// f32 in the panels of the CPU's products ([`crate::kernels::gemm::Panels`]).
+    Panels,
+}
+
+impl Form {
+    pub fn of(half: bool) -> Form {
+        if half { Form::F16 } else { Form::F32 }
+    }
+}
+
 /// Which copy of a weight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WeightKey {
@@ -19,8 +34,7 @@ pub(super) struct WeightKey {
     pub owner: u64,
     /// The GPU's number; 0 on the CPU, which has a budget of its own.
     pub device: u64,
-    /// Whether it is stored in f16.
-    pub half: bool,
+    pub form: Form,
     pub parts: Vec<WeightPart>,
     pub repack: Repack,
     pub mix: Mix,

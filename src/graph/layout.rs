@@ -34,7 +34,7 @@ pub enum Repack {
     /// Convolution `[out, in, kh, kw]` to the filters of a pass.
     Conv(Pass),
     /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes of the filters of a pass
-    /// ([`filters`](crate::kernels::winograd_input::filters)).
+    /// ([`filters`](crate::kernels::winograd::filters)).
     Winograd(Pass),
 }
 

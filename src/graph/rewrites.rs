@@ -7,7 +7,8 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
 use crate::kernels::sum_slices::sum_slices;
-use crate::kernels::winograd_input::{PLANES, filters, tiles, winograd_input};
+use crate::kernels::winograd::{PLANES, filters};
+use crate::kernels::winograd_input::{tiles, winograd_input};
 use crate::kernels::winograd_output::winograd_output;
 use crate::kernels::{Kernel, Precision, conv2d};
 

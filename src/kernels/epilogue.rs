@@ -2,6 +2,7 @@
 
 use super::simd::{exp, wide};
 use bytemuck::{Pod, Zeroable};
+use std::ops::Range;
 
 /// Activation functions, numbered as in `shaders/shared/activation.wgsl`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -288,25 +289,36 @@ impl Epilogue {
         for (i, y) in y.chunks_mut(rows * cols).enumerate() {
             wide(
                 #[inline(always)]
-                || self.apply_rows(y, first + i * rows, cols, bias, operand),
+                || self.apply_columns(y, first + i * rows, 0..cols, cols, bias, operand),
             );
         }
     }
 
+    /// The same of some of the `cols` columns: y `[rows, columns]`, and their `bias`. Columns beyond the last hold anything
+    /// afterwards. To be called where vectors are wide.
     #[inline(always)]
-    fn apply_rows(&self, y: &mut [f32], first: usize, cols: usize, bias: Option<&[f32]>, operand: &[f32]) {
+    pub(crate) fn apply_columns(
+        &self,
+        y: &mut [f32],
+        first: usize,
+        columns: Range<usize>,
+        cols: usize,
+        bias: Option<&[f32]>,
+        operand: &[f32],
+    ) {
+        let width = columns.len();
         if let Some(bias) = bias {
-            for row in y.chunks_exact_mut(cols) {
+            for row in y.chunks_exact_mut(width) {
                 add(row, bias);
             }
         }
         Activation::from_number(self.act).apply_all(y);
         // Where each row has an operand of its own, all of them as one.
         let shared = self.operand_rows as usize;
-        let length = if shared == 1 { y.len() } else { cols };
+        let length = if shared == 1 && width == cols { y.len() } else { width };
         if self.operand_op != OperandOp::None as u32 {
             for (r, y) in y.chunks_exact_mut(length).enumerate() {
-                let operand = &operand[(first + r) / shared * cols..];
+                let operand = &operand[(first + r) / shared * cols + columns.start..];
                 if self.operand_op == OperandOp::Add as u32 { add(y, operand) } else { multiply(y, operand) }
             }
         }

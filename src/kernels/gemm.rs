@@ -2,15 +2,17 @@
 //! its order, whatever rows and columns are computed beside it: a row's bits depend neither on how many there are, nor on how
 //! threads divide them.
 
+use super::simd::{load, store};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Side of the squares in which panels are turned.
 const SQUARE: usize = 16;
 /// Columns of a panel: two vectors of the widest kind.
-const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 /// Rows from which it pays to copy panels of more columns than one.
 const MANY: usize = 48;
 
@@ -95,6 +97,28 @@ fn fill_panel(panel: &mut [f32], i: usize, (w, along, across): Strided<'_>, cols
     }
 }
 
+/// Floats of a matrix of so many elements in panels.
+pub(crate) fn packed_len(len: usize, cols: usize) -> usize {
+    len / cols.max(1) * cols.next_multiple_of(PANEL)
+}
+
+/// A right side `[inner, cols]` with its strides, times alpha, in panels, on this thread.
+pub(crate) fn pack_into(panels: &mut [f32], w: Strided<'_>, [inner, cols]: [usize; 2], alpha: f32) {
+    let panels = panels.chunks_exact_mut((inner * PANEL).max(1)).enumerate();
+    panels.for_each(|(i, panel)| fill_panel(panel, i, w, cols, alpha));
+}
+
+/// w `[inner, cols]` in panels.
+pub(crate) fn pack(w: &[f32], cols: usize) -> Vec<f32> {
+    let mut values = vec![0.0; packed_len(w.len(), cols)];
+    let panel = (w.len() / cols.max(1) * PANEL).max(1);
+    values
+        .par_chunks_mut(panel)
+        .enumerate()
+        .for_each(|(i, panel)| fill_panel(panel, i, (w, cols, 1), cols, 1.0));
+    values
+}
+
 impl<'a> Panels<'a> {
     /// Of w `[inner, cols]`, for products of `rows` rows at a time: few do not pay for copying it.
     pub(crate) fn new(w: &'a [f32], inner: usize, cols: usize, rows: usize) -> Self {
@@ -103,16 +127,49 @@ impl<'a> Panels<'a> {
         if stay(w, cols, rows) {
             return Panels { values: Cow::Borrowed(w.0), inner, cols, panel: PANEL, stride: cols };
         }
-        let mut values = vec![0.0; cols.div_ceil(PANEL) * inner * PANEL];
-        let panels = values.par_chunks_mut((inner * PANEL).max(1)).enumerate();
-        panels.for_each(|(i, panel)| fill_panel(panel, i, w, cols, 1.0));
+        let values = pack(w.0, cols);
         Panels { values: Cow::Owned(values), inner, cols, panel: inner * PANEL, stride: PANEL }
     }
 
-    /// y `[rows, cols]` = x · this, on this thread.
-    pub(crate) fn product(&self, x: &Rows<'_>, y: &mut [f32]) {
+    /// Of w as [`pack`] makes it.
+    pub(crate) fn packed(w: &'a [f32], inner: usize, cols: usize) -> Self {
+        assert_eq!(w.len(), packed_len(inner * cols, cols), "a product's right side in panels");
+        Panels { values: Cow::Borrowed(w), inner, cols, panel: inner * PANEL, stride: PANEL }
+    }
+
+    /// Row `k` of panel `i`: its columns, and zeros where there are none; the rows after it follow.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize, k: usize) -> &[f32] {
+        &self.values[i * self.panel + k * self.stride..]
+    }
+
+    /// Floats from a row of a panel to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Those of one panel, `stride` floats from a row to the next.
+    pub(crate) fn one(w: &'a [f32], inner: usize, cols: usize, stride: usize) -> Self {
+        Panels { values: Cow::Borrowed(w), inner, cols, panel: PANEL, stride }
+    }
+
+    /// Some rows and columns, from a whole panel on, of w `[inner, cols]` as [`pack`] makes it.
+    pub(crate) fn packed_part(
+        w: &'a [f32],
+        [inner, cols]: [usize; 2],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Self {
+        assert!(columns.start.is_multiple_of(PANEL) && columns.end <= cols && rows.end <= inner);
+        let panel = inner * PANEL;
+        let values = Cow::Borrowed(&w[columns.start / PANEL * panel + rows.start * PANEL..]);
+        Panels { values, inner: rows.len(), cols: columns.len(), panel, stride: PANEL }
+    }
+
+    /// y `[rows, cols]` = x · this, or y + x · this if it goes on, on this thread.
+    pub(crate) fn product(&self, x: &Rows<'_>, y: &mut [f32], goes_on: bool) {
         let rows = y.len() / self.cols;
-        Arch::new().dispatch(Product { w: self, x, y, rows, stride: self.cols });
+        Arch::new().dispatch(Product { w: self, x, y, rows, stride: self.cols, goes_on });
     }
 }
 
@@ -149,7 +206,7 @@ pub(crate) fn gemm(
     let x = Rows { values: x, across: (rows, x_stride), down: 0, runs: (1, inner), run: inner };
     if !accumulate && alpha == 1.0 && stay(w, cols, rows) {
         let w = &Panels { values: Cow::Borrowed(w.0), inner, cols, panel: PANEL, stride: w.1 };
-        return Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride });
+        return Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride, goes_on: false });
     }
     SCRATCH.with_borrow_mut(|[panel, sums]| {
         panel.resize(inner * PANEL, 0.0);
@@ -160,11 +217,11 @@ pub(crate) fn gemm(
                 &Panels { values: Cow::Borrowed(panel), inner, cols, panel: inner * PANEL, stride: PANEL };
             let y = &mut y[i * PANEL..];
             if !accumulate {
-                Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride });
+                Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride, goes_on: false });
                 continue;
             }
             sums.resize(rows * cols, 0.0);
-            Arch::new().dispatch(Product { w, x: &x, y: sums, rows, stride: cols });
+            Arch::new().dispatch(Product { w, x: &x, y: sums, rows, stride: cols, goes_on: false });
             for (y, sums) in y.chunks_mut(y_stride).zip(sums.chunks_exact(cols)) {
                 y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
@@ -172,14 +229,16 @@ pub(crate) fn gemm(
     });
 }
 
-/// y = x · w.
-struct Product<'a> {
-    w: &'a Panels<'a>,
-    x: &'a Rows<'a>,
-    y: &'a mut [f32],
-    rows: usize,
+/// y = x · w, or y + x · w where it goes on with the next part of the inner dimension.
+pub(crate) struct Product<'a> {
+    pub w: &'a Panels<'a>,
+    pub x: &'a Rows<'a>,
+    pub y: &'a mut [f32],
+    pub rows: usize,
     /// Floats from a row of y to the next.
-    stride: usize,
+    pub stride: usize,
+    /// The sums are added to those that y holds.
+    pub goes_on: bool,
 }
 
 impl WithSimd for Product<'_> {
@@ -247,18 +306,20 @@ impl Product<'_> {
         // SAFETY: each row and the panel's last row end inside their slices as just asserted.
         unsafe {
             let at = at.map(|at| x.values.as_ptr().add(at));
-            tile::<S, R, V>(simd, at, x.runs, x.run, (panel.as_ptr(), w.stride), y, (self.stride, width));
+            let w = (panel.as_ptr(), w.stride);
+            tile::<S, R, V>(simd, at, x.runs, x.run, w, y, (self.stride, width), self.goes_on);
         }
     }
 }
 
 /// `R` rows, each of `runs.0` pieces of `run` values `runs.1` apart, times `V` vectors of columns, into the first `width`
-/// columns of the rows, `stride` apart, that y has.
+/// columns of the rows, `stride` apart, that y has; the sums are added to what is there if they go on.
 ///
 /// # Safety
 /// All values of the rows and all vectors of w, its rows `w.1` apart, must be readable.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "only plain loops over the sums are unrolled early enough")]
+#[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
 unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     mut x: [*const f32; R],
@@ -267,6 +328,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     w: (*const f32, usize),
     y: &mut [f32],
     (stride, width): (usize, usize),
+    goes_on: bool,
 ) {
     let mut row = w.0;
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
@@ -289,13 +351,35 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         }
         x = x.map(|x| x.wrapping_add(runs.1));
     }
-    // By index: a loop over references would keep the sums in memory.
+    if width >= V * S::F32_LANES && y.len() >= (R - 1) * stride + V * S::F32_LANES {
+        for r in 0..R {
+            for v in 0..V {
+                // SAFETY: y has whole vectors of all rows, as just asked.
+                unsafe {
+                    let y = y.as_mut_ptr().add(r * stride + v * S::F32_LANES).cast::<S::f32s>();
+                    if goes_on {
+                        sums[r][v] = simd.add_f32s(sums[r][v], y.read_unaligned());
+                    }
+                    y.write_unaligned(sums[r][v]);
+                }
+            }
+        }
+        return;
+    }
+    // In memory now, and not before: the small loop is unrolled early enough for the sums to stay in registers until here.
+    let mut done = [[simd.splat_f32s(0.0); V]; R];
     for r in 0..R {
         for v in 0..V {
+            done[r][v] = sums[r][v];
+        }
+    }
+    for (r, done) in done.iter().enumerate() {
+        for (v, sum) in done.iter().enumerate() {
             if let Some(y) = y.get_mut(r * stride + v * S::F32_LANES..) {
                 let left = width - v * S::F32_LANES;
                 let end = left.min(S::F32_LANES).min(y.len());
-                simd.partial_store_f32s(&mut y[..end], sums[r][v]);
+                let sum = if goes_on { simd.add_f32s(*sum, load(simd, &y[..end])) } else { *sum };
+                store(simd, &mut y[..end], sum);
             }
         }
     }

@@ -59,6 +59,8 @@ pub struct Kernel {
     pub reference: Definition,
     /// What the CPU device runs: the same numbers within rounding, fast.
     pub cpu: Compute,
+    /// The same where one of its inputs is in panels.
+    pub packed: Option<Packed>,
     /// Records the gradient; none where the kernel has none.
     pub gradient: Option<Gradient>,
     /// The uniform of a node that computes one of so many items, as choices among shaders and rewrites see it.
@@ -84,6 +86,7 @@ impl Kernel {
         epilogue: false,
         reference: |_, _, _| (),
         cpu: |_, _, _| (),
+        packed: None,
         gradient: None,
         of_item: |params, _| params.to_vec(),
         element: None,
@@ -91,6 +94,17 @@ impl Kernel {
         split: None,
         cost: |_, _, _| Cost { flops: 0.0, reads: 0.0, writes: 0.0 },
     };
+}
+
+/// How the CPU device computes a kernel with one of its inputs laid out for it, once, at load.
+#[derive(Clone, Copy)]
+pub struct Packed {
+    /// Which input: a matrix of as many columns as its last axis has.
+    pub input: usize,
+    /// Whether a node reads it as one.
+    pub fits: fn(&[u8]) -> bool,
+    /// What is run: the input comes in [panels](crate::kernels::gemm::Panels).
+    pub cpu: Compute,
 }
 
 /// Records what computes the gradients of a node's inputs, in the inputs' order, none for those nobody

@@ -29,6 +29,7 @@ mod sampling;
 
 pub mod epilogue;
 pub(crate) mod gemm;
+pub(crate) mod scratch;
 pub(crate) mod simd;
 
 pub use attention_family::*;

@@ -26,6 +26,38 @@ pub(crate) fn store<S: Simd>(simd: S, y: &mut [f32], vector: S::f32s) {
     }
 }
 
+/// `count` floats, and zeros.
+///
+/// # Safety
+/// So many must be readable.
+#[inline(always)]
+pub(crate) unsafe fn read<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if count == S::F32_LANES {
+            from.cast::<S::f32s>().read_unaligned()
+        } else {
+            simd.partial_load_f32s(std::slice::from_raw_parts(from, count))
+        }
+    }
+}
+
+/// The first `count` floats of a vector.
+///
+/// # Safety
+/// So many must be writable.
+#[inline(always)]
+pub(crate) unsafe fn write<S: Simd>(simd: S, to: *mut f32, count: usize, vector: S::f32s) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if count == S::F32_LANES {
+            to.cast::<S::f32s>().write_unaligned(vector);
+        } else {
+            simd.partial_store_f32s(std::slice::from_raw_parts_mut(to, count), vector);
+        }
+    }
+}
+
 /// e^x within 2 units in the last place, in arithmetic that vectorises. Beyond ±87 it stays at e^±87.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {

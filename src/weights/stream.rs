@@ -16,7 +16,7 @@ use super::checkpoint::Checkpoint;
 use super::element::{Element, FLOATS, Float};
 use crate::error::{Error, Result};
 use crate::graph::{Pass, Repack, WeightPart};
-use crate::kernels::winograd_input::filters;
+use crate::kernels::winograd::filters;
 
 /// Largest piece, in elements.
 const PIECE: usize = 1 << 20;

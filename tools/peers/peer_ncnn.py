@@ -1,4 +1,5 @@
-"""ncnn through Vulkan: nets written as its own text and binary formats, Winograd left on."""
+"""ncnn through Vulkan or on the CPU: nets written as its own text and binary formats, Winograd left on."""
+import os
 import struct
 import tempfile
 from pathlib import Path
@@ -92,6 +93,10 @@ class Ncnn:
     def open(self, device, dtype):
         self.half, self.works = dtype == "f16", {}
         wanted = device.lower()
+        self.index = None
+        if wanted == "cpu":
+            self.threads = int(os.environ["PEER_THREADS"])
+            return f"ncnn {ncnn.__version__}, CPU, {self.threads} threads"
         names = [ncnn.get_gpu_info(i).device_name() for i in range(ncnn.get_gpu_count())]
         found = [i for i, n in enumerate(names) if wanted in ("gpu", "auto") or wanted in n.lower()]
         if not found:
@@ -101,12 +106,15 @@ class Ncnn:
 
     def net(self, tensors, kind, links, variant):
         net = ncnn.Net()
-        net.opt.use_vulkan_compute = True
+        net.opt.use_vulkan_compute = self.index is not None
+        if self.index is None:
+            net.opt.num_threads = self.threads
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic"):
             setattr(net.opt, "use_" + option, self.half)
         for option in ("bf16_packed", "bf16_storage"):
             setattr(net.opt, "use_" + option, False)
-        net.set_vulkan_device(self.index)
+        if self.index is not None:
+            net.set_vulkan_device(self.index)
         model = Model(tensors)
         out = model.chain(kind, links, variant)
         with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +123,7 @@ class Ncnn:
                 raise RuntimeError(f"ncnn refuses the net ({variant})")
         # A layer without a shader would run on the CPU in silence.
         on_cpu = {layer.type for layer in net.layers() if not layer.support_vulkan}
-        if on_cpu:
+        if self.index is not None and on_cpu:
             raise RuntimeError(f"ncnn has no Vulkan layer for {', '.join(sorted(on_cpu))}")
         feeds = {}
         for name in "qkv" if kind == "attention" else "x":

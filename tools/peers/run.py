@@ -38,10 +38,12 @@ PEERS = {
     "torch": "PyTorch on the CPU",
     "cuda": "PyTorch on CUDA, if --device names a CUDA device",
     "ncnn": "ncnn through Vulkan",
+    "ncnn_cpu": "ncnn on the CPU",
     "burn": "burn's wgpu backend (WGSL)",
     "ort": "ONNX Runtime on the CPU",
     "ort_webgpu": "ONNX Runtime's WebGPU provider",
 }
+ON_CPU = ("ours_cpu", "torch", "ort", "ncnn_cpu")
 SOFTWARE = ("llvmpipe", "swiftshader", "lavapipe")
 # Largest mean squared error, relative to the mean square, that counts as the same result.
 TOLERANCE = {("f32", False): 1e-8, ("f32", True): 1e-6, ("f16", False): 1e-4, ("f16", True): 1e-3}
@@ -113,7 +115,7 @@ class Peer:
     def __init__(self, key, device, dtype, start, threads):
         self.key, self.device, self.dtype, self.start = key, device, dtype, start
         self.label = f"{key} {dtype}"
-        self.on_cpu = key in ("ours_cpu", "torch", "ort")
+        self.on_cpu = key in ON_CPU
         self.name, self.process, self.words, self.failed = None, None, None, None
         # All with the same threads. Their pools may spin inside a run as they like; 10 ms after it they must rest.
         count = str(threads)
@@ -438,6 +440,7 @@ def line_up(args, engine, adapter):
         "torch": torch_python,
         "cuda": torch_python,
         "ncnn": lambda: [environment("ncnn", ["numpy", "ncnn"]), HERE / "peer_ncnn.py"],
+        "ncnn_cpu": lambda: [environment("ncnn", ["numpy", "ncnn"]), HERE / "peer_ncnn.py"],
         "burn": build_burn,
         "ort": lambda: [environment("ort", ["numpy", "onnx", "onnxruntime"]), HERE / "peer_ort.py"],
         "ort_webgpu": lambda: [
@@ -448,7 +451,7 @@ def line_up(args, engine, adapter):
     for key in args.peers.split(","):
         if key not in starts:
             raise SystemExit(f"peer `{key}` is unknown; there are: {', '.join(PEERS)}")
-        on_cpu = key in ("ours_cpu", "torch", "ort")
+        on_cpu = key in ON_CPU
         if not on_cpu and adapter is None or key == "cuda" and software:
             continue
         formats = ["f32"] if on_cpu or key == "ort_webgpu" else dtypes

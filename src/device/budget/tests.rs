@@ -2,6 +2,7 @@ use super::*;
 use crate::device::number::number;
 use crate::device::shelf::Shelf;
 use crate::device::weight_cache::{Lease, Weights};
+use crate::device::weight_key::Form;
 use crate::graph::{Graph, Repack, WeightPart};
 use crate::kernels::Precision;
 use crate::weights::Checkpoint;
@@ -37,9 +38,10 @@ fn program(memory: &Arc<Memory>, weights: &Weights, names: &[&str]) -> Result<(L
     for name in names {
         g.vector(name, &[100]);
     }
-    let mut lease = weights.lease(memory, &g, (0, Precision::F32), OWN)?;
+    let form = |id| (Form::F32, g.info(id).bytes(Precision::F32));
+    let mut lease = weights.lease(memory, &g, 0, OWN, form)?;
     for name in names {
-        weights.cpu(&mut lease, &[WeightPart::whole(*name)], Repack::None)?;
+        weights.cpu(&mut lease, (&[WeightPart::whole(*name)], Repack::None), None)?;
     }
     lease.settle();
     let read = lease.uploaded;

@@ -7,6 +7,7 @@ use crate::device::budget::Refusal;
 use crate::device::limits::DeviceLimits;
 use crate::device::tensor::{DeviceTensor, Place};
 use crate::device::weight_cache::{Lease, Weights};
+use crate::device::weight_key::Form;
 use crate::error::{Error, Result};
 use crate::graph::plan::Plan;
 use crate::graph::{Graph, Node, Source, TensorId};
@@ -92,7 +93,8 @@ impl Gpu {
             }
         }
         let own = plan.bytes() + graph.given_bytes(precision);
-        let mut lease = weights.lease(self.memory(), graph, (self.number(), precision), own)?;
+        let form = |id: TensorId| (Form::of(graph.info(id).storage.is_half(precision)), bytes(id));
+        let mut lease = weights.lease(self.memory(), graph, self.number(), own, form)?;
         let arenas = plan.arenas.iter().map(|&size| self.allocate("activations", size, STORAGE));
         let arenas = arenas.collect::<Result<Vec<wgpu::Buffer>, Refusal>>()?;
         let mut values: Vec<Option<DeviceTensor>> = vec![None; graph.tensors.len()];

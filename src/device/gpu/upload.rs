@@ -4,6 +4,7 @@ use super::adapter::Gpu;
 use crate::device::budget::Refusal;
 use crate::device::tensor::DeviceTensor;
 use crate::device::weight_cache::{Lease, Weights, weight_tensors};
+use crate::device::weight_key::Form;
 use crate::error::Result;
 use crate::graph::{Graph, Repack, WeightPart};
 use crate::kernels::Precision;
@@ -39,10 +40,10 @@ impl Gpu {
         buffers: &mut [Option<wgpu::Buffer>],
     ) -> Result<(), Refusal> {
         let under_way = Mutex::default();
-        for (id, parts, repack, _) in weight_tensors(graph) {
+        for (id, parts, repack) in weight_tensors(graph) {
             let half = graph.info(id).storage.is_half(precision);
             let bytes = graph.info(id).bytes(precision);
-            let on = (self.number(), half);
+            let on = (self.number(), Form::of(half));
             buffers[id.0] = weights.gpu(lease, on, (parts, repack), || {
                 let buffer = self.allocate(&WeightPart::list(parts), bytes, STORAGE)?;
                 match half {

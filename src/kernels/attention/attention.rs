@@ -10,7 +10,9 @@ use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
 use crate::kernels::attention_statistics::attention_statistics;
 use crate::kernels::cut::{columns, place};
 use crate::kernels::elementwise::add;
-use crate::kernels::gemm::gemm;
+use crate::kernels::gemm::{Panels, Rows as Lines, pack_into, packed_len};
+use crate::kernels::scratch::{Shared, scratch};
+use crate::kernels::simd::wide;
 use crate::kernels::{Backward, Cost, Kernel, Needs, Shader};
 use rayon::prelude::*;
 
@@ -297,43 +299,86 @@ fn row<T: Number>(params: &[u8], inputs: &[&[T]], i: usize) -> Vec<f64> {
     (0..dim).map(|d| value(d) / total).collect()
 }
 
-/// Blocks of queries of one head, each: scores by a product, softmax, values by a product.
+/// Queries of a block.
+const QUERIES: usize = 64;
+/// Keys of a block: with its keys, values and scores a block of queries stays in a core's second cache.
+const BLOCK: usize = 512;
+
+/// Each head of each picture: its keys and values in panels once; then blocks of queries, each by blocks of keys: scores by
+/// a product, their exponentials, values by a product.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (heads, dim, queries) = (p.heads as usize, p.head_dim as usize, p.queries as usize);
-    let (keys1, keys2) = (p.keys1 as usize, p.keys2 as usize);
-    let (keys, width) = (keys1 + keys2, heads * dim);
-    // Large enough that packing the keys is small beside the product, small enough for every thread to have some.
-    let block = queries.div_ceil(rayon::current_num_threads()).clamp(1, 128);
-    for (n, y) in y.chunks_exact_mut(queries * width).enumerate() {
-        y.par_chunks_mut(block * width).enumerate().for_each_init(
-            Vec::new,
-            |scratch: &mut Vec<f32>, (i, y)| {
-                let (first, rows) = (i * block, y.len() / width);
-                scratch.resize(rows * (keys + 2), 0.0);
-                let (scores, totals) = scratch.split_at_mut(rows * keys);
-                let totals = totals.as_chunks_mut::<2>().0;
-                for head in 0..heads {
-                    let (v1, v1s) = head_rows(inputs[2], n, keys1, p.v1_stride, p.v1_offset, head, dim);
-                    let (v2, v2s) = head_rows(inputs[4], n, keys2, p.v2_stride, p.v2_offset, head, dim);
-                    p.scores(
-                        scores,
-                        [inputs[0], inputs[1], inputs[3], inputs[5], inputs[6]],
-                        (n, head),
-                        first,
-                    );
-                    exponentials(scores, totals);
-                    let out = &mut y[head * dim..];
-                    gemm(out, width, false, scores, keys, (v1, v1s, 1), [rows, keys1, dim], 1.0);
-                    let more = keys1 > 0;
-                    if keys2 > 0 {
-                        gemm(out, width, more, &scores[keys1..], keys, (v2, v2s, 1), [rows, keys2, dim], 1.0);
-                    }
-                    for (out, [_, total]) in out.chunks_mut(width).zip(&*totals) {
-                        out[..dim].iter_mut().for_each(|y| *y /= total);
-                    }
+    let (keys1, keys2, width) = (p.keys1 as usize, p.keys2 as usize, heads * dim);
+    let pictures = y.len() / (queries * width);
+    let y = Shared::new(y);
+    (0..pictures * heads).into_par_iter().for_each(|i| {
+        let (n, head) = (i / heads, i % heads);
+        let rows = |x: usize, rows, stride, offset| head_rows(inputs[x], n, rows, stride, offset, head, dim);
+        let sets = [
+            (rows(1, keys1, p.k1_stride, p.k1_offset), rows(2, keys1, p.v1_stride, p.v1_offset), 0, keys1),
+            (
+                rows(3, keys2, p.k2_stride, p.k2_offset),
+                rows(4, keys2, p.v2_stride, p.v2_offset),
+                keys1,
+                keys2,
+            ),
+        ];
+        let (q, q_stride) = rows(0, queries, p.q_stride, p.q_offset);
+        // Of each set: keys, then values.
+        let len = |keys| packed_len(dim * keys, keys) + packed_len(keys * dim, dim);
+        let mut memory = scratch(len(keys1) + len(keys2));
+        let (first, second) = memory.split_at_mut(len(keys1));
+        let packed =
+            [first, second].into_iter().zip(sets).map(|(memory, ((k, ks), (v, vs), start, keys))| {
+                let (kt, values) = memory.split_at_mut(packed_len(dim * keys, keys));
+                pack_into(kt, (k, 1, ks), [dim, keys], p.scale);
+                pack_into(values, (v, vs, 1), [keys, dim], 1.0);
+                (&*kt, &*values, start, keys)
+            });
+        let packed: Vec<_> = packed.filter(|(.., keys)| *keys > 0).collect();
+        (0..queries.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
+            let first = block * QUERIES;
+            let count = QUERIES.min(queries - first);
+            let q = Lines {
+                values: &q[first * q_stride..],
+                across: (count, q_stride),
+                down: 0,
+                runs: (1, dim),
+                run: dim,
+            };
+            let mut memory = scratch(count * (dim + BLOCK + 2));
+            let (out, memory) = memory.split_at_mut(count * dim);
+            let (scores, totals) = memory.split_at_mut(count * BLOCK);
+            let totals = totals.as_chunks_mut::<2>().0;
+            totals.fill([f32::NEG_INFINITY, 0.0]);
+            for &(kt, values, start, keys) in &packed {
+                for some in (0..keys).step_by(BLOCK) {
+                    let len = BLOCK.min(keys - some);
+                    let scores = &mut scores[..count * len];
+                    Panels::packed_part(kt, [dim, keys], 0..dim, some..some + len).product(&q, scores, false);
+                    p.add_to(scores, count, [inputs[5], inputs[6]], (n, head), (first, start + some));
+                    let seen = totals[0][0] > f32::NEG_INFINITY;
+                    exponentials(scores, totals, out);
+                    let of_keys =
+                        Lines { values: scores, across: (count, len), down: 0, runs: (1, len), run: len };
+                    Panels::packed_part(values, [keys, dim], some..some + len, 0..dim)
+                        .product(&of_keys, out, seen);
                 }
-            },
-        );
-    }
+            }
+            for (r, (out, [_, total])) in out.chunks_exact_mut(dim).zip(&*totals).enumerate() {
+                // SAFETY: this head's columns of this row are this task's.
+                let y = unsafe { y.slice(((n * queries + first + r) * heads + head) * dim, dim) };
+                let factor = 1.0 / total;
+                wide(
+                    #[inline(always)]
+                    || {
+                        for (y, sum) in y.iter_mut().zip(&*out) {
+                            *y = sum * factor;
+                        }
+                    },
+                );
+            }
+        });
+    });
 }

@@ -88,7 +88,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], stats: &mut [f32]) {
             let totals = totals.as_chunks_mut::<2>().0;
             for head in 0..heads {
                 p.scores(scores, [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]], (n, head), first);
-                exponentials(scores, totals);
+                totals.fill([f32::NEG_INFINITY, 0.0]);
+                exponentials(scores, totals, &mut []);
                 for (r, [top, total]) in totals.iter().enumerate() {
                     let at = ((n * queries + first + r) * heads + head) * dim;
                     let (y, dy) = (&inputs[5][at..][..dim], &inputs[6][at..][..dim]);

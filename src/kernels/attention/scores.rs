@@ -1,6 +1,7 @@
 //! What attention and its gradients share: the uniform, tiles, scores and their exponentials.
 
 use crate::kernels::gemm::gemm;
+use crate::kernels::simd::wide;
 use std::ops::Add;
 
 params! {
@@ -142,60 +143,83 @@ impl Params {
         let q = &q[first * q_stride..];
         gemm(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
         gemm(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], self.scale);
+        self.add_to(scores, rows, [bias, mask], (n, head), (first, 0));
+    }
+
+    /// Adds bias and mask to the scores of a picture's head: of rows of as many keys from `place.1` on as there are, one for
+    /// each query from `place.0` on. A hidden key's becomes -∞.
+    pub(crate) fn add_to(
+        &self,
+        scores: &mut [f32],
+        rows: usize,
+        added: [&[f32]; 2],
+        (n, head): (usize, usize),
+        place: (usize, usize),
+    ) {
         if self.has_bias == 0 && self.has_mask == 0 && self.causal == 0 {
             return;
         }
-        for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+        for (r, row) in scores.chunks_exact_mut(scores.len() / rows).enumerate() {
             for (key, s) in row.iter_mut().enumerate() {
-                let added = self.added([bias, mask], n, head, first + r, key);
+                let added = self.added(added, n, head, place.0 + r, place.1 + key);
                 *s = added.map_or(f32::NEG_INFINITY, |added| (*s + added).max(LOWEST));
             }
         }
     }
 }
 
-/// Of each row, as many as there are `totals`: the exponentials of the differences from its maximum; the maximum and
-/// their sum.
-pub(crate) fn exponentials(scores: &mut [f32], totals: &mut [[f32; 2]]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature the function is compiled for was just detected.
-        return unsafe { exponentials_avx2(scores, totals) };
-    }
-    exponentials_of_rows(scores, totals);
-}
-
-/// The same code compiled for vectors of 8.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn exponentials_avx2(scores: &mut [f32], totals: &mut [[f32; 2]]) {
-    exponentials_of_rows(scores, totals);
+/// Of each row, as many as there are `totals` (maximum and sum of exponentials of the scores before, if there were any):
+/// the exponentials of the differences from the maximum, that of the scores before included; the maximum and the sum of all.
+/// What was summed before, a row of `sums` each, shrinks as the maximum grows.
+pub(crate) fn exponentials(scores: &mut [f32], totals: &mut [[f32; 2]], sums: &mut [f32]) {
+    wide(
+        #[inline(always)]
+        || exponentials_of_rows(scores, totals, sums),
+    );
 }
 
 #[inline(always)]
-fn exponentials_of_rows(scores: &mut [f32], totals: &mut [[f32; 2]]) {
+fn exponentials_of_rows(scores: &mut [f32], totals: &mut [[f32; 2]], sums: &mut [f32]) {
     const LANES: usize = 32;
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    for (row, [maximum, total]) in scores.chunks_exact_mut(scores.len() / totals.len()).zip(totals) {
-        let (chunks, rest) = row.as_chunks_mut::<LANES>();
-        let mut tops = [f32::NEG_INFINITY; LANES];
+    let (keys, dim) = (scores.len() / totals.len(), sums.len() / totals.len());
+    for (r, [maximum, total]) in totals.iter_mut().enumerate() {
+        let (chunks, rest) = scores[r * keys..(r + 1) * keys].as_chunks_mut::<LANES>();
+        let mut tops = [*maximum; LANES];
         for chunk in &*chunks {
-            tops.iter_mut().zip(chunk).for_each(|(top, s)| *top = larger(*top, *s));
-        }
-        let top = tops.iter().chain(&*rest).fold(f32::NEG_INFINITY, |top, s| larger(top, *s));
-        *maximum = top;
-        let mut sums = [0.0; LANES];
-        for chunk in chunks {
-            for (sum, s) in sums.iter_mut().zip(chunk) {
-                *s = exp(*s - top);
-                *sum += *s;
+            for i in 0..LANES {
+                tops[i] = if chunk[i] > tops[i] { chunk[i] } else { tops[i] };
             }
         }
-        *total = sums.iter().sum();
+        let mut top = *maximum;
+        for other in tops {
+            top = if other > top { other } else { top };
+        }
+        for other in &*rest {
+            top = if *other > top { *other } else { top };
+        }
+        let before = exp(*maximum - top);
+        if before < 1.0 {
+            for sum in &mut sums[r * dim..(r + 1) * dim] {
+                *sum *= before;
+            }
+        }
+        let mut of_chunks = [0.0; LANES];
+        for chunk in chunks {
+            for i in 0..LANES {
+                chunk[i] = exp(chunk[i] - top);
+                of_chunks[i] += chunk[i];
+            }
+        }
+        let mut sum = 0.0;
+        for some in of_chunks {
+            sum += some;
+        }
         for s in rest {
             *s = exp(*s - top);
-            *total += *s;
+            sum += *s;
         }
+        *maximum = top;
+        *total = *total * before + sum;
     }
 }
 

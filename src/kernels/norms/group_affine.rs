@@ -1,8 +1,9 @@
 //! What a [group norm](crate::kernels::group_norm) does to each channel, from the
 //! [moments](crate::kernels::group_moments) of a picture's strips (Chan, Golub & LeVeque 1979, on putting them together).
 
+use super::group_blocks::Moments;
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::group_norm::{GroupNorm, Moments};
+use crate::kernels::group_norm::GroupNorm;
 use crate::kernels::{Cost, INDEX, Kernel, Shader, fold_grid};
 
 params! {

@@ -1,11 +1,11 @@
 //! The last part of a [group norm](crate::kernels::group_norm) of a picture in strips: what
 //! [`group_affine`](crate::kernels::group_affine) says of each channel, and the activation.
 
+use super::group_blocks::{Affine, Blocks};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Activation;
-use crate::kernels::group_norm::{self, Affine, Blocks};
-use crate::kernels::simd::wide;
+use crate::kernels::group_norm;
 use crate::kernels::{ACTIVATION, Cost, INDEX, Kernel, Shader, element_grid};
 use rayon::prelude::*;
 
@@ -86,11 +86,5 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         Affine { mean, gain, offset, inverse_variance: Vec::new() }
     });
     let affine: Vec<Affine> = affine.collect();
-    blocks.of(y).into_par_iter().enumerate().for_each(|(i, y)| {
-        blocks.normalise(&affine, i, y);
-        wide(
-            #[inline(always)]
-            || act.apply_all(y),
-        );
-    });
+    blocks.of(y).into_par_iter().enumerate().for_each(|(i, y)| blocks.normalise(&affine, i, y, act));
 }

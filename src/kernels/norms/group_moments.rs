@@ -1,8 +1,9 @@
 //! Moments of the groups of a [group norm](crate::kernels::group_norm), of a strip of pixels: what is put together where
 //! a picture is above what a device binds.
 
+use super::group_blocks::Blocks;
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::group_norm::{self, Blocks};
+use crate::kernels::group_norm;
 use crate::kernels::{Cost, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, Shader};
 
 params! {

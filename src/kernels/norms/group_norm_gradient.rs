@@ -1,8 +1,9 @@
 //! The gradient of [`crate::kernels::group_norm`] with respect to its input.
 
+use super::group_blocks::{Affine, Blocks, LANES};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
-use crate::kernels::group_norm::{self, Affine, Blocks, GroupNorm, LANES};
+use crate::kernels::group_norm::{self, GroupNorm};
 use crate::kernels::simd::{load, store, wide};
 use crate::kernels::{
     ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT,
@@ -183,7 +184,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
             if act == Activation::Identity {
                 y.copy_from_slice(dy);
             } else {
-                blocks.normalise(&affine, i, y);
+                blocks.normalise(&affine, i, y, Activation::Identity);
                 wide(
                     #[inline(always)]
                     || act.differentiate_all(y, dy),

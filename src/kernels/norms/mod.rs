@@ -3,6 +3,7 @@
 pub mod batch_norm;
 pub mod group_affine;
 pub mod group_apply;
+mod group_blocks;
 pub mod group_moments;
 pub mod group_norm;
 pub mod group_norm_gradient;

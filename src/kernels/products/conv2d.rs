@@ -1,5 +1,6 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
+use super::conv2d_winograd;
 use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Repack, Source, Storage, Tensor};
@@ -11,7 +12,7 @@ use crate::kernels::resample::Resample;
 use crate::kernels::resample_gradient::resample_gradient;
 use crate::kernels::sum_axis::sum_axis;
 use crate::kernels::{
-    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, ROWS12, STORE,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, Packed, ROWS12, STORE,
     STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use rayon::prelude::*;
@@ -110,7 +111,11 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     epilogue: true,
     reference: |p, x, y| y[0].iter_mut().enumerate().for_each(|(i, y)| *y = element(p, x, i)),
-    cpu: |p, x, y| cpu(p, x, y[0]),
+    cpu: |p, x, y| {
+        let w = packed(p, x[2], false);
+        cpu(p, x, &w, y[0]);
+    },
+    packed: Some(Packed { input: 2, fits: |_| true, cpu: |p, x, y| cpu(p, x, &packed(p, x[2], true), y[0]) }),
     gradient: Some(gradient),
     of_item: |params, _| {
         let p = Params::read(params);
@@ -343,10 +348,20 @@ fn element<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], i: usize) -> f64
 /// Largest strip of input in floats: half a core's second cache at least.
 const STRIP: usize = 64 << 10;
 
+/// The filters as the panels of a product.
+fn packed<'a>(params: &[u8], w: &'a [f32], already: bool) -> Panels<'a> {
+    let p = Params::read(params);
+    let (inner, cols) = ((p.kernel_height * p.kernel_width * (p.in_a + p.in_b)) as usize, p.cols as usize);
+    if already { Panels::packed(w, inner, cols) } else { Panels::new(w, inner, cols, p.rows as usize) }
+}
+
 /// Blocks of output rows, each: copy the rows it reads into a strip with the padding around them, where what a pixel
 /// reads of a row is contiguous, multiply, finish.
-fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+fn cpu(params: &[u8], inputs: &[&[f32]], w: &Panels<'_>, y: &mut [f32]) {
     let p = Params::read(params);
+    if conv2d_winograd::fits(&p) {
+        return conv2d_winograd::convolve(p, inputs, w, y);
+    }
     let epilogue = Epilogue::read(params);
     let (operand, cols) = (inputs[4], p.cols as usize);
     let channels = (p.in_a + p.in_b) as usize;
@@ -360,8 +375,6 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let fair =
         (pictures * out_height).div_ceil(if p.rows as usize > 512 * threads { 4 * threads } else { threads });
     let block = ((STRIP / line).saturating_sub(taps_down) / stride + 1).min(fair).min(out_height);
-    let inner = taps_down * taps_across * channels;
-    let panels = Panels::new(inputs[2], inner, cols, block * out_width);
     y.par_chunks_mut(out_height * out_width * cols).enumerate().for_each(|(image, y)| {
         y.par_chunks_mut(block * out_width * cols).enumerate().for_each_init(
             Vec::new,
@@ -378,7 +391,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
                     runs: (taps_down, line),
                     run: taps_across * channels,
                 };
-                panels.product(&rows, y);
+                w.product(&rows, y, false);
                 epilogue.apply(y, (image * out_height + i * block) * out_width, cols, bias, operand);
             },
         );

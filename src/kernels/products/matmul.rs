@@ -4,9 +4,9 @@ use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::gemm::gemm;
+use crate::kernels::gemm::{Panels, Rows};
 use crate::kernels::{
-    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, ROWS12, ROWS16, STORE,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, Packed, ROWS12, ROWS16, STORE,
     STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
 };
 use rayon::prelude::*;
@@ -107,7 +107,12 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     epilogue: true,
     reference: |p, x, y| y[0].iter_mut().enumerate().for_each(|(i, y)| *y = element(p, x, i)),
-    cpu: |p, x, y| cpu(p, x, y[0]),
+    cpu: |p, x, y| cpu(p, x, false, y[0]),
+    packed: Some(Packed {
+        input: 1,
+        fits: |p| Params::read(p).batches == 1,
+        cpu: |p, x, y| cpu(p, x, true, y[0]),
+    }),
     gradient: Some(gradient),
     of_item: |params, items| {
         let p = Params::read(params);
@@ -238,20 +243,33 @@ fn element<T: Copy + Into<f64>>(params: &[u8], inputs: &[&[T]], i: usize) -> f64
     Epilogue::read(params).reference(sum, inputs[3], row, col, cols)
 }
 
-fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
+/// Rows of a block.
+const BLOCK: usize = 128;
+
+/// Blocks of rows, a product and its epilogue each, so that sums are still in the cache when they are finished. The right
+/// side is in panels, or will be where that pays.
+fn cpu(params: &[u8], inputs: &[&[f32]], packed: bool, y: &mut [f32]) {
     let p = Params::read(params);
-    let (x, w, bias, operand) = (inputs[0], inputs[1], inputs[2], inputs[3]);
     let (rows, inner, cols) = (p.rows as usize, p.inner as usize, p.cols as usize);
     let epilogue = Epilogue::read(params);
-    let bias = (p.has_bias != 0).then_some(bias);
-    // Blocks of rows, a product and its epilogue each, so that sums are still in the cache when they are finished.
-    let block = rows.div_ceil(rayon::current_num_threads()).clamp(1, 256);
+    let bias = (p.has_bias != 0).then_some(inputs[2]);
+    let block = rows.div_ceil(rayon::current_num_threads()).clamp(1, BLOCK);
     for (b, y) in y.chunks_exact_mut(rows * cols).enumerate() {
-        let (x, w) = (&x[b * rows * inner..][..rows * inner], &w[b * inner * cols..][..inner * cols]);
+        let x = &inputs[0][b * rows * inner..][..rows * inner];
+        let panels = match packed {
+            true => Panels::packed(inputs[1], inner, cols),
+            false => Panels::new(&inputs[1][b * inner * cols..][..inner * cols], inner, cols, rows),
+        };
         y.par_chunks_mut(block * cols).enumerate().for_each(|(i, y)| {
-            let sizes = [y.len() / cols, inner, cols];
-            gemm(y, cols, false, &x[i * block * inner..], inner, (w, cols, 1), sizes, 1.0);
-            epilogue.apply(y, b * p.rows as usize + i * block, cols, bias, operand);
+            let x = Rows {
+                values: &x[i * block * inner..],
+                across: (block, inner),
+                down: 0,
+                runs: (1, inner),
+                run: inner,
+            };
+            panels.product(&x, y, false);
+            epilogue.apply(y, b * rows + i * block, cols, bias, inputs[3]);
         });
     }
 }

@@ -2,10 +2,12 @@
 
 pub mod conv2d;
 pub mod conv2d_gradient;
+mod conv2d_winograd;
 pub mod matmul;
 pub mod product;
 pub mod product_slices;
 pub mod sum_slices;
+pub mod winograd;
 pub mod winograd_input;
 pub mod winograd_output;
 

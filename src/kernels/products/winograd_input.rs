@@ -1,9 +1,10 @@
 //! The first third of a 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2015,
 //! arXiv:1509.09308): windows of 6×6 into 36 planes, in each of which the convolution is a product of matrices, with a
-//! quarter of the multiplications. Half of the filters' side is [`filters`]; the last third is
+//! quarter of the multiplications. The matrices and the filters' side are in [`crate::kernels::winograd`]; the last third is
 //! [`crate::kernels::winograd_output`]; [`crate::graph::rewrites`] puts them together.
 
 use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::winograd::{INPUT, PLANES, TILE, WINDOW};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, conv2d, defined_in_f32, fold_grid};
 use rayon::prelude::*;
 
@@ -27,33 +28,6 @@ params! {
     /// Tiles of all pictures.
     tiles: u32,
 }
-
-/// Side of a tile of the output.
-pub const TILE: usize = 4;
-/// Side of the window a tile reads.
-pub const WINDOW: usize = 6;
-/// Elements of a window: planes of the transformed input, filters and sums.
-pub const PLANES: usize = WINDOW * WINDOW;
-
-/// Bᵀ
-const B: [[f64; WINDOW]; WINDOW] = [
-    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
-    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
-    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
-    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
-    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
-    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
-];
-
-/// G
-const G: [[f64; 3]; WINDOW] = [
-    [0.25, 0.0, 0.0],
-    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-    [0.0, 0.0, 1.0],
-];
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
@@ -116,8 +90,8 @@ fn compute(params: &[u8], inputs: &[&[f32]], v: &mut [f32]) {
             let (tile, c) = (i / channels, i % channels);
             let image = tile / across / down % p.pictures as usize;
             let mut sum = 0.0;
-            for (y, by) in B[py].iter().enumerate() {
-                for (x, bx) in B[px].iter().enumerate() {
+            for (y, by) in INPUT[py].iter().enumerate() {
+                for (x, bx) in INPUT[px].iter().enumerate() {
                     let iy = (tile / across % down * TILE + y).checked_sub(1);
                     let ix = (tile % across * TILE + x).checked_sub(1);
                     let (Some(iy), Some(ix)) = (iy, ix) else { continue };
@@ -136,18 +110,4 @@ fn compute(params: &[u8], inputs: &[&[f32]], v: &mut [f32]) {
             *v = sum as f32;
         }
     });
-}
-
-/// G g Gᵀ of 3×3 filters `[3, 3, inputs, outputs]` → `[36, inputs, outputs]`.
-pub fn filters(w: &[f32]) -> Vec<f32> {
-    let plane = w.len() / 9;
-    let mut u = vec![0.0; PLANES * plane];
-    u.par_chunks_mut(plane.max(1)).enumerate().for_each(|(i, u)| {
-        let (row, col) = (G[i / WINDOW], G[i % WINDOW]);
-        for (at, u) in u.iter_mut().enumerate() {
-            let tap = |k: usize| row[k / 3] * col[k % 3] * f64::from(w[k * plane + at]);
-            *u = (0..9).map(tap).sum::<f64>() as f32;
-        }
-    });
-    u
 }

@@ -3,7 +3,8 @@
 
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::winograd_input::{TILE, WINDOW, tiles};
+use crate::kernels::winograd::{OUTPUT, TILE, WINDOW};
+use crate::kernels::winograd_input::tiles;
 use crate::kernels::{
     ACTIVATION, Cost, EPILOGUE, INDEX, Kernel, STORE, Shader, conv2d, defined_in_f32, fold_grid,
 };
@@ -25,14 +26,6 @@ params! {
     has_bias: u32;
     epilogue
 }
-
-/// Aᵀ
-const A: [[f64; WINDOW]; TILE] = [
-    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
-    [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
-    [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
-    [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
-];
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
@@ -94,8 +87,8 @@ fn compute(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         let (n, oy, ox) = (row / width / height, row / width % height, row % width);
         let tile = (n * p.tiles_down as usize + oy / TILE) * p.tiles_across as usize + ox / TILE;
         let mut sum = if p.has_bias != 0 { f64::from(bias[col]) } else { 0.0 };
-        for (r, ay) in A[oy % TILE].iter().enumerate() {
-            for (c, ax) in A[ox % TILE].iter().enumerate() {
+        for (r, ay) in OUTPUT[oy % TILE].iter().enumerate() {
+            for (c, ax) in OUTPUT[ox % TILE].iter().enumerate() {
                 sum += ay * ax * f64::from(m[((r * WINDOW + c) * p.tiles as usize + tile) * cols + col]);
             }
         }

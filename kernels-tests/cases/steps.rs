@@ -5,6 +5,7 @@ use ancestral::internals::diffusion::{
     Coefficients, Row, ScoreShifts, Step, Thresholding, Variance, coefficients, numbers,
 };
 use ancestral::internals::graph::{Storage, Tensor};
+use ancestral::internals::kernels::fixed_point::{FOUND, MEMORY, SearchState, fixed_point};
 use ancestral::internals::kernels::quantile::quantile;
 use ancestral::internals::kernels::renoise;
 use ancestral::internals::kernels::steer::{FACTORS, steer};
@@ -15,6 +16,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(quantile_cases());
     cases.extend(renoise_cases());
     cases.extend(steer_cases());
+    cases.extend(fixed_point_cases());
     cases
 }
 
@@ -250,6 +252,51 @@ fn renoise_cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// What a search has found of a picture: the smallest error, and evaluations.
+const BEGINS: [f32; FOUND] = [0.0, 0.0];
+const IMPROVES: [f32; FOUND] = [9.0, 1.0];
+const GOT_WORSE: [f32; FOUND] = [0.01, 2.0];
+const SETTLED: [f32; FOUND] = [5e-6, 3.0];
+
+fn fixed_point_cases() -> Vec<Case> {
+    let of = |name: &str, [h, w, c]: [usize; 3], found: &[[f32; FOUND]]| {
+        case("fixed_point", name, |m| {
+            let n = found.len();
+            let (first, x, answer) = (m.f32(&[n, h, w, c]), m.f32(&[n, h, w, c]), m.f32(&[n, h, w, c]));
+            let memory = m.f32(&[n, MEMORY, h, w, c]);
+            let found = m.given(&[n, FOUND], Storage::F32, found.concat());
+            let state = SearchState { answer: &answer, memory: &memory, found: &found };
+            fixed_point(&mut m.g, &first, &x, &state, 1e-5);
+            m.g.output("answer", &answer);
+            m.g.output("memory", &memory);
+            m.g.output("found", &found);
+            x
+        })
+    };
+    vec![
+        of("begins", [5, 7, 3], &[BEGINS]),
+        of("improves", [5, 7, 3], &[IMPROVES]),
+        of("got_worse", [5, 7, 3], &[GOT_WORSE]),
+        of("settled", [5, 7, 3], &[SETTLED]),
+        of("each_its_own", [9, 11, 3], &[SETTLED, BEGINS, GOT_WORSE, IMPROVES, BEGINS]),
+        of("one_element", [1, 1, 1], &[IMPROVES, BEGINS]),
+        of("64x64", [64, 64, 3], &[IMPROVES, GOT_WORSE]),
+        // Nothing changed since the evaluation before: no line goes through one point.
+        case("fixed_point", "stands_still", |m| {
+            let x = m.given(&[1, 2, 2, 1], Storage::F32, vec![1.5; 4]);
+            let first = m.f32(&[1, 2, 2, 1]);
+            let answer = m.f32(&[1, 2, 2, 1]);
+            let memory = [[1.0; 4], [0.5; 4], [1.5; 4], [0.5; 4]].concat();
+            let memory = m.given(&[1, MEMORY, 2, 2, 1], Storage::F32, memory);
+            let found = m.given(&[1, FOUND], Storage::F32, IMPROVES.to_vec());
+            let state = SearchState { answer: &answer, memory: &memory, found: &found };
+            fixed_point(&mut m.g, &first, &x, &state, 1e-5);
+            m.g.output("answer", &answer);
+            x
+        }),
+    ]
 }
 
 fn quantile_cases() -> Vec<Case> {

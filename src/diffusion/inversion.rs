@@ -16,7 +16,7 @@ use crate::error::{Result, request};
 /// is left of them for the picture has no digits.
 const LEAST_ALPHA_BAR: f64 = 1e-3;
 /// Root mean square of a step's error from which on it is as good as solved.
-const SETTLED: f64 = 1e-5;
+pub(crate) const SETTLED: f32 = 1e-5;
 
 /// `count` timesteps, evenly from the noisiest from which a picture can be told down to 0, so that DDIM's steps there can
 /// be inverted.
@@ -57,77 +57,6 @@ pub fn inverse(step: &Step) -> Result<Step> {
         ..*c
     };
     Ok(Step { coefficients, draws_noise: true, adds_noise: true, ..*step })
-}
-
-/// A fixed point x = g(x), by Anderson's acceleration (1965) from the last two evaluations: the next x is what would be best
-/// on the line through them if g were linear. Longer memories were no better on trained decoders.
-pub(crate) struct FixedPoint {
-    /// Where g is evaluated next.
-    x: Vec<f32>,
-    /// Where it was found nearest to x, and the root mean square of g(x) − x there.
-    nearest: Vec<f32>,
-    error: f64,
-    /// The last evaluation was that one.
-    improves: bool,
-    /// g(x) and g(x) − x of the last evaluation.
-    last: Option<(Vec<f64>, Vec<f64>)>,
-}
-
-impl FixedPoint {
-    /// The search from a first guess.
-    pub fn new(first: &[f32]) -> Self {
-        let (x, nearest) = (first.to_vec(), first.to_vec());
-        FixedPoint { x, nearest, error: f64::INFINITY, improves: false, last: None }
-    }
-
-    /// Where g is to be evaluated.
-    pub fn x(&self) -> &[f32] {
-        &self.x
-    }
-
-    /// The answer: what follows from the last evaluation, unless an earlier one was nearer.
-    pub fn answer(&self) -> &[f32] {
-        if self.improves { &self.x } else { &self.nearest }
-    }
-
-    /// The root mean square of g(x) − x where it was smallest.
-    pub fn error(&self) -> f64 {
-        self.error
-    }
-
-    /// Nothing is to be gained by going on.
-    pub fn settled(&self) -> bool {
-        self.error <= SETTLED
-    }
-
-    /// Learns g(x).
-    pub fn learn(&mut self, g: &[f32]) {
-        let g: Vec<f64> = g.iter().map(|g| f64::from(*g)).collect();
-        let f: Vec<f64> = g.iter().zip(&self.x).map(|(g, x)| g - f64::from(*x)).collect();
-        let error = (dot(&f, &f) / f.len().max(1) as f64).sqrt();
-        self.improves = error < self.error;
-        let next = self.follows(&g, &f);
-        let evaluated = std::mem::replace(&mut self.x, next);
-        if self.improves {
-            (self.error, self.nearest) = (error, evaluated);
-        }
-        self.last = Some((g, f));
-    }
-
-    /// g − γ (g − g'), with g' the evaluation before and the γ for which the same of g(x) − x is shortest.
-    fn follows(&self, g: &[f64], f: &[f64]) -> Vec<f32> {
-        let plain = || g.iter().map(|g| *g as f32).collect();
-        let Some((g_before, f_before)) = &self.last else { return plain() };
-        let change: Vec<f64> = f.iter().zip(f_before).map(|(f, before)| f - before).collect();
-        let gamma = dot(f, &change) / dot(&change, &change);
-        let mixed = g.iter().zip(g_before).map(|(g, before)| (g - gamma * (g - before)) as f32);
-        let mixed: Vec<f32> = mixed.collect();
-        if mixed.iter().all(|x| x.is_finite()) { mixed } else { plain() }
-    }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]
@@ -231,51 +160,5 @@ mod tests {
         // The last step's result is the network's, whatever x is.
         let last = *steps(&sample, &DDIM, Timesteps::Custom(vec![0])).expect("steps").last().expect("a step");
         assert!(inverse(&last).is_err());
-    }
-
-    /// x = m x + b, searched for by so many evaluations.
-    fn search(m: &[f32], b: &[f32], evaluations: usize) -> Vec<f32> {
-        let mut search = FixedPoint::new(&vec![0.0; m.len()]);
-        for _ in 0..evaluations {
-            let g: Vec<f32> = search.x().iter().zip(m.iter().zip(b)).map(|(x, (m, b))| m * x + b).collect();
-            search.learn(&g);
-        }
-        search.answer().to_vec()
-    }
-
-    #[test]
-    fn fixed_points_are_found_where_evaluating_again_and_again_would_not() {
-        // Along one direction two evaluations and the line through them do; where g pushes off, the second was worse than
-        // the first, and a third must show that what follows is better.
-        for (m, evaluations) in [(0.95, 2), (-0.9, 2), (1.3, 3), (-2.0, 3)] {
-            let (found, expected) = (search(&[m], &[1.5], evaluations)[0], 1.5 / (1.0 - m));
-            assert!((found - expected).abs() < 1e-4 * expected.abs(), "{m}: {found} for {expected}");
-        }
-        // Of one slow direction among quick ones little is left after five, where 0.95⁵ of it would be.
-        let (m, b) = ([0.95, 0.1, -0.1, 0.05], [1.0, 2.0, -0.5, 0.3]);
-        let off = |found: &[f32]| {
-            let expected = m.iter().zip(b).map(|(m, b)| b / (1.0 - m));
-            found.iter().zip(expected).map(|(x, e)| (x - e).abs()).fold(0.0, f32::max)
-        };
-        let accelerated = off(&search(&m, &b, 5));
-        let plain = (1.0 / 0.05) * 0.95f32.powi(5);
-        assert!(accelerated < 0.01 * plain, "{accelerated}, without acceleration {plain}");
-    }
-
-    #[test]
-    fn a_search_keeps_what_was_nearest() {
-        // The first guess alone.
-        let mut search = FixedPoint::new(&[4.0]);
-        search.learn(&[2.5]);
-        assert_eq!(search.answer(), [2.5]);
-        // What follows turns out worse: back to the nearest.
-        search.learn(&[90.0]);
-        assert_eq!(search.answer(), [4.0]);
-        // Values that are no numbers are never an answer.
-        search.learn(&[f32::NAN]);
-        assert_eq!(search.answer(), [4.0]);
-        let mut settles = FixedPoint::new(&[1.0]);
-        settles.learn(&[1.0]);
-        assert!(settles.settled() && settles.answer() == [1.0]);
     }
 }

@@ -364,23 +364,10 @@ impl Denoiser {
     ) -> Result<()> {
         let mut work = self.device.work();
         self.stepper.begin(&mut work, step.coefficients.memory_len, Default::default())?;
-        self.step_alone(&mut work, std::slice::from_ref(step), guidance_scale, z, monitor)
-    }
-
-    /// The first of `upcoming` steps in a run that was begun, with nothing that leads it; waits for it.
-    pub(super) fn step_alone(
-        &mut self,
-        work: &mut Work,
-        upcoming: &[Step],
-        guidance_scale: f64,
-        z: &[f32],
-        monitor: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<()> {
-        let Some(step) = upcoming.first() else { return Ok(()) };
-        self.see(work, upcoming, monitor)?;
-        self.stepper.set(work, step, guidance_scale)?;
-        self.stepper.set_noise(work, z)?;
-        self.stepper.advance(work, Kind::of(step), monitor)?;
+        self.see(&mut work, std::slice::from_ref(step), monitor)?;
+        self.stepper.set(&mut work, step, guidance_scale)?;
+        self.stepper.set_noise(&mut work, z)?;
+        self.stepper.advance(&mut work, Kind::of(step), monitor)?;
         work.finish()
     }
 }

@@ -5,10 +5,11 @@ use super::denoiser::Denoiser;
 use super::guidance::{Lead, steer};
 use super::stepper::{Kind, Leads};
 use crate::device::{DeviceTensor, Reading, Ticket, Work};
-use crate::diffusion::inversion::FixedPoint;
+use crate::diffusion::inversion::SETTLED;
 use crate::diffusion::repaint::{Keeping, Kept};
 use crate::diffusion::{Noise, Step, channels_last, inverse};
 use crate::error::{Error, Result};
+use crate::kernels::fixed_point::FOUND;
 use crate::models::network::Shape;
 use crate::picture::Picture;
 use crate::settings::guidance::Guide;
@@ -22,7 +23,7 @@ const NEARLY: f32 = 0.99;
 /// Steps for which noise is drawn ahead.
 const AHEAD: usize = 2;
 /// Largest root mean square by which a step of an inversion may miss its fixed point unsaid.
-const FOUND: f64 = 0.02;
+const FAR: f32 = 0.02;
 
 /// What a step's callback learns.
 pub struct StepDone<'a> {
@@ -143,29 +144,27 @@ impl Denoiser {
         let inverses = steps.iter().rev().map(inverse).collect::<Result<Vec<_>>>()?;
         let mut work = self.device().work();
         self.stepper.begin(&mut work, 0, Leads::default())?;
-        let item = (pictures.len() / self.shape().pictures).max(1);
-        let (mut x, mut worst) = (pictures.to_vec(), 0.0);
-        for i in 0..inverses.len() {
-            let mut searches: Vec<FixedPoint> = x.chunks_exact(item).map(FixedPoint::new).collect();
+        self.stepper.set_end(&mut work, pictures)?;
+        let mut worst: f32 = 0.0;
+        for (i, inverse) in inverses.iter().enumerate() {
+            self.stepper.set(&mut work, inverse, guidance_scale)?;
+            self.stepper.begin_search(&mut work)?;
+            let mut off = f32::INFINITY;
             for k in 0..evaluations {
-                if searches.iter().all(FixedPoint::settled) {
+                if off <= SETTLED {
                     break;
                 }
-                let at: Vec<f32> = searches.iter().flat_map(FixedPoint::x).copied().collect();
-                work.write(&self.stepper.x, &at)?;
                 let mut monitor = |share| {
                     let done = i as f32 + (k as f32 + share) / evaluations as f32;
                     on_step(StepDone { done, steps: inverses.len(), estimate: None })
                 };
-                self.step_alone(&mut work, &inverses[i..], guidance_scale, &x, &mut monitor)?;
-                let next = self.stepper.x.read()?;
-                searches
-                    .iter_mut()
-                    .zip(next.chunks_exact(item))
-                    .for_each(|(search, next)| search.learn(next));
+                self.see(&mut work, &inverses[i..], &mut monitor)?;
+                self.stepper.advance(&mut work, Kind::of(inverse), &mut monitor)?;
+                let found = self.stepper.search(&mut work)?;
+                work.finish()?;
+                off = found.values()?.chunks_exact(FOUND).map(|of| of[0]).fold(0.0, farther);
             }
-            x = searches.iter().flat_map(FixedPoint::answer).copied().collect();
-            worst = searches.iter().map(FixedPoint::error).fold(worst, f64::max);
+            worst = farther(worst, off);
             if !worst.is_finite() {
                 return Err(not_a_number("the picture's noise"));
             }
@@ -173,14 +172,19 @@ impl Denoiser {
                 return Err(Error::Cancelled);
             }
         }
-        if evaluations > 1 && worst > FOUND {
+        if evaluations > 1 && worst > FAR {
             log::warn!(
                 "the noise that makes this picture is not found (a step is off by {worst:.2}): take a smaller guidance scale, \
                  or more evaluations"
             );
         }
-        Ok(x)
+        self.stepper.answer()?.read()
     }
+}
+
+/// The larger of two errors; what is no number is the largest.
+fn farther(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
 }
 
 /// A run of a denoiser.

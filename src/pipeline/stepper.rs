@@ -1,11 +1,13 @@
 //! The sampler's step as programs over values that stay on the device: the sample, what the sampler remembers, what leads it.
 
-use crate::device::{Device, DeviceTensor, Monitor, Program, ProgramOptions, Weights, Work};
+use crate::device::{Device, DeviceTensor, Monitor, Program, ProgramOptions, Reading, Weights, Work};
+use crate::diffusion::inversion::SETTLED;
 use crate::diffusion::numbers::{COUNT, coefficients};
 use crate::diffusion::repaint::Keeping;
 use crate::diffusion::{Step, Thresholding};
 use crate::error::Result;
 use crate::graph::{Graph, Storage};
+use crate::kernels::fixed_point::{FOUND, MEMORY, SearchState, fixed_point};
 use crate::kernels::quantile::quantile;
 use crate::kernels::renoise::{self, renoise};
 use crate::kernels::steer::{FACTORS, steer};
@@ -117,6 +119,20 @@ pub(super) fn record_renoise(shape: Shape) -> Graph {
     g
 }
 
+/// A step of the search for what a step of an inversion begins at.
+fn record_search(shape: Shape) -> Graph {
+    let mut g = Graph::new();
+    let [n, h, w, c] = shape.sample();
+    let x = g.input("x", &[n, h, w, c], Storage::F32);
+    let first = g.input("first", &[n, h, w, c], Storage::F32);
+    let answer = g.input("answer", &[n, h, w, c], Storage::F32);
+    let memory = g.input("memory", &[n, MEMORY, h, w, c], Storage::F32);
+    let found = g.input("found", &[n, FOUND], Storage::F32);
+    let state = SearchState { answer: &answer, memory: &memory, found: &found };
+    fixed_point(&mut g, &first, &x, &state, SETTLED);
+    g
+}
+
 /// The steps of a network's runs.
 pub(super) struct Stepper {
     device: Device,
@@ -139,6 +155,7 @@ pub(super) struct Stepper {
     programs: Vec<(Kind, Program)>,
     steer: Option<(bool, Program)>,
     renoise: Option<Program>,
+    search: Option<Program>,
     /// Where directions that come from the host go.
     direction: Option<DeviceTensor>,
 }
@@ -169,6 +186,7 @@ impl Stepper {
             programs: Vec::new(),
             steer: None,
             renoise: None,
+            search: None,
             direction: None,
         })
     }
@@ -309,6 +327,49 @@ impl Stepper {
     pub fn set_put(&mut self, work: &mut Work, known: &[f32]) -> Result<()> {
         let to = self.renoiser()?.value("known");
         work.write(&to, known)
+    }
+
+    /// Begins an inversion that ends at pictures `[N, H, W, C]`.
+    pub fn set_end(&mut self, work: &mut Work, pictures: &[f32]) -> Result<()> {
+        let to = self.searcher()?.value("answer");
+        work.write(&to, pictures)
+    }
+
+    /// Begins a step of an inversion: the search for the sample that its [inverse](crate::diffusion::inverse) takes to itself,
+    /// with what the step before was answered as noise. That is the first guess, too.
+    pub fn begin_search(&mut self, work: &mut Work) -> Result<()> {
+        let search = self.searcher()?;
+        let (answer, found) = (search.value("answer"), search.value("found"));
+        work.copy(&answer, &self.noise)?;
+        work.copy(&answer, &self.x)?;
+        work.clear(&found)
+    }
+
+    /// Goes on with the search from what the inverse step made of the sample, which becomes the next guess. What is read says of
+    /// each picture by how much the nearest guess is off, then how often it was looked at.
+    pub fn search(&mut self, work: &mut Work) -> Result<Reading> {
+        let search = self.searcher()?;
+        search.enqueue(work, &mut |_| true)?;
+        work.read_later(&search.value("found"))
+    }
+
+    /// The answer of the search.
+    pub fn answer(&mut self) -> Result<DeviceTensor> {
+        Ok(self.searcher()?.value("answer"))
+    }
+
+    fn searcher(&mut self) -> Result<&mut Program> {
+        let program = match self.search.take() {
+            Some(program) => program,
+            None => {
+                let graph = record_search(self.shape);
+                let mut program = self.device.program(graph, &Weights::none(), &self.options)?;
+                program.bind("x", &self.x)?;
+                program.bind("first", &self.noise)?;
+                program
+            }
+        };
+        Ok(self.search.insert(program))
     }
 
     fn renoiser(&mut self) -> Result<&mut Program> {

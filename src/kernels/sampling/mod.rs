@@ -1,8 +1,9 @@
 //! What a sampler computes of the network's output.
 
+pub mod fixed_point;
 pub mod quantile;
 pub mod renoise;
 pub mod steer;
 pub mod step;
 
-table! { quantile, renoise, steer, step }
+table! { fixed_point, quantile, renoise, steer, step }

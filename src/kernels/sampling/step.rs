@@ -249,11 +249,17 @@ pub(crate) trait Real:
     + Mul<Output = Self>
     + Div<Output = Self>
 {
+    /// The nearest to x.
+    fn of(x: f64) -> Self;
     fn exp(self) -> Self;
     fn sqrt(self) -> Self;
 }
 
 impl Real for f32 {
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+
     fn exp(self) -> Self {
         f32::exp(self)
     }
@@ -264,6 +270,10 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    fn of(x: f64) -> Self {
+        x
+    }
+
     fn exp(self) -> Self {
         f64::exp(self)
     }

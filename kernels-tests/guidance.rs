@@ -1,8 +1,12 @@
 //! What a guidance does to a run: each kind of direction against its formula, sums, refusals.
 
+use crate::device::on_gpu;
+use crate::plan_and_run::{golden, waves};
 use ancestral::guidance::{Direction, State};
 use ancestral::internals::diffusion::{Sampler, SchedulerConfig, Variance, steps};
-use ancestral::{DeviceChoice, Engine, Error, LoadOptions, Picture, Problem, Setting, Settings};
+use ancestral::{
+    Clip, Device, DeviceChoice, Engine, Error, LoadOptions, Picture, Problem, Setting, Settings,
+};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -111,4 +115,32 @@ fn guidance_that_fails_ends_the_run() {
     let nan = |at: &State<'_>| Ok(Direction::Mean(vec![f32::NAN; at.x.len()]));
     let error = engine.generate("", Settings::new().steps([2]).guide(1.0, nan)).expect_err("NaN");
     assert!(error.to_string().contains("NaN"), "{error}");
+}
+
+/// What a guidance computes once for all runs is not taken for computed where a run ends before its work is handed over.
+#[test]
+fn a_cancelled_run_leaves_a_guidance_as_it_was() {
+    on_gpu(|device| {
+        let Device::Gpu(gpu) = device else { panic!("a GPU") };
+        let options = LoadOptions { device: DeviceChoice::Existing(gpu.clone()), ..LoadOptions::default() };
+        let engine = Engine::load(model(), &options).expect("the golden's model");
+        let clip = Clip::load(golden("sdg/transformers")).expect("a CLIP that sees no noise");
+        let settings = || {
+            let guidance = clip.guidance(device).content(&waves(32, 32), 1.0).style(&waves(40, 24), 1.0);
+            Settings::new().seed(3).steps([2]).guide(1.0, guidance.build().expect("a guidance"))
+        };
+        let expected = engine.generate("", settings()).expect("a picture");
+        let mut cancelled = 0;
+        for call in 0..12 {
+            let (again, mut left) = (settings(), call);
+            let stopped = again.clone().on_progress(move |_| {
+                left -= 1;
+                left >= 0
+            });
+            cancelled += usize::from(matches!(engine.generate("", stopped), Err(Error::Cancelled)));
+            let found = engine.generate("", again).expect("a picture");
+            assert!(found[0].values == expected[0].values, "cancelled at call {call}");
+        }
+        assert!(cancelled >= 6, "{cancelled} runs were cancelled");
+    });
 }

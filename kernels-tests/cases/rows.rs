@@ -1,5 +1,5 @@
 //! Cases of what works on rows and columns: `softmax` and its gradient, `activation_gradient`, `sum_axis`, `cut`, `pick`,
-//! `transpose`.
+//! `reciprocal`, `transpose`.
 
 use super::norms::ACTIVATIONS;
 use super::{Case, Maker, case};
@@ -10,6 +10,7 @@ use ancestral::internals::kernels::elementwise::{activate, add, mul, scale};
 use ancestral::internals::kernels::epilogue::Activation;
 use ancestral::internals::kernels::hand_over::{HandOver, hand_over};
 use ancestral::internals::kernels::pick::{pick, scatter};
+use ancestral::internals::kernels::reciprocal::reciprocal;
 use ancestral::internals::kernels::softmax::{log_softmax, softmax};
 use ancestral::internals::kernels::softmax_gradient::softmax_gradient;
 use ancestral::internals::kernels::sum_axis::{mean_rows, spread_axis, sum_axis, sum_rows};
@@ -21,9 +22,25 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(sum_cases());
     cases.extend(cut_cases());
     cases.extend(pick_cases());
+    cases.extend(reciprocal_cases());
     cases.extend(transpose_cases());
     cases.extend(hand_over_cases());
     cases
+}
+
+fn reciprocal_cases() -> Vec<Case> {
+    let given = |name, values: Vec<f32>, least| {
+        case("reciprocal", name, |m: &mut Maker| {
+            let x = m.given(&[values.len(), 1], Storage::Elem, values);
+            reciprocal(&mut m.g, "reciprocal", &x, least)
+        })
+    };
+    vec![
+        given("each", (1..=70).map(|i| i as f32 * 0.75).collect(), 1e-20),
+        given("one", vec![3.0], 1e-20),
+        // At zero, and on both sides of the least.
+        given("least", vec![0.0, -1.0, 0.25, 0.5, 0.75, 6e4], 0.5),
+    ]
 }
 
 fn hand_over_cases() -> Vec<Case> {

@@ -9,6 +9,7 @@ pub mod hand_over;
 pub mod join;
 pub mod join_f32;
 pub mod pick;
+pub mod reciprocal;
 pub mod resample;
 pub mod resample_gradient;
 pub mod sum_axis;
@@ -16,6 +17,6 @@ pub mod timestep_embedding;
 pub mod transpose;
 
 table! {
-    activation_gradient, concat, cut, elementwise, embedding, hand_over, join, join_f32, pick, resample,
-    resample_gradient, sum_axis, timestep_embedding, transpose,
+    activation_gradient, concat, cut, elementwise, embedding, hand_over, join, join_f32, pick, reciprocal,
+    resample, resample_gradient, sum_axis, timestep_embedding, transpose,
 }

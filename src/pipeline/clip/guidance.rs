@@ -26,25 +26,22 @@ pub struct ClipGuidance {
 /// The programs for samples of one shape.
 struct Made {
     shape: [usize; 4],
-    /// Inputs `x`, `t`, `aim` and those of each comparison; outputs `scalar` and `gradient`.
+    /// Inputs `x`, `t`, `aim` and those of each example, which are the outputs of its own program; outputs `scalar` and
+    /// `gradient`.
     score: Program,
     /// What it sees where a caller brings it.
     own: DeviceTensor,
-    /// Whether its `aim` is set for good.
-    aimed: bool,
-    /// What the examples are compared by, if there are any.
-    examples: Option<Examples>,
+    examples: Vec<Example>,
+    /// Whether what stays as it is at every step is on the device.
+    ready: bool,
 }
 
-struct Examples {
-    /// Inputs `x` and `t`; outputs `unit`, and `map {j}`, `gram {j}` with the opposite sign, with `… size` (Σ²).
+/// What an example is compared by.
+struct Example {
+    /// Inputs `x` and `t`.
     program: Program,
-    /// The pictures in the sample's size, repeated for each of its pictures.
-    pictures: Vec<Vec<f32>>,
-    /// Their unit vectors.
-    units: Vec<Vec<f32>>,
-    /// Whether the score's inputs hold what the program said of them.
-    known: bool,
+    /// The picture in the sample's size, repeated for each of its pictures.
+    picture: Vec<f32>,
 }
 
 impl ClipGuidance {
@@ -67,18 +64,18 @@ impl ClipGuidance {
     fn make(&self, shape: [usize; 4]) -> Result<Made> {
         let [pictures, height, width, _] = shape;
         let (terms, weights) = (&self.terms, &self.terms.image.weights);
-        let score = self.device.program(self.score(shape)?, weights, &OPTIONS)?;
-        let examples = match self.examples.is_empty() {
-            true => None,
-            false => {
-                let program = self.device.program(terms.record_examples(shape), weights, &OPTIONS)?;
-                let fit = |example: &Picture| colours(&example.fitted(width, height)).repeat(pictures);
-                let pictures = self.examples.iter().map(fit).collect();
-                Some(Examples { program, pictures, units: Vec::new(), known: false })
+        let mut score = self.device.program(self.score(shape)?, weights, &OPTIONS)?;
+        let mut examples = Vec::new();
+        for (i, example) in self.examples.iter().enumerate() {
+            let program = self.device.program(terms.record_example(shape, i), weights, &OPTIONS)?;
+            for (name, _) in &program.graph().outputs {
+                score.bind(name, &program.output(name))?;
             }
-        };
+            let picture = colours(&example.fitted(width, height)).repeat(pictures);
+            examples.push(Example { program, picture });
+        }
         let own = score.value("x");
-        Ok(Made { shape, score, own, aimed: false, examples })
+        Ok(Made { shape, score, own, examples, ready: false })
     }
 
     /// The sum of all terms by picture, `[N]`, and its gradient with respect to x_t, `[N, H, W, 3]`.
@@ -90,7 +87,6 @@ impl ClipGuidance {
         let mut made = self.take(at.shape)?;
         let timestep = self.timestep(at.alpha_bar);
         let mut work = self.device.work();
-        self.look_at_examples(&mut made, at, timestep, (&mut work, monitor))?;
         let seen = made.own.clone();
         work.write(&seen, if timestep.is_some() { at.x } else { at.x0 })?;
         self.run(&mut made, &seen, timestep, (&mut work, monitor))?;
@@ -115,21 +111,28 @@ impl ClipGuidance {
         }
     }
 
-    /// Has the score run on what the encoder sees, on the device.
+    /// Has the score run on what the encoder sees, on the device, after the examples where they are not known.
     fn run(
-        &self,
+        &mut self,
         made: &mut Made,
         seen: &DeviceTensor,
         timestep: Option<usize>,
         (work, monitor): (&mut Work, &mut Monitor<'_>),
     ) -> Result<()> {
-        let (pictures, score) = (made.shape[0], &mut made.score);
-        if self.terms.aims() && !made.aimed {
-            let units = made.examples.as_ref().map_or(&[][..], |of| &of.units);
-            work.write(&score.value("aim"), &self.terms.aim(pictures, units)?)?;
-            // Examples that are noised are others at each step.
-            made.aimed = made.examples.is_none() || timestep.is_none();
+        let pictures = made.shape[0];
+        if !made.ready && made.score.has("aim") {
+            work.write(&made.score.value("aim"), &self.terms.aim(pictures)?)?;
         }
+        // Examples that are noised are others at each step.
+        if !made.ready || timestep.is_some() {
+            self.look_at_examples(made, timestep, (work, monitor))?;
+        }
+        if !made.ready {
+            // A run that ends before its work is handed over takes nothing with it that a later one counts on.
+            work.submit()?;
+            made.ready = true;
+        }
+        let score = &mut made.score;
         score.bind("x", seen)?;
         if score.has("t") {
             work.write(&score.value("t"), &vec![timestep.unwrap_or(0) as f32; pictures])?;
@@ -137,47 +140,31 @@ impl ClipGuidance {
         score.enqueue(work, monitor)
     }
 
-    /// Sets what the score compares with, where it is not set yet or changes with the noise.
+    /// Has the examples' programs run, with noise where the encoder sees some.
     fn look_at_examples(
         &mut self,
         made: &mut Made,
-        at: &State<'_>,
         timestep: Option<usize>,
         (work, monitor): (&mut Work, &mut Monitor<'_>),
     ) -> Result<()> {
-        let Some(examples) = &mut made.examples else { return Ok(()) };
-        if examples.known && timestep.is_none() {
-            return Ok(());
-        }
-        examples.units.clear();
-        for i in 0..examples.pictures.len() {
-            let (x, program) = (&examples.pictures[i], &mut examples.program);
+        let shape = made.shape;
+        for (i, Example { program, picture }) in made.examples.iter_mut().enumerate() {
             match timestep {
-                Some(t) => work.write(&program.value("x"), &self.noised(i, x, at, t))?,
-                None => work.write(&program.value("x"), x)?,
+                Some(t) => work.write(&program.value("x"), &self.noised(i, picture, shape, t))?,
+                None => work.write(&program.value("x"), picture)?,
             }
             if program.has("t") {
-                work.write(&program.value("t"), &vec![timestep.unwrap_or(0) as f32; at.shape[0]])?;
+                work.write(&program.value("t"), &vec![timestep.unwrap_or(0) as f32; shape[0]])?;
             }
             // The share of a step that an example takes is not known.
             program.enqueue(work, &mut |_| monitor(0.0))?;
-            work.finish()?;
-            if !self.terms.contents.is_empty() {
-                examples.units.push(program.read("unit")?);
-            }
-            for (term, comparison) in
-                self.terms.comparisons.iter().enumerate().filter(|(_, c)| c.example == i)
-            {
-                self.terms.set_comparison(work, [&made.score, program], (term, *comparison))?;
-            }
         }
-        examples.known = true;
         Ok(())
     }
 
     /// Example i with the noise of the encoder's timestep t: √ᾱ x₀ + √(1−ᾱ) z.
-    fn noised(&mut self, i: usize, x0: &[f32], at: &State<'_>, t: usize) -> Vec<f32> {
-        let [pictures, height, width, channels] = at.shape;
+    fn noised(&mut self, i: usize, x0: &[f32], shape: [usize; 4], t: usize) -> Vec<f32> {
+        let [pictures, height, width, channels] = shape;
         let noise = match &mut self.noise {
             Some(noise) => noise.draw(pictures, channels, height, width),
             None => {
@@ -235,15 +222,11 @@ impl Guidance for ClipGuidance {
         monitor: &mut Monitor<'_>,
     ) -> Result<Option<DeviceDirection>> {
         check_colour(at.shape)?;
-        let timestep = self.timestep(at.alpha_bar);
-        let mut made = self.take(at.shape)?;
-        // Examples are looked at on the host, once where they are not noised.
-        if !self.device.is(at.device)
-            || made.examples.as_ref().is_some_and(|examples| timestep.is_some() || !examples.known)
-        {
-            self.made = Some(made);
+        if !self.device.is(at.device) {
             return Ok(None);
         }
+        let timestep = self.timestep(at.alpha_bar);
+        let mut made = self.take(at.shape)?;
         self.run(&mut made, if timestep.is_some() { at.x } else { at.x0 }, timestep, (work, monitor))?;
         let values = made.score.value("gradient");
         self.made = Some(made);
@@ -253,11 +236,10 @@ impl Guidance for ClipGuidance {
 
     fn graphs(&self, shape: [usize; 4], steps: usize) -> Result<Vec<(usize, Graph)>> {
         let mut graphs = vec![(steps, self.score(shape)?)];
-        if !self.examples.is_empty() {
-            // Examples are looked at anew at each step where they get noise.
-            let times = if self.terms.image.alpha_bars.is_some() { steps } else { 1 };
-            graphs.insert(0, (times * self.examples.len(), self.terms.record_examples(shape)));
-        }
+        // Examples are looked at anew at each step where they get noise.
+        let times = if self.terms.image.alpha_bars.is_some() { steps } else { 1 };
+        let examples = 0..self.examples.len();
+        graphs.splice(..0, examples.map(|i| (times, self.terms.record_example(shape, i))));
         Ok(graphs)
     }
 }

@@ -2,12 +2,12 @@
 
 use super::files::Image;
 use super::model::FLOOR;
-use crate::device::{Program, Work};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::elementwise::{add, as_elem, mul, scale};
 use crate::kernels::layer_norm::l2_normalise;
 use crate::kernels::product::gram;
+use crate::kernels::reciprocal::reciprocal;
 use crate::kernels::sum_axis::{sum_axis, sum_rows};
 
 /// Of two features or Gram matrices, what is compared with less than this is compared with this.
@@ -40,11 +40,14 @@ pub(super) struct Comparison {
     pub weight: f64,
 }
 
-impl Comparison {
-    /// What its inputs are called, for a map.
-    fn inputs(self, term: usize, map: usize) -> [String; 2] {
-        ["", " weight"].map(|what| format!("{} {term}.{map}{what}", self.features.name()))
-    }
+/// What an example's features of a map, with the opposite sign, and 1/Σ² of them are called.
+fn named(kind: Features, example: usize, map: usize) -> [String; 2] {
+    ["", " share"].map(|what| format!("{} {example}.{map}{what}", kind.name()))
+}
+
+/// What an example's unit vector is called.
+fn unit_of(example: usize) -> String {
+    format!("unit {example}")
 }
 
 /// What the score is of.
@@ -66,6 +69,18 @@ fn squares(g: &mut Graph, label: &str, x: &Tensor) -> Tensor {
     sum_axis(g, label, &by_channel, [n, channels, 1], &[n, 1])
 }
 
+/// Each example once, with the sum of its weights.
+fn summed(weighted: impl Iterator<Item = (usize, f64)>) -> Vec<(usize, f64)> {
+    let mut sums: Vec<(usize, f64)> = Vec::new();
+    for (example, weight) in weighted {
+        match sums.iter_mut().find(|(of, _)| *of == example) {
+            Some((_, sum)) => *sum += weight,
+            None => sums.push((example, weight)),
+        }
+    }
+    sums
+}
+
 /// Features of a kind.
 fn features(g: &mut Graph, maps: &[Tensor], kind: Features) -> Vec<Tensor> {
     match kind {
@@ -75,38 +90,40 @@ fn features(g: &mut Graph, maps: &[Tensor], kind: Features) -> Vec<Tensor> {
 }
 
 impl Terms {
-    pub fn compares(&self, kind: Features) -> bool {
-        self.comparisons.iter().any(|comparison| comparison.features == kind)
+    /// Examples that are compared by features of a kind, and their weights.
+    fn compared(&self, kind: Features) -> impl Iterator<Item = (usize, f64)> {
+        let of_kind = self.comparisons.iter().filter(move |comparison| comparison.features == kind);
+        of_kind.map(|comparison| (comparison.example, comparison.weight))
     }
 
-    /// Whether vectors are compared at all.
-    pub fn aims(&self) -> bool {
-        !self.texts.is_empty() || !self.contents.is_empty()
+    fn compares(&self, kind: Features) -> bool {
+        self.compared(kind).next().is_some()
     }
 
-    /// Records the sum of all terms, `[N]`.
+    /// Records the sum of all terms, `[N]`. Of examples it has inputs, each by the name of what
+    /// [another graph](Terms::record_example) makes.
     pub fn scalar(&self, g: &mut Graph, x: &Tensor, t: &Tensor) -> Tensor {
-        let (n, embed) = (x.dim(0), self.image.config.embed());
+        let n = x.dim(0);
         let seen = self.image.config.forward(g, x, Some(t), !self.comparisons.is_empty());
         let mut terms = Vec::new();
-        if self.aims() {
+        if let Some(aim) = self.record_aim(g, n) {
             let unit = l2_normalise(g, "unit", &seen.embeds, FLOOR);
-            let aim = g.input("aim", &[n, embed], Storage::F32);
-            let aim = as_elem(g, &aim);
             let products = mul(g, &unit, &aim);
-            terms.push(sum_axis(g, "cosine", &products, [n, embed, 1], &[n, 1]));
+            terms.push(sum_axis(g, "cosine", &products, [n, aim.channels(), 1], &[n, 1]));
         }
         for kind in [Features::Maps, Features::Grams].into_iter().filter(|kind| self.compares(*kind)) {
             let found = features(g, &seen.maps, kind);
-            for (term, comparison) in self.comparisons.iter().enumerate() {
-                for (j, found) in found.iter().enumerate().filter(|_| comparison.features == kind) {
-                    let [features, weight] = comparison.inputs(term, j);
+            for (example, weight) in summed(self.compared(kind)) {
+                let factor = -(weight * self.logit_scale / found.len() as f64) as f32;
+                for (j, found) in found.iter().enumerate() {
+                    let [features, share] = named(kind, example, j);
                     let example = g.input(&features, &found.shape, Storage::Elem);
                     let difference = add(g, found, &example);
                     let distance = squares(g, kind.name(), &difference);
-                    let weight = g.input(&weight, &[n, 1], Storage::F32);
-                    let weight = as_elem(g, &weight);
-                    terms.push(mul(g, &distance, &weight));
+                    let share = g.input(&share, &[n, 1], Storage::F32);
+                    let share = as_elem(g, &share);
+                    let distance = mul(g, &distance, &share);
+                    terms.push(scale(g, &distance, factor));
                 }
             }
         }
@@ -116,35 +133,51 @@ impl Terms {
         g.reshape(&sum, &[n])
     }
 
-    /// Records what the examples are compared by.
-    pub fn record_examples(&self, shape: [usize; 4]) -> Graph {
+    /// The weighted sum of all vectors `[N, E]`: of texts as one input, of examples each its own.
+    fn record_aim(&self, g: &mut Graph, n: usize) -> Option<Tensor> {
+        let shape = [n, self.image.config.embed()];
+        let mut aims = Vec::new();
+        if !self.texts.is_empty() {
+            let aim = g.input("aim", &shape, Storage::F32);
+            aims.push(as_elem(g, &aim));
+        }
+        for (example, weight) in summed(self.contents.iter().copied()) {
+            let unit = g.input(&unit_of(example), &shape, Storage::Elem);
+            aims.push(scale(g, &unit, (weight * self.logit_scale) as f32));
+        }
+        aims.into_iter().reduce(|sum, aim| add(g, &sum, &aim))
+    }
+
+    /// Records what an example is compared by.
+    pub fn record_example(&self, shape: [usize; 4], example: usize) -> Graph {
         let mut g = Graph::new();
         let x = g.input("x", &shape, Storage::F32);
         let t = g.input("t", &shape[..1], Storage::F32);
-        let seen = self.image.config.forward(&mut g, &x, Some(&t), !self.comparisons.is_empty());
-        if !self.contents.is_empty() {
+        let is_compared = |kind| self.compared(kind).any(|(of, _)| of == example);
+        let kinds = [Features::Maps, Features::Grams].into_iter().filter(|kind| is_compared(*kind));
+        let kinds: Vec<Features> = kinds.collect();
+        let seen = self.image.config.forward(&mut g, &x, Some(&t), !kinds.is_empty());
+        if self.contents.iter().any(|(of, _)| *of == example) {
             let unit = l2_normalise(&mut g, "unit", &seen.embeds, FLOOR);
-            g.output("unit", &unit);
+            g.output(&unit_of(example), &unit);
         }
-        for kind in [Features::Maps, Features::Grams].into_iter().filter(|kind| self.compares(*kind)) {
+        for kind in kinds {
             for (j, found) in features(&mut g, &seen.maps, kind).iter().enumerate() {
+                let [features, share] = named(kind, example, j);
                 let size = squares(&mut g, kind.name(), found);
+                let reciprocal = reciprocal(&mut g, kind.name(), &size, LEAST);
                 let opposite = scale(&mut g, found, -1.0);
-                g.output(&format!("{} {j}", kind.name()), &opposite);
-                g.output(&format!("{} {j} size", kind.name()), &size);
+                g.output(&features, &opposite);
+                g.output(&share, &reciprocal);
             }
         }
         g
     }
 
-    /// The weighted sum of all vectors, by picture.
-    pub fn aim(&self, pictures: usize, units: &[Vec<f32>]) -> Result<Vec<f32>> {
+    /// The weighted sum of the texts' vectors, by picture.
+    pub fn aim(&self, pictures: usize) -> Result<Vec<f32>> {
         let embed = self.image.config.embed();
         let mut aim = vec![0.0; pictures * embed];
-        let mut follow = |vectors: &[f32], weight: f64| {
-            let weight = (weight * self.logit_scale) as f32;
-            aim.iter_mut().zip(vectors.iter().cycle()).for_each(|(aim, v)| *aim += weight * v);
-        };
         for (vectors, weight) in &self.texts {
             let count = vectors.len() / embed;
             if count != 1 && count != pictures {
@@ -154,34 +187,9 @@ impl Terms {
                     "{count} texts for {pictures} pictures: give one for all, or one for each"
                 ));
             }
-            follow(vectors, *weight);
-        }
-        for (example, weight) in &self.contents {
-            if let Some(unit) = units.get(*example) {
-                follow(unit, *weight);
-            }
+            let weight = (weight * self.logit_scale) as f32;
+            aim.iter_mut().zip(vectors.iter().cycle()).for_each(|(aim, v)| *aim += weight * v);
         }
         Ok(aim)
-    }
-
-    /// Hands an example's features to the score, with the weights that make their differences shares of them.
-    pub fn set_comparison(
-        &self,
-        work: &mut Work,
-        [score, example]: [&Program; 2],
-        (term, comparison): (usize, Comparison),
-    ) -> Result<()> {
-        let kind = comparison.features.name();
-        let count =
-            (0..).take_while(|j| example.graph().find_output(&format!("{kind} {j}")).is_some()).count();
-        for j in 0..count {
-            let [features, weight] = comparison.inputs(term, j);
-            work.copy(&example.value(&format!("{kind} {j}")), &score.value(&features))?;
-            let sizes = example.value(&format!("{kind} {j} size")).read()?;
-            let share = -(comparison.weight * self.logit_scale / count as f64) as f32;
-            let weights: Vec<f32> = sizes.iter().map(|size| share / size.max(LEAST)).collect();
-            work.write(&score.value(&weight), &weights)?;
-        }
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::on_gpu;
 use crate::plan_and_run::{golden, waves};
-use ancestral::guidance::{Direction, State};
+use ancestral::guidance::{Direction, GuidanceBuilder, State};
 use ancestral::internals::device::Device;
 use ancestral::internals::device::ledger::{Traffic, traffic};
 use ancestral::internals::diffusion::numbers::COUNT;
@@ -32,10 +32,15 @@ struct Steady {
 /// What passed from each step that was done to the next, by stage: each stage's steps but the first two, which make programs and
 /// fill the pipe, and the last, which empties it.
 fn steady(engine: &Engine, prompt: &str, settings: Settings) -> Vec<Steady> {
+    steady_in(settings, |settings| drop(engine.generate(prompt, settings).expect("pictures")))
+}
+
+/// The same of any run.
+fn steady_in(settings: Settings, run: impl Fn(Settings)) -> Vec<Steady> {
     let done: Arc<Mutex<Vec<Told>>> = Arc::default();
     let noted = done.clone();
     // Programs are made and measured by a first run.
-    engine.generate(prompt, settings.clone()).expect("pictures");
+    run(settings.clone());
     let settings = settings.on_progress(move |progress| {
         if progress.done > 0.0 && progress.done.fract() == 0.0 {
             let mut noted = noted.lock().expect("no panic");
@@ -46,7 +51,7 @@ fn steady(engine: &Engine, prompt: &str, settings: Settings) -> Vec<Steady> {
         }
         true
     });
-    engine.generate(prompt, settings).expect("pictures");
+    run(settings);
     let done = done.lock().expect("no panic");
     let mut stages: Vec<Steady> = Vec::new();
     for (stage, (width, height), _, at) in done.iter() {
@@ -164,6 +169,61 @@ fn steering_stays_on_the_device() {
         let [host] = &on_host[..] else { panic!("one stage") };
         let read: u64 = host.steps.iter().map(|step| step.read_back).sum();
         assert!(read >= (host.steps.len() as u64 - 1) * 2 * host.noise, "{host:?}");
+    });
+}
+
+/// Semantic Diffusion Guidance: examples' features and their sizes are compared where they are. A CLIP that sees noise reads
+/// each example anew at every step, with that step's noise; one that sees none reads it once.
+#[test]
+fn examples_stay_on_the_device() {
+    on_gpu(|device| {
+        let engine = Engine::load(golden("ddpm/pipeline"), &options(device)).expect("DDPM");
+        let noised = Clip::bundled().expect("the bundled CLIP");
+        let plain = Clip::load(golden("sdg/transformers")).expect("a CLIP that sees no noise");
+        assert!(noised.timestep(0.5).is_some() && plain.timestep(0.5).is_none(), "one of each");
+        let (a, b) = (waves(32, 32), waves(40, 24));
+        // So many pictures, and examples that get noise.
+        let held = |what: &str, guidance: GuidanceBuilder, count: u64, examples: u64| {
+            let guidance = guidance.build().expect("a guidance");
+            let settings = Settings::new().steps(6).count(count as usize).guide(1.0, guidance);
+            let steps = steady(&engine, "", settings);
+            // The factors by which the direction is taken, and a timestep for each picture and example.
+            hold(what, &steps, count * (1 + examples), 32 + 4 * count * (1 + examples));
+        };
+        let of = |clip: &Clip| clip.guidance(device);
+        held("content", of(&noised).content(&a, 1.0), 1, 1);
+        held("structure", of(&noised).structure(&a, 1.0), 1, 1);
+        held("style", of(&noised).style(&a, 1.0), 2, 1);
+        let two = of(&noised).text("a star", 1.0).content(&a, 1.0).style(&a, 0.5).structure(&b, 0.5);
+        held("two examples", two, 1, 2);
+        held("without noise", of(&plain).content(&a, 1.0).structure(&a, 1.0).style(&b, 1.0), 2, 0);
+    });
+}
+
+/// Inversion: all that is read of a picture is by how much the search is off, and how often it was looked at: eight bytes, once
+/// the network has seen it, which the host waits for. Nothing is uploaded but numbers and timesteps.
+#[test]
+fn inversion_stays_on_the_device() {
+    on_gpu(|device| {
+        let engine = Engine::load(golden("unclip_variation/pipeline"), &options(device)).expect("unCLIP");
+        for (count, evaluations) in [(1, 1), (1, 3), (2, 3)] {
+            let pictures = vec![waves(16, 16); count];
+            let by = UnClipSettings { inversion: Some(evaluations), ..UnClipSettings::default() };
+            let stages = steady_in(Settings::new().system(by).steps(8), |settings| {
+                drop(engine.invert(&pictures, settings).expect("latents"));
+            });
+            let [Steady { steps, .. }] = &stages[..] else { panic!("the decoder's stage: {stages:?}") };
+            assert!(steps.len() >= 2, "{steps:?}");
+            let (count, evaluations) = (count as u64, evaluations as u64);
+            for step in steps {
+                let what = format!("{count} by {evaluations} evaluations: {step:?}");
+                let seen = step.read_back / (8 * count);
+                assert!(step.read_back == seen * 8 * count && (1..=evaluations).contains(&seen), "{what}");
+                assert!(step.submissions <= 2 * seen && step.waits <= step.submissions, "{what}");
+                assert!(step.uploaded <= NUMBERS + evaluations * 4 * count, "{what}");
+                assert!(step.uploaded >= NUMBERS, "{what}");
+            }
+        }
     });
 }
 

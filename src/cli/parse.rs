@@ -8,6 +8,12 @@ pub fn parse<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("`{text}` is not a number"))
 }
 
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = parse(text)?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("give a number above 0".into()) }
+}
+
 /// `256x192`, or `256` for both.
 pub fn parse_size(text: &str) -> Result<(usize, usize), String> {
     let parts: Vec<&str> = text.split('x').collect();

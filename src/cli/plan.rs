@@ -3,9 +3,9 @@
 use super::drawing::{Extent, Prior};
 use super::model::Choice;
 use super::output::say;
-use super::parse::{StageValue, per_stage};
+use super::parse::{StageValue, per_stage, positive};
 use super::tables::table;
-use ancestral::cost::{Target, plan_network};
+use ancestral::cost::{Card, Target, plan_network};
 use ancestral::{Device, DeviceChoice, DeviceLimits, Error, Precision, Settings};
 use clap::Args;
 use std::path::PathBuf;
@@ -17,6 +17,10 @@ use std::path::PathBuf;
 /// where that measures faster. `moved` counts each node's inputs and
 /// output once; `fewest` each weight, input and output of the part once, as if nothing between them left the chip.
 /// `activations` is what the plan's buffers take, `at least` the largest set of activations alive at once.
+///
+/// With a card's figures (--multiprocessors, --peak, --bandwidth) the nodes follow, those that take longest first: the
+/// workgroups of each, the share of the multiprocessors at work, and the least time, which is that of its operations at the
+/// peak or of its bytes at the bandwidth, whichever is longer, by that share. No card is faster; most are slower.
 ///
 /// Exits with 1 where something does not fit.
 #[derive(Args)]
@@ -43,6 +47,15 @@ pub struct Plan {
     /// Guidance scale, by stage if separated by commas; 1 runs the conditional half only
     #[arg(short, long, value_name = "X", value_delimiter = ',')]
     guidance_scale: Vec<StageValue<f64>>,
+    /// A card's multiprocessors (compute units, cores): prints each node's workgroups, and the share of the card at work
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    multiprocessors: Option<u32>,
+    /// A card's peak in TFLOP/s, of the type that is multiplied: prints the least time of each node and of the run
+    #[arg(long, value_name = "TFLOPS", value_parser = positive)]
+    peak: Option<f64>,
+    /// A card's memory bandwidth in GB/s: the same
+    #[arg(long, value_name = "GBS", value_parser = positive)]
+    bandwidth: Option<f64>,
     #[command(flatten)]
     extent: Extent,
     #[command(flatten)]
@@ -74,6 +87,12 @@ pub fn run(args: &Plan) -> Result<bool, Error> {
             engine.plan(engine.anything(), &engine.with_anything(settings), &target)?
         }
     };
-    say(table(&cost));
+    let card = Card {
+        multiprocessors: args.multiprocessors.map(u64::from),
+        peak: args.peak.map(|tera| tera * 1e12),
+        bandwidth: args.bandwidth.map(|giga| giga * 1e9),
+    };
+    let asked = args.multiprocessors.is_some() || args.peak.is_some() || args.bandwidth.is_some();
+    say(table(&cost, asked.then_some(&card)));
     Ok(cost.fits())
 }

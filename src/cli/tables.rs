@@ -1,17 +1,50 @@
 //! What a run costs, as tables.
 
-use ancestral::cost::{Bytes, NetworkCost, PartCost, RunCost};
+use ancestral::cost::{Bytes, Card, NetworkCost, NodeCost, PartCost, RunCost};
 use std::fmt::{self, Write};
 
-/// The plan of a run.
-pub fn table(cost: &RunCost) -> String {
+/// The plan of a run; with a card, of each node on it.
+pub fn table(cost: &RunCost, card: Option<&Card>) -> String {
     let mut text = String::new();
     // A string takes all that is written to it.
-    let _ = run(&mut text, cost);
+    let _ = run(&mut text, cost, card);
     text
 }
 
-fn network(f: &mut impl Write, cost: &NetworkCost) -> fmt::Result {
+/// Seconds that a part takes on a card at least.
+fn seconds(part: &PartCost, card: &Card) -> Option<f64> {
+    part.nodes.iter().map(|n| Some(n.count as f64 * n.seconds(card)?)).sum()
+}
+
+/// A part's nodes, those that take longest first.
+fn nodes(f: &mut impl Write, part: &PartCost, card: &Card) -> fmt::Result {
+    let time = |n: &NodeCost| n.seconds(card).map(|each| each * n.count as f64);
+    let mut nodes: Vec<&NodeCost> = part.nodes.iter().collect();
+    let weight = |n: &NodeCost| time(n).unwrap_or(n.flops * n.count as f64);
+    nodes.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+    writeln!(
+        f,
+        "  {:<6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>10}  shader, first node",
+        part.name, "nodes", "workgroups", "at work", "GFLOP", "moved", "least"
+    )?;
+    for n in nodes {
+        let share = card.multiprocessors.map_or(String::new(), |_| format!("{:.0} %", 100.0 * n.share(card)));
+        let least = time(n).map_or(String::new(), |s| format!("{:.1} µs", 1e6 * s));
+        writeln!(
+            f,
+            "         {:>6} {:>10} {share:>10} {:>10.2} {:>10} {least:>10}  {}, {}",
+            n.count,
+            n.workgroups,
+            n.flops * n.count as f64 / 1e9,
+            Bytes(n.moved * n.count as f64),
+            n.shader,
+            n.label
+        )?;
+    }
+    Ok(())
+}
+
+fn network(f: &mut impl Write, cost: &NetworkCost, card: Option<&Card>) -> fmt::Result {
     writeln!(f, "{}: {}", cost.name, cost.sizes)?;
     writeln!(
         f,
@@ -45,12 +78,20 @@ fn network(f: &mut impl Write, cost: &NetworkCost) -> fmt::Result {
         Bytes(cost.largest.1 as f64),
         cost.largest.0
     )?;
+    if let Some(card) = card {
+        cost.parts.iter().try_for_each(|part| nodes(f, part, card))?;
+        let all = cost.parts.iter().map(|part| Some(part.runs as f64 * seconds(part, card)?)).sum();
+        if let Some(all) = all {
+            let all: f64 = all;
+            writeln!(f, "  whole run on such a card: at least {all:.3} s")?;
+        }
+    }
     cost.refused.iter().try_for_each(|what| writeln!(f, "  DOES NOT FIT: {what}"))
 }
 
-fn run(f: &mut impl Write, cost: &RunCost) -> fmt::Result {
+fn run(f: &mut impl Write, cost: &RunCost, card: Option<&Card>) -> fmt::Result {
     for of in &cost.networks {
-        network(f, of)?;
+        network(f, of, card)?;
         writeln!(f)?;
     }
     let bytes = |bytes: u64| Bytes(bytes as f64);

@@ -11,6 +11,7 @@
 //! - **Activations** are what the plan's buffers take; **at least** is the largest set of them alive at once.
 
 use super::denoiser::{Parts, distinct, record_hand_over};
+use super::node_cost::NodeCost;
 use super::sampler::jumps;
 use super::stepper::{Kind, Leads, record_renoise, record_steer, record_step};
 use crate::device::{Device, DeviceLimits};
@@ -48,6 +49,8 @@ pub struct PartCost {
     pub activations_least: u64,
     /// Bytes of inputs and constants, which have buffers of their own.
     pub inputs: u64,
+    /// Its dispatches.
+    pub nodes: Vec<NodeCost>,
 }
 
 /// One network of a model.
@@ -279,7 +282,7 @@ impl NetworkCost {
         shared: &mut HashSet<(String, u64)>,
     ) -> PartCost {
         let size = |id: TensorId| bytes(graph, id, on.precision);
-        let (mut flops, mut moved) = (0.0, 0.0);
+        let (mut flops, mut moved, mut nodes) = (0.0, 0.0, Vec::new());
         // What is read of each tensor by the node that reads most of it.
         let mut read: BTreeMap<TensorId, f64> = BTreeMap::new();
         for node in &graph.nodes {
@@ -288,13 +291,15 @@ impl NetworkCost {
             let elements: usize = node.inputs.iter().map(|id| graph.info(*id).len()).sum();
             // A look-up reads a part of its table.
             let share = (cost.reads / elements.max(1) as f64).min(1.0);
+            let mut of_node = node.outputs.iter().map(|id| size(*id) as f64).sum::<f64>();
             for id in &node.inputs {
                 let bytes = size(*id) as f64 * share;
-                moved += bytes;
+                of_node += bytes;
                 let most = read.entry(*id).or_default();
                 *most = most.max(bytes);
             }
-            moved += size(node.output()) as f64;
+            moved += of_node;
+            NodeCost::new(graph, node, of_node).join(&mut nodes);
         }
         let made = |id: &TensorId| matches!(graph.info(*id).source, Source::Node);
         let fewest = read.iter().filter(|(id, _)| !made(id)).map(|(_, bytes)| bytes).sum::<f64>()
@@ -328,6 +333,7 @@ impl NetworkCost {
             activations,
             activations_least,
             inputs,
+            nodes,
         }
     }
 }

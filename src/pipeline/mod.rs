@@ -20,6 +20,7 @@ pub mod glide;
 pub mod guidance;
 pub mod imagen;
 pub mod load;
+pub mod node_cost;
 pub mod plan;
 pub mod resolve;
 pub mod run;

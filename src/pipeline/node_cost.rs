@@ -1,0 +1,86 @@
+//! What the nodes of a program cost on a card: workgroups against its multiprocessors, and the least time.
+
+use crate::graph::{Graph, Node};
+use crate::kernels::Shader;
+
+/// Nodes of a program that cost the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeCost {
+    /// Their kernel.
+    pub kernel: &'static str,
+    /// What a card without matrix units computes it by, where no other choice measures faster.
+    pub shader: &'static str,
+    /// The first one's label.
+    pub label: String,
+    /// How many there are.
+    pub count: usize,
+    /// Workgroups of each.
+    pub workgroups: u64,
+    /// Floating-point operations of each; a multiply-add counts two.
+    pub flops: f64,
+    /// Bytes of each: its inputs and outputs once.
+    pub moved: f64,
+}
+
+/// A card, as far as its owner knows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Card {
+    /// Multiprocessors, compute units, cores: what a workgroup runs on.
+    pub multiprocessors: Option<u64>,
+    /// Floating-point operations a second, of the numbers that are multiplied.
+    pub peak: Option<f64>,
+    /// Bytes a second between the chip and its memory.
+    pub bandwidth: Option<f64>,
+}
+
+impl NodeCost {
+    pub(super) fn new(graph: &Graph, node: &Node, moved: f64) -> Self {
+        let shader = on_hardware(node);
+        let grid = (shader.grid)(&node.params, &graph.info(node.output()).shape);
+        NodeCost {
+            kernel: node.kernel.name,
+            shader: shader.name,
+            label: node.label.clone(),
+            count: 1,
+            workgroups: grid.iter().map(|n| u64::from(*n)).product(),
+            flops: graph.node_cost(node).flops,
+            moved,
+        }
+    }
+
+    /// Counts a node among those that cost the same.
+    pub(super) fn join(self, nodes: &mut Vec<NodeCost>) {
+        let same = |other: &&mut NodeCost| {
+            let of = |n: &NodeCost| (n.shader, n.workgroups, n.flops.to_bits(), n.moved.to_bits());
+            of(other) == of(&self)
+        };
+        match nodes.iter_mut().find(same) {
+            Some(other) => other.count += 1,
+            None => nodes.push(self),
+        }
+    }
+
+    /// The share of a card's multiprocessors that is at work, on average over each node's run: the last workgroups leave
+    /// some idle.
+    pub fn share(&self, card: &Card) -> f64 {
+        card.multiprocessors.map_or(1.0, |all| {
+            let rounds = self.workgroups.div_ceil(all.max(1)).max(1);
+            self.workgroups as f64 / (rounds * all.max(1)) as f64
+        })
+    }
+
+    /// Seconds that each takes at least: its operations at the card's peak, or its bytes at the card's bandwidth, by the
+    /// [share](Self::share) that is at work. None where nothing is known of the card.
+    pub fn seconds(&self, card: &Card) -> Option<f64> {
+        let least = [card.peak.map(|peak| self.flops / peak), card.bandwidth.map(|rate| self.moved / rate)];
+        let least = least.into_iter().flatten().reduce(f64::max)?;
+        Some(least / self.share(card).max(f64::MIN_POSITIVE))
+    }
+}
+
+/// The shader a card without matrix units begins with: the last one that fits, software's own left out.
+fn on_hardware(node: &Node) -> &'static Shader {
+    let shaders = node.kernel.shaders;
+    let serves = |s: &&Shader| s.needs.subgroup.is_none() && !s.needs.cooperative && (s.fits)(&node.params);
+    shaders.iter().rfind(serves).unwrap_or(&shaders[0])
+}

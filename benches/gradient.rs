@@ -125,7 +125,7 @@ fn main() {
 /// Where the time of the classifier and its gradient goes, by shader.
 fn profile(device: &Device, weights: &Weights, scalar: &Scalar, shape: [usize; 4]) {
     let graph = score_graph(shape, scalar, u64::MAX).expect("a gradient");
-    let options = ProgramOptions { accurate: true, ..Default::default() };
+    let options = ProgramOptions::default();
     let mut program = device.program(graph, weights, &options).expect("it fits");
     common::profile("classifier and its gradient", &mut program);
 }
@@ -192,7 +192,7 @@ fn measure(device: &Device, weights: &Weights, scalar: &Scalar, shape: [usize; 4
         let graph = score_graph(shape, scalar, budget).expect("a gradient");
         graphs.push(("forward and gradient", Some(budget), graph));
     }
-    let options = ProgramOptions { accurate: true, ..Default::default() };
+    let options = ProgramOptions::default();
     let mut noise = NoiseStream::new(1);
     let x = noise.normal(shape.iter().product());
     let mut programs: Vec<Program> = Vec::new();

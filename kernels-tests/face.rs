@@ -325,14 +325,14 @@ fn programs_are_not_taken_for_another_device_or_precision() {
 }
 
 fn programs_are_for_one_device(gpu: &Device) {
-    use ancestral::internals::device::ProgramOptions;
+    use ancestral::internals::device::{ProgramOptions, Variants};
     use ancestral::internals::pipeline::imagen::load_stage;
     use ancestral::internals::pipeline::stage::At;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes/stage_1");
     let stage = load_stage(&folder, None, 0).expect("a stage");
     let (network, shape) = (&stage.networks[0], stage.shape(1, (32, 32), &[], 1.0));
     let f32 = ProgramOptions { precision: Precision::F32, ..Default::default() };
-    let other = ProgramOptions { accurate: true, ..f32 };
+    let other = ProgramOptions { variants: Variants::Rule, ..f32 };
     for (device, options) in [(&Device::Cpu, &f32), (gpu, &f32), (gpu, &other), (&Device::Cpu, &f32)] {
         let at = At { device, options };
         let denoiser = network.denoiser(at, shape, 2).expect("a program");

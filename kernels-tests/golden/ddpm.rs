@@ -19,7 +19,6 @@ const OPTIONS: ProgramOptions = ProgramOptions {
     precision: Precision::F32,
     keep: ancestral::internals::device::Keep::Outputs,
     variants: Variants::Measured,
-    accurate: false,
 };
 
 /// Everything a case stores.

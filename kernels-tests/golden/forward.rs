@@ -13,12 +13,8 @@ const INPUTS: [&str; 4] = ["sample", "timestep", "encoder_hidden_states", "class
 
 /// The output and the taps of `graph`, by name.
 pub fn run(device: &Device, weights: &Weights, graph: Graph, inputs: &[(&str, &[f32])]) -> Checked<Outputs> {
-    let options = ProgramOptions {
-        precision: Precision::F32,
-        keep: Keep::Taps,
-        variants: Variants::Measured,
-        accurate: false,
-    };
+    let options =
+        ProgramOptions { precision: Precision::F32, keep: Keep::Taps, variants: Variants::Measured };
     let mut program = device.program(graph, weights, &options).map_err(text)?;
     inputs.iter().for_each(|(name, values)| program.write(name, values));
     program.run(&mut |_| true).map_err(text)?;

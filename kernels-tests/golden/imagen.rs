@@ -24,12 +24,8 @@ use ancestral::internals::weights::read_json;
 use ancestral::{Condition, Engine, LoadOptions, Picture, Settings};
 use serde_json::Value;
 
-const OPTIONS: ProgramOptions = ProgramOptions {
-    precision: Precision::F32,
-    keep: Keep::Outputs,
-    variants: Variants::Measured,
-    accurate: false,
-};
+const OPTIONS: ProgramOptions =
+    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
 
 /// Everything a case stores, of either stage.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {

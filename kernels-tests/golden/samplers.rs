@@ -20,12 +20,8 @@ const IN_SIGMA: [&str; 3] =
 /// The least a sample may be off, over its magnitude.
 const LEAST: f64 = 1e-6;
 
-const OPTIONS: ProgramOptions = ProgramOptions {
-    precision: Precision::F32,
-    keep: Keep::Outputs,
-    variants: Variants::Measured,
-    accurate: false,
-};
+const OPTIONS: ProgramOptions =
+    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
 
 /// An entry of the manifest: a scheduler and a run of it.
 struct Entry<'a> {

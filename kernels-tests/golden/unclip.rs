@@ -265,7 +265,6 @@ const OPTIONS: ProgramOptions = ProgramOptions {
     precision: Precision::F32,
     keep: ancestral::internals::device::Keep::Outputs,
     variants: ancestral::internals::device::Variants::Measured,
-    accurate: false,
 };
 
 impl<'a> Whole<'a> {

@@ -15,12 +15,8 @@ use ancestral::internals::pipeline::stage::{At, Stage};
 use ancestral::internals::pipeline::upsampler::load_stage;
 use ancestral::{Engine, LoadOptions, Settings};
 
-const OPTIONS: ProgramOptions = ProgramOptions {
-    precision: Precision::F32,
-    keep: Keep::Outputs,
-    variants: Variants::Measured,
-    accurate: false,
-};
+const OPTIONS: ProgramOptions =
+    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
 
 /// Everything a case stores.
 pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {

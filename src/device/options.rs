@@ -11,9 +11,6 @@ pub struct ProgramOptions {
     pub keep: Keep,
     /// Which shaders compute it on the GPU.
     pub variants: Variants,
-    /// Only ways to compute that keep f32's accuracy: without Winograd's transforms, whose rounding errors are about
-    /// three times a plain convolution's.
-    pub accurate: bool,
 }
 
 /// How the GPU's shaders are chosen among those that compute a kernel.

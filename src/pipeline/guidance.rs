@@ -120,13 +120,9 @@ struct Made {
     version: Option<u64>,
 }
 
-/// In f32, since small gradients leave f16's range, and accurately, since a score is small beside what it is made of.
-pub(crate) const OPTIONS: ProgramOptions = ProgramOptions {
-    precision: Precision::F32,
-    keep: Keep::Outputs,
-    variants: Variants::Measured,
-    accurate: true,
-};
+/// In f32, since small gradients leave f16's range.
+pub(crate) const OPTIONS: ProgramOptions =
+    ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
 
 /// Bytes of activations that a guidance may take where the caller does not say: 1 GiB.
 pub const MEMORY_BUDGET: u64 = 1 << 30;

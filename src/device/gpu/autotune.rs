@@ -166,7 +166,7 @@ impl<'a> Chooser<'a> {
         let named = matches!(self.options.variants, Variants::Only(_));
         for rewrite in one.kernel.rewrites.others {
             // Where there is little to save, what transforms lose of the last digits is not worth it.
-            let wanted = rewrite.accurate || (!self.options.accurate && (named || !small));
+            let wanted = rewrite.accurate || named || !small;
             let room = self.transformed + (rewrite.weights)(one) <= MAX_TRANSFORMED
                 && (rewrite.largest)(one) <= self.most_between();
             if !wanted || !room || !(rewrite.fits)(graph, one, precision) {
@@ -251,9 +251,6 @@ impl<'a> Chooser<'a> {
         }
         let half = |half| if half { "f16" } else { "f32" };
         key.push_str(&format!(" {} {}", half(precision.elem_f16), half(precision.weight_f16)));
-        if self.options.accurate {
-            key.push_str(" accurate");
-        }
         key
     }
 

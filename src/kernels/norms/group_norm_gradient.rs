@@ -1,10 +1,15 @@
 //! The gradient of [`crate::kernels::group_norm`] with respect to its input.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "plain loops over arrays of vectors are unrolled early enough"
+)]
+
 use super::group_blocks::{Affine, Blocks, LANES};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::group_norm::{self, GroupNorm};
-use crate::kernels::simd::{load, store, wide};
+use crate::kernels::simd::{load, read, store, wide, write};
 use crate::kernels::{
     ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT,
     Shader,
@@ -259,28 +264,60 @@ impl WithSimd for Sums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f64; 2]> {
-        let width = self.mean.len();
-        let mut found = Vec::with_capacity(width);
-        // A vector of channels at a time, with the sums in registers.
-        for start in (0..self.channels).step_by(S::F32_LANES) {
-            let cut = start..self.channels.min(start + S::F32_LANES);
-            let to = self.first + cut.start..self.first + cut.end;
-            let mean = load(simd, &self.mean[to.clone()]);
-            let (mut plain, mut by_distance) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
-            for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact(width)) {
-                let distance = simd.sub_f32s(load(simd, &x[cut.clone()]), mean);
-                let y = load(simd, &y[to.clone()]);
-                plain = simd.add_f32s(plain, y);
-                by_distance = simd.mul_add_e_f32s(y, distance, by_distance);
-            }
-            let mut values = [[0.0; LANES]; 2];
-            store(simd, &mut values[0][..cut.len()], plain);
-            store(simd, &mut values[1][..cut.len()], by_distance);
-            let [plain, by_distance] = &values;
-            let pairs = plain.iter().zip(by_distance).take(cut.len());
-            found.extend(pairs.map(|(plain, by_distance)| [f64::from(*plain), f64::from(*by_distance)]));
+        let mut found = Vec::with_capacity(self.channels);
+        let mut start = 0;
+        // Some vectors of channels at a time, with the sums in registers.
+        while start < self.channels {
+            start += if self.channels - start >= 4 * S::F32_LANES {
+                self.strip::<S, 4>(simd, start, S::F32_LANES, &mut found)
+            } else {
+                self.strip::<S, 1>(simd, start, S::F32_LANES.min(self.channels - start), &mut found)
+            };
         }
         found
+    }
+}
+
+impl Sums<'_> {
+    /// Those of `V` vectors of `count` channels each from `start` on; says how many channels they are.
+    #[inline(always)]
+    fn strip<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        start: usize,
+        count: usize,
+        found: &mut Vec<[f64; 2]>,
+    ) -> usize {
+        let (channels, width) = (self.channels, self.mean.len());
+        let first = self.first + start;
+        let mut mean = [simd.splat_f32s(0.0); V];
+        let (mut plain, mut by_distance) = (mean, mean);
+        for v in 0..V {
+            mean[v] = load(simd, &self.mean[first + v * count..first + (v + 1) * count]);
+        }
+        for (x, y) in self.x.chunks_exact(channels).zip(self.y.chunks_exact(width)) {
+            let (x, y) = (&x[start..start + V * count], &y[first..first + V * count]);
+            for v in 0..V {
+                // SAFETY: both have so many channels.
+                let (x, y) = unsafe {
+                    (
+                        read(simd, x.as_ptr().add(v * count), count),
+                        read(simd, y.as_ptr().add(v * count), count),
+                    )
+                };
+                plain[v] = simd.add_f32s(plain[v], y);
+                by_distance[v] = simd.mul_add_e_f32s(y, simd.sub_f32s(x, mean[v]), by_distance[v]);
+            }
+        }
+        for v in 0..V {
+            let mut values = [[0.0; LANES]; 2];
+            store(simd, &mut values[0][..count], plain[v]);
+            store(simd, &mut values[1][..count], by_distance[v]);
+            for c in 0..count {
+                found.push([f64::from(values[0][c]), f64::from(values[1][c])]);
+            }
+        }
+        V * count
     }
 }
 
@@ -307,14 +344,20 @@ impl WithSimd for Finish<'_> {
         let (mean, gain) = (&self.affine.mean[to.clone()], &self.affine.gain[to.clone()]);
         let (slope, level) = (&self.lines.slope[to.clone()], &self.lines.level[to.clone()]);
         for (x, y) in self.x.chunks_exact(self.channels).zip(self.y.chunks_exact_mut(width)) {
-            let factors =
-                mean.chunks(lanes).zip(gain.chunks(lanes)).zip(slope.chunks(lanes).zip(level.chunks(lanes)));
-            let values = x.chunks(lanes).zip(y[to.clone()].chunks_mut(lanes));
-            for ((x, y), ((mean, gain), (slope, level))) in values.zip(factors) {
-                let distance = simd.sub_f32s(load(simd, x), load(simd, mean));
-                let line = simd.mul_add_e_f32s(distance, load(simd, slope), load(simd, level));
-                let g = load(simd, y);
-                store(simd, y, simd.sub_f32s(simd.mul_f32s(g, load(simd, gain)), line));
+            let y = &mut y[to.clone()];
+            for c in (0..self.channels).step_by(lanes) {
+                let count = lanes.min(self.channels - c);
+                // SAFETY: all of them have so many channels from c on.
+                unsafe {
+                    let distance = read(simd, x.as_ptr().add(c), count);
+                    let distance = simd.sub_f32s(distance, read(simd, mean.as_ptr().add(c), count));
+                    let level = read(simd, level.as_ptr().add(c), count);
+                    let slope = read(simd, slope.as_ptr().add(c), count);
+                    let line = simd.mul_add_e_f32s(distance, slope, level);
+                    let g = read(simd, y.as_ptr().add(c), count);
+                    let gained = simd.mul_f32s(g, read(simd, gain.as_ptr().add(c), count));
+                    write(simd, y.as_mut_ptr().add(c), count, simd.sub_f32s(gained, line));
+                }
             }
         }
     }

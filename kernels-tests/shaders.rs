@@ -433,3 +433,25 @@ fn planted_errors_are_refused() {
         assert!(check(kernel, &wrong, precision).is_err(), "{name} passes with `{to}` for `{from}`");
     }
 }
+
+/// What the tiles of products ask for in their inner loops is found without a division by a size, which takes as long as
+/// dozens of multiply-adds: positions are carried from one quad to the next.
+#[test]
+fn inner_loops_divide_by_no_size() {
+    let in_loop = ["advance", "gather", "left_quad", "right_quad"];
+    let mut seen = Vec::new();
+    for shader in ALL.iter().flat_map(|kernel| kernel.shaders) {
+        let source = shader.source(Precision::F32);
+        for name in in_loop {
+            let Some((_, body)) = source.split_once(&format!("fn {name}(")) else { continue };
+            let body = body.split("\n}").next().unwrap_or_default();
+            let code = body.lines().map(|line| line.split("//").next().unwrap_or_default());
+            for line in code {
+                let divides = line.split(['/', '%']).skip(1).any(|by| !by.trim_start().starts_with("4u"));
+                assert!(!divides, "{}: `{name}` divides: {}", shader.name, line.trim());
+            }
+            seen.push(name);
+        }
+    }
+    assert!(in_loop.iter().all(|name| seen.iter().filter(|seen| *seen == name).count() >= 4), "{seen:?}");
+}

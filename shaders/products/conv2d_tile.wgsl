@@ -34,8 +34,8 @@ fn take_row(part: u32, at: u32) {
     pixels[part] = first_tap(min(row + at, p.rows - 1u));
 }
 
-fn left_quad(part: u32, quad: u32) -> vec4<Elem> {
-    return gather(pixels[part], quad);
+fn left_quad(part: u32) -> vec4<Elem> {
+    return gather(pixels[part]);
 }
 
 fn right_quad(k: u32, quad: u32) -> vec4<Weight> {

@@ -18,6 +18,7 @@ var<private> batch: u32;
 var<private> row: u32;                      // first of this workgroup's tile
 var<private> column: u32;                   // its first quad of columns
 var<private> left_rows: array<u32, PARTS>;  // first quads of the rows of x that this invocation stages
+var<private> left_at: u32;                  // the quad of each that is next
 
 fn place(group: u32) -> vec2<u32> {
     let across = (p.cols + 63u) / 64u;
@@ -34,11 +35,19 @@ fn take_row(part: u32, at: u32) {
     left_rows[part] = (batch * p.rows + min(row + at, p.rows - 1u)) * (p.inner / 4u);
 }
 
-fn left_quad(part: u32, quad: u32) -> vec4<Elem> {
-    if quad >= p.inner / 4u {
+fn begin(quad: u32) {
+    left_at = quad;
+}
+
+fn advance() {
+    left_at = left_at + 4u;
+}
+
+fn left_quad(part: u32) -> vec4<Elem> {
+    if left_at >= p.inner / 4u {
         return vec4<Elem>();
     }
-    return x[left_rows[part] + quad];
+    return x[left_rows[part] + left_at];
 }
 
 fn right_quad(k: u32, quad: u32) -> vec4<Weight> {

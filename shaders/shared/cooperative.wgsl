@@ -33,9 +33,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var s10 = s00; var s11 = s00;
     var s20 = s00; var s21 = s00;
     var s30 = s00; var s31 = s00;
-    var q = range.x / 4u + lane % 4u;
+    begin(range.x / 4u + lane % 4u);
     var k = range.x + lane / 16u;
-    var a0 = left_quad(0u, q); var a1 = left_quad(1u, q); var a2 = left_quad(2u, q); var a3 = left_quad(3u, q);
+    var a0 = left_quad(0u); var a1 = left_quad(1u); var a2 = left_quad(2u); var a3 = left_quad(3u);
     var b0 = right_quad(k, lane % 16u); var b1 = right_quad(k + 8u, lane % 16u);
     for (var done = range.x; done < range.y; done = done + 16u) {
         workgroupBarrier();
@@ -43,9 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         right[put_right] = b0; right[put_right + 144u] = b1;
         workgroupBarrier();
         // The next slab is on its way while this one is summed.
-        q = q + 4u;
+        advance();
         k = k + 16u;
-        a0 = left_quad(0u, q); a1 = left_quad(1u, q); a2 = left_quad(2u, q); a3 = left_quad(3u, q);
+        a0 = left_quad(0u); a1 = left_quad(1u); a2 = left_quad(2u); a3 = left_quad(3u);
         b0 = right_quad(k, lane % 16u); b1 = right_quad(k + 8u, lane % 16u);
         let w0 = coopLoadT<Right>(&right[cols], 18u);
         let w1 = coopLoadT<Right>(&right[cols + 4u], 18u);

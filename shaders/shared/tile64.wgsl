@@ -5,7 +5,8 @@
 //   place(group)            takes the group's tile; first (a multiple of 16) and end of its part of the inner dimension,
 //                           an empty one for groups beyond the last
 //   take_row(part, row)     will ask for quads of this row of the tile as `part`
-//   left_quad(part, quad)   of that row, counted along the inner dimension; zero past its end
+//   begin(quad), advance()  rows are read from this quad of the inner dimension on; four quads further
+//   left_quad(part)         that quad of the part's row; zero past the inner dimension's end
 //   right_quad(k, quad)     of row k of the right side, counted from the tile's first column; finite past the end
 //   store_at(row, quad, sum)  of the tile; does nothing past the product's edges
 
@@ -26,9 +27,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let down = lane / 16u;
     let quad = lane % 16u;
     var sums: array<vec4f, 8>;
-    var q = range.x / 4u + lane % 4u;
+    begin(range.x / 4u + lane % 4u);
     var k = range.x + down;
-    var a0 = vec4f(left_quad(0u, q)); var a1 = vec4f(left_quad(1u, q));
+    var a0 = vec4f(left_quad(0u)); var a1 = vec4f(left_quad(1u));
     var b0 = vec4f(right_quad(k, quad)); var b1 = vec4f(right_quad(k + 8u, quad));
     for (var done = range.x; done < range.y; done = done + 16u) {
         workgroupBarrier();
@@ -38,9 +39,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         slab[448u + lane] = b1;
         workgroupBarrier();
         // The next slab is on its way while this one is summed.
-        q = q + 4u;
+        advance();
         k = k + 16u;
-        a0 = vec4f(left_quad(0u, q)); a1 = vec4f(left_quad(1u, q));
+        a0 = vec4f(left_quad(0u)); a1 = vec4f(left_quad(1u));
         b0 = vec4f(right_quad(k, quad)); b1 = vec4f(right_quad(k + 8u, quad));
         for (var i = 0u; i < 4u; i++) {
             let at = 320u + i * 64u + quad;

@@ -53,10 +53,10 @@ params! {
     epilogue
 }
 
-/// Whether pixels of both inputs and of y, and rows of w, are whole quads.
+/// Whether pixels of both inputs and of y, and rows of w, are whole quads, and the input is enlarged by doubling.
 fn in_quads(params: &[u8]) -> bool {
     let p = Params::read(params);
-    [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4))
+    [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4)) && p.up.is_power_of_two()
 }
 
 /// `shaders/shared/conv2d_params.wgsl`: the uniform.

@@ -117,7 +117,7 @@ impl Params {
         let tiles = p.rows.div_ceil(items).div_ceil(64) * p.cols.div_ceil(64);
         let slices = (WORKGROUPS / tiles.max(1)).min(p.inner() as u32 / MIN_DEPTH);
         let quads = [p.in_a, p.in_b, p.cols].iter().all(|n| n.is_multiple_of(4));
-        if tiles > MAX_TILES || slices < 2 || !quads {
+        if tiles > MAX_TILES || slices < 2 || !quads || !p.up.is_power_of_two() {
             return None;
         }
         let depth = (p.inner() as u32).div_ceil(slices).next_multiple_of(16);

@@ -5,6 +5,7 @@
 use crate::cases::all;
 use crate::device::{has_f16, on_gpu, skip};
 use crate::harness::{F16, F32, compare, reference, run};
+use crate::table;
 use ancestral::internals::device::{Device, ProgramOptions, Variants};
 use ancestral::internals::graph::Storage;
 use ancestral::internals::kernels::{ALL, Kernel, Needs, Precision, Shader};
@@ -42,6 +43,9 @@ fn store_sum(sum: Sum, at: u32, stride: u32) {
     for (var i = 0u; i < eight; i++) { stage[at + (element + i) / 16u * stride + (element + i) % 16u] = y[i]; }
 }
 ";
+
+/// What it is called in the table of `./check --drivers`.
+const FORMAT: &str = "f16, plain matrices";
 
 /// The shader with its operations replaced.
 fn emulated(shader: &'static Shader) -> &'static Shader {
@@ -85,12 +89,13 @@ fn check(device: &Device) {
         skip("no f16 shaders");
         return;
     }
-    let mut checked = 0;
-    for kernel in ALL.iter() {
-        let Some(shader) = kernel.shaders.iter().find(|s| s.needs.cooperative) else { continue };
-        let name = emulated(shader).name;
+    let shaders = ALL.iter().flat_map(|kernel| kernel.shaders.iter().map(move |shader| (kernel, shader)));
+    for (kernel, shader) in shaders.filter(|(_, shader)| shader.needs.cooperative) {
+        let (mut checked, mut worst) = (0, 0.0f64);
+        let emulated = emulated(shader);
+        let name = emulated.name;
         let alone: &'static Kernel =
-            Box::leak(Box::new(Kernel { shaders: std::slice::from_ref(emulated(shader)), ..**kernel }));
+            Box::leak(Box::new(Kernel { shaders: std::slice::from_ref(emulated), ..**kernel }));
         for mut case in all().into_iter().filter(|case| case.kernel == kernel.name) {
             // The element-wise nodes that join the kernel's keep theirs.
             for node in case.graph.nodes.iter_mut().filter(|node| node.kernel.name == kernel.name) {
@@ -114,13 +119,18 @@ fn check(device: &Device) {
             assert!(ran.nodes.iter().any(|n| n.shader().name == name), "{}: ran without {name}", case.name);
             let half = ran.info(ran.outputs[0].1).storage == Storage::Elem;
             let expected = reference(&case.graph, &case.inputs, Precision::F16);
-            if let Err(what) = compare(&expected, &y, if half { F16 } else { F32 }) {
-                panic!("{} by {name}: {what}", case.name);
+            match compare(&expected, &y, if half { F16 } else { F32 }) {
+                Ok(found) => worst = worst.max(found.nmse),
+                Err(what) => {
+                    table::fails(shader.name, FORMAT);
+                    panic!("{} by {name}: {what}", case.name);
+                }
             }
             checked += 1;
         }
+        assert!(checked > 0, "no case fits `{}`", shader.name);
+        table::holds(shader.name, FORMAT, worst);
     }
-    assert!(checked > 10, "{checked} cases fit the cooperative shaders");
 }
 
 #[test]

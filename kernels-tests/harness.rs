@@ -3,6 +3,7 @@
 use crate::cases::{Case, OUTPUT, all, benched};
 use crate::device::{has_f16, on_gpu, skip};
 use crate::shaders::check_storage;
+use crate::table;
 use ancestral::internals::device::{Device, ProgramOptions, Variants, Weights};
 use ancestral::internals::graph::rewrites::Rewrite;
 use ancestral::internals::graph::{Graph, Source, Storage, TensorId};
@@ -10,7 +11,6 @@ use ancestral::internals::kernels::{ALL, Precision, Shader};
 use half::f16;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write;
 
 /// What may differ from the reference: Σ(y−r)²/Σr², and the largest |y−r| as a share of the largest |r|.
 #[derive(Clone, Copy, Debug)]
@@ -138,13 +138,14 @@ pub fn run(
     run_all(device, graph, inputs, options).map(|(mut all, ran)| (all.swap_remove(at), ran))
 }
 
+/// Every output of a graph, and the graph as it ran.
+pub type Ran = Result<(Vec<Vec<f32>>, Graph), String>;
+
+/// What runs a graph as a device plans it, from its inputs.
+pub type Run<'a> = &'a mut dyn FnMut(&Device, &Graph, &[(String, Vec<f32>)], ProgramOptions) -> Ran;
+
 /// The same of every output of the graph.
-fn run_all(
-    device: &Device,
-    graph: &Graph,
-    inputs: &[(String, Vec<f32>)],
-    options: ProgramOptions,
-) -> Result<(Vec<Vec<f32>>, Graph), String> {
+fn run_all(device: &Device, graph: &Graph, inputs: &[(String, Vec<f32>)], options: ProgramOptions) -> Ran {
     let mut program =
         device.program(graph.clone(), &Weights::none(), &options).map_err(|error| error.to_string())?;
     for (name, values) in inputs {
@@ -166,11 +167,11 @@ struct Path {
 const WEIGHT_F16: Precision = Precision { elem_f16: false, weight_f16: true };
 
 fn paths(device: &Device) -> Vec<Path> {
-    let Device::Gpu(_) = device else { return vec![Path { name: "cpu f32", precision: Precision::F32 }] };
-    let mut paths = vec![Path { name: "gpu f32", precision: Precision::F32 }];
+    let mut paths = vec![Path { name: "f32", precision: Precision::F32 }];
+    let Device::Gpu(_) = device else { return paths };
     if has_f16(device) {
-        paths.push(Path { name: "gpu weight f16", precision: WEIGHT_F16 });
-        paths.push(Path { name: "gpu f16", precision: Precision::F16 });
+        paths.push(Path { name: "weight f16", precision: WEIGHT_F16 });
+        paths.push(Path { name: "f16", precision: Precision::F16 });
     } else {
         skip(&format!("f16: {} has no f16 shaders", device.name()));
     }
@@ -225,9 +226,9 @@ pub fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
 /// Runs a case by a variant and compares with what is expected; none where the variant does not compute these sizes.
 fn check(
     device: &Device,
+    run: Run<'_>,
     case: &Case,
-    precision: Precision,
-    variant: &'static str,
+    (precision, variant): (Precision, &'static str),
     expected: &LazyCell<Vec<Vec<f64>>, impl FnOnce() -> Vec<Vec<f64>>>,
 ) -> Result<Option<Difference>, String> {
     check_storage(&case.graph)?;
@@ -235,9 +236,9 @@ fn check(
     let rewrite = rewrite(case, variant);
     let (y, ran) = if rewrite.is_some_and(|rewrite| rewrite.known.is_some()) {
         let (graph, inputs) = know_weights(case);
-        run_all(device, &graph, &inputs, options)?
+        run(device, &graph, &inputs, options)?
     } else {
-        run_all(device, &case.graph, &case.inputs, options)?
+        run(device, &case.graph, &case.inputs, options)?
     };
     let kernels: Vec<&str> = ran.nodes.iter().map(|n| n.kernel.name).collect();
     match rewrite {
@@ -289,26 +290,28 @@ fn untested(device: &Device, ran: &BTreeSet<&str>) -> Vec<String> {
     missed
 }
 
-fn check_all(device: &Device) {
+/// Runs every case by every variant in every format that the device has, and compares.
+pub fn check_all(device: &Device, run: Run<'_>) {
     let cases = chosen();
-    let (mut worst, mut failures) = (BTreeMap::<(&str, &str), (Difference, String)>::new(), Vec::new());
+    let (mut worst, mut failures) = (BTreeMap::<_, (Difference, &str)>::new(), Vec::new());
     let mut ran = BTreeSet::new();
     for path in paths(device) {
         for case in &cases {
             let expected = LazyCell::new(|| references(&case.graph, &case.inputs, path.precision));
             for variant in variants(device, case, path.precision) {
-                match check(device, case, path.precision, variant, &expected) {
+                match check(device, run, case, (path.precision, variant), &expected) {
                     Ok(None) => {}
                     Ok(Some(found)) => {
                         ran.insert(variant);
                         let entry = worst.entry((variant, path.name)).or_default();
                         entry.0.peak = entry.0.peak.max(found.peak);
                         if found.nmse >= entry.0.nmse {
-                            (entry.0.nmse, entry.1) = (found.nmse, case.name.clone());
+                            (entry.0.nmse, entry.1) = (found.nmse, &case.name);
                         }
                     }
                     Err(what) => {
-                        failures.push(format!("{} by {variant} on {}: {what}", case.name, path.name));
+                        table::fails(variant, path.name);
+                        failures.push(format!("{} by {variant} in {}: {what}", case.name, path.name));
                     }
                 }
             }
@@ -317,23 +320,22 @@ fn check_all(device: &Device) {
     if std::env::var_os("ANCESTRAL_CASE").is_none() {
         failures.extend(untested(device, &ran));
     }
-    let mut table = format!("{} cases on {}\n", cases.len(), device.name());
-    for ((kernel, path), (found, name)) in &worst {
-        let _ =
-            writeln!(table, "{kernel:20} {path:15} NMSE {:.1e}  peak {:.1e}  {name}", found.nmse, found.peak);
+    println!("{} cases on {}", cases.len(), device.name());
+    for ((variant, format), (found, name)) in &worst {
+        println!("{variant:20} {format:15} NMSE {:.1e}  peak {:.1e}  {name}", found.nmse, found.peak);
+        table::holds(variant, format, found.nmse);
     }
-    println!("{table}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
 fn cases_on_the_cpu_device() {
-    check_all(&Device::Cpu);
+    check_all(&Device::Cpu, &mut run_all);
 }
 
 #[test]
 fn cases_on_the_gpu() {
-    on_gpu(check_all);
+    on_gpu(|device| check_all(device, &mut run_all));
 }
 
 /// What measured shaders are checked by.

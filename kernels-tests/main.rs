@@ -20,6 +20,8 @@
 //! - [`traffic`]: what passes between the host and a GPU in a step.
 //! - [`controls`]: planted errors that must turn the harness red, and what the references themselves rest on.
 //! - [`cooperative`]: shaders of cooperative matrices, those emulated.
+//! - [`dawn`]: the cases by Chromium's WebGPU. - [`table`]: what every implementation makes of every shader, written down;
+//!   both for `./check --drivers`.
 //! - [`shaders`]: what every WGSL file must be like, and that it translates for every backend.
 //! - [`gradients`]: reverse mode against finite differences of the definitions.
 //! - [`same_bits`]: items of a batch, alone or together, on any number of threads.
@@ -49,6 +51,7 @@ mod cli;
 mod concurrent;
 mod controls;
 mod cooperative;
+mod dawn;
 mod device;
 mod edits;
 mod examples;
@@ -70,7 +73,7 @@ mod shaders;
 #[path = "common/skipped.rs"]
 mod skipped;
 mod split;
-
+mod table;
 #[path = "common/token_prior.rs"]
 mod token_prior;
 #[path = "common/told.rs"]

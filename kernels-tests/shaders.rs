@@ -21,6 +21,9 @@ const ELEM_F16: Precision = Precision { elem_f16: true, weight_f16: false };
 const WEIGHT_F16: Precision = Precision { elem_f16: false, weight_f16: true };
 const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, ELEM_F16, WEIGHT_F16];
 
+/// Names a folder that gets every translation: `./check --drivers` has other compilers read them.
+const TRANSLATIONS: &str = "ANCESTRAL_TRANSLATIONS";
+
 type Checked = Result<(), String>;
 
 fn is_half(precision: Precision) -> bool {
@@ -151,6 +154,7 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
         .collect();
     for version in [(1, 3), (1, 6)] {
         let spirv = to_spirv(&module, &info, (shader, precision), &storage, version)?;
+        keep(shader, precision, &format!("{}.{}.spv", version.0, version.1), bytemuck::cast_slice(&spirv));
         if spirv.first() != Some(&0x0723_0203) {
             return Err("SPIR-V without its magic number".into());
         }
@@ -167,11 +171,22 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
     };
     for model in models {
         let text = to_hlsl(&module, &info, &storage, *model)?;
+        keep(shader, precision, &format!("{}.hlsl", model.to_str()), text.as_bytes());
         if !text.contains("numthreads") {
             return Err("HLSL without an entry point".into());
         }
     }
     if metal.contains("kernel void") { Ok(()) } else { Err("MSL without a kernel".into()) }
+}
+
+/// Writes a translation down where it is asked for.
+fn keep(shader: &Shader, precision: Precision, ending: &str, translation: &[u8]) {
+    if let Some(folder) = std::env::var_os(TRANSLATIONS) {
+        let name = |half| if half { "f16" } else { "f32" };
+        let (elem, weight) = (name(precision.elem_f16), name(precision.weight_f16));
+        let path = Path::new(&folder).join(format!("{}.{elem}.{weight}.{ending}", shader.name));
+        std::fs::write(&path, translation).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
 }
 
 fn slot(binding: u32) -> ResourceBinding {

@@ -65,6 +65,7 @@ mod harness;
 mod house;
 mod latents;
 mod networks;
+mod occupancy;
 mod plan_and_run;
 mod plans;
 mod priors;

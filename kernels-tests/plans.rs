@@ -34,12 +34,12 @@ fn config(path: &str) -> unet::Config {
     config
 }
 
-fn layout(name: &str) -> unet::Config {
+pub fn layout(name: &str) -> unet::Config {
     config(&format!("kernels-tests/goldens/layouts/{name}.config.json"))
 }
 
 /// A part of Karlo, or another network of unCLIP's by its layout's name, with its sizes, guided where it reads a caption.
-fn parts_of_karlo(part: &str, steps: usize) -> Parts {
+pub fn parts_of_karlo(part: &str, steps: usize) -> Parts {
     let name = if part.contains('.') { part.to_string() } else { format!("karlo.{part}") };
     let text = fs::read_to_string(layout_file(&format!("{name}.config.json"))).expect("a config");
     let (network, tokens): (Box<dyn DenoisingNetwork>, _) = match part {
@@ -185,7 +185,7 @@ fn a_step_of_karlos_decoder_has_no_text() {
     }
 }
 
-fn parts(config: &unet::Config, pictures: usize, guided: bool, steps: usize) -> Parts {
+pub fn parts(config: &unet::Config, pictures: usize, guided: bool, steps: usize) -> Parts {
     let shape = Shape { pictures, tokens: 77, guided, dynamic: true, ..Shape::default() };
     fused(&TextUNet::new(config.clone()), shape, steps)
 }

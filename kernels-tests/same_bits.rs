@@ -13,6 +13,8 @@ use ancestral::internals::kernels::conv2d::{Window, conv2d};
 use ancestral::internals::kernels::elementwise::{activate, add, mul};
 use ancestral::internals::kernels::embedding::embedding;
 use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_apply::group_apply;
+use ancestral::internals::kernels::group_moments::group_moments;
 use ancestral::internals::kernels::group_norm::{GroupNorm, group_norm};
 use ancestral::internals::kernels::layer_norm::layer_norm_of;
 use ancestral::internals::kernels::matmul::matmul;
@@ -127,6 +129,7 @@ const WORKS: &[Work] = &[
     ("attention to text and itself", |m| attend(m, 33, [13, 33], 2, 40)),
     ("attention, wide heads", |m| attend(m, 20, [21, 0], 1, 200)),
     ("group norm", |m| norm_of_groups(m, &[13, 9, 24], 8)),
+    ("group norm, several strips", |m| norm_of_groups(m, &[20, 15, 24], 8)),
     ("group norm, few pixels", |m| norm_of_groups(m, &[1, 3, 8], 4)),
     ("layer norm", |m| {
         let x = m.elem(&[7, 200]);
@@ -156,6 +159,14 @@ const FORWARD: &[Work] = &[
     ("timesteps", |m| {
         let t = m.of_items(&[], Storage::F32, |rng| (1000.0 * rng.uniform()) as f32);
         timestep_embedding(&mut m.g, &t, 66, true, 0.0)
+    }),
+    ("moments of groups", |m| {
+        let (a, b) = (m.elem(&[300, 24]), m.elem(&[300, 12]));
+        group_moments(&mut m.g, "moments", (&a, Some(&b)), 6)
+    }),
+    ("maps of groups", |m| {
+        let (a, affine) = (m.elem(&[300, 24]), m.of_items(&[3, 24], Storage::F32, |rng| rng.normal() as f32));
+        group_apply(&mut m.g, "apply", (&a, None), &affine, Activation::Silu)
     }),
     ("tokens", |m| {
         let ids = m.of_items(&[6], Storage::F32, |rng| (20.0 * rng.uniform()).floor() as f32);
@@ -221,16 +232,13 @@ fn check_works(device: &Device) {
         let shared = |name: &str| shared.iter().flatten().any(|node| node.kernel.name == name);
         kernels.retain(|kernel| kernel.shaders.len() > 1 && !(differentiated && shared(kernel.name)));
         for kernel in kernels {
-            let able = kernel.shaders.iter().filter(|s| gpu.meets(s.needs, Precision::F32));
-            let sliced = kernel.rewrites.others.iter().filter_map(|r| r.work).flat_map(|work| work.shaders);
-            let sliced = sliced.filter(|s| gpu.meets(s.needs, Precision::F32));
-            for shader in able.chain(sliced).filter(|shader| !shaders.contains(&shader.name)) {
-                check(
-                    device,
-                    work,
-                    differentiated,
-                    ProgramOptions { variants: Variants::Only(shader.name), ..rule },
-                );
+            let others = kernel.rewrites.others.iter();
+            let sliced = others.clone().filter_map(|r| r.work).flat_map(|work| work.shaders);
+            let able = kernel.shaders.iter().chain(sliced).filter(|s| gpu.meets(s.needs, Precision::F32));
+            let parted = others.filter(|r| r.work.is_none()).map(|r| r.name);
+            for name in able.map(|s| s.name).chain(parted).filter(|name| !shaders.contains(name)) {
+                let options = ProgramOptions { variants: Variants::Only(name), ..rule };
+                check(device, work, differentiated, options);
             }
         }
     }

@@ -54,13 +54,20 @@ fn join_cases() -> Vec<Case> {
 }
 
 /// Pictures, pixels, channels of both inputs, groups, mean.
-const STRIPS: [(&str, [usize; 5], f64); 6] = [
+const STRIPS: [(&str, [usize; 5], f64); 13] = [
     ("plain", [2, 35, 24, 0, 8], 0.0),
     ("one_pixel", [1, 1, 12, 0, 3], 0.0),
     ("wide_groups", [1, 40, 200, 0, 2], 0.0),
     ("skip", [2, 33, 20, 12, 8], 0.0),
     ("skip_inside_a_group", [3, 19, 5, 3, 2], 0.0),
     ("far_mean", [1, 256, 24, 0, 8], FAR_MEAN),
+    ("several", [2, 300, 24, 0, 8], 0.0),
+    ("several_of_single_channels", [1, 261, 36, 28, 64], 0.0),
+    ("several_far_mean", [1, 700, 6, 6, 2], FAR_MEAN),
+    ("quads_across_groups", [2, 140, 12, 24, 6], 0.0),
+    ("one_group", [1, 133, 40, 0, 1], 0.0),
+    ("two_runs_of_channels", [2, 23, 1408, 128, 32], 0.0),
+    ("too_wide_for_runs", [1, 9, 2056, 0, 2], 0.0),
 ];
 
 fn strips(m: &mut Maker, [n, pixels, a, b, _]: [usize; 5], mean: f64) -> (Tensor, Option<Tensor>) {

@@ -4,7 +4,7 @@
 //   affine  [N, 3, C]      f32    mean, gain, offset; C = in_a + in_b
 //   y       [N, HW, C]     Elem
 // One workgroup computes WG elements. One pass over memory.
-struct Params { len: u32, pixels: u32, in_a: u32, in_b: u32, act: u32 }
+struct Params { len: u32, pixels: u32, in_a: u32, in_b: u32, act: u32, strip: u32, runs: u32 }
 
 override WG: u32 = 64u;
 

@@ -22,7 +22,7 @@ override WG: u32 = 64u;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.y;
     let channels = p.in_a + p.in_b;
-    let part = span(group.x, lane);
+    let part = span(group.x, vec2<u32>(0u, p.pixels), lane);
 
     let found = moments(n, part, lane);
     let rstd = 1.0 / sqrt(found.squares / part.count + p.eps);

@@ -60,7 +60,7 @@ fn passed_one(v: f32, at: u32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.y;
     let channels = p.in_a + p.in_b;
-    let part = span(group.x, lane);
+    let part = span(group.x, vec2<u32>(0u, p.pixels), lane);
     let out = (n * p.pixels + part.start) * channels;
     let apart = part.step * channels;
 

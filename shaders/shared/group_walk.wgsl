@@ -27,19 +27,20 @@ fn visit_one(w: Walk, i: u32) -> f32 {
     return f32(a[w.at + i * w.stride]);
 }
 
-// An invocation's part of a group: from channel `own` to `end`, WG apart, of each the pixels from `start` on, `step`
-// apart: `visits` of them, `whole` by fours. Narrow groups: `step` pixels at once, some lanes idle where the width does
-// not divide WG.
+// An invocation's part of a group over the pixels of a range: from channel `own` to `end`, WG apart, of each the
+// pixels from `start` on, `step` apart: `visits` of them, `whole` by fours. Narrow groups: `step` pixels at once, some
+// lanes idle where the width does not divide WG.
 struct Span { count: f32, step: u32, start: u32, visits: u32, whole: u32, own: u32, end: u32 }
 
-fn span(group: u32, lane: u32) -> Span {
+fn span(group: u32, range: vec2<u32>, lane: u32) -> Span {
     let width = (p.in_a + p.in_b) / p.groups;
     let step = max(WG / width, 1u);
     let first = lane / width;
-    let start = select(p.pixels, min(first, p.pixels), first < step);
-    let visits = (p.pixels + step - 1u - start) / step;
+    let start = select(range.y, min(range.x + first, range.y), first < step);
+    let visits = (range.y + step - 1u - start) / step;
     let own = group * width;
-    return Span(f32(width) * f32(p.pixels), step, start, visits, visits & ~3u, own + lane % width, own + width);
+    let count = f32(width) * f32(range.y - range.x);
+    return Span(count, step, start, visits, visits & ~3u, own + lane % width, own + width);
 }
 
 // A group's mean and Σ (x - mean)², in two passes.

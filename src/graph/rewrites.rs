@@ -3,7 +3,11 @@
 use super::{Graph, Node, Repack, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::cut::cut;
-use crate::kernels::epilogue::Epilogue;
+use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::group_affine::group_affine;
+use crate::kernels::group_apply::group_apply;
+use crate::kernels::group_moments::group_moments;
+use crate::kernels::group_norm::{self, GroupNorm};
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
 use crate::kernels::sum_slices::sum_slices;
@@ -60,6 +64,8 @@ pub struct Rewrite {
     pub accurate: bool,
     /// Which input's values must be known before the run.
     pub known: Option<usize>,
+    /// Whether it is a better guess than the kernel's shaders for a node of one item, on a software adapter or on hardware.
+    pub preferred: fn(&Node, bool) -> bool,
     /// Whether it computes a node of one item in a graph.
     pub fits: fn(&Graph, &Node, Precision) -> bool,
     /// Bytes of the weights it makes of the node's.
@@ -89,6 +95,7 @@ pub const WINOGRAD: Rewrite = Rewrite {
     work: None,
     accurate: false,
     known: Some(2),
+    preferred: |_, _| true,
     fits: winograd_fits,
     weights: winograd_bytes,
     largest: winograd_largest,
@@ -102,6 +109,7 @@ pub const MATMUL_SLICES: Rewrite = Rewrite {
     work: Some(&product_slices::KERNEL),
     accurate: true,
     known: None,
+    preferred: |_, _| true,
     fits: |_, node, _| product_slices::Params::of_matmul(&matmul::Params::read(&node.params), 1).is_some(),
     weights: |_| 0,
     largest: |_| 0,
@@ -115,6 +123,23 @@ pub const CONV2D_SLICES: Rewrite = Rewrite {
     ..MATMUL_SLICES
 };
 
+/// A group norm as the moments of strips of pixels, their sums, and the map of each channel that follows: many workgroups at
+/// any size of a picture, where the node itself has one for each group.
+pub const NORM_STRIPS: Rewrite = Rewrite {
+    name: "strips",
+    parts: &["group_moments", "group_affine", "group_apply"],
+    work: None,
+    accurate: true,
+    known: None,
+    preferred: |node, software| !software && group_norm::Params::read(&node.params).elements() >= LARGE_NORM,
+    fits: |_, _, _| true,
+    weights: |_| 0,
+    largest: |_| 0,
+    apply: |graph, node, _, _| norm_strips(graph, node),
+};
+
+/// From so many elements of a picture on, a group norm's few workgroups take longer than two dispatches more.
+const LARGE_NORM: usize = 1 << 18;
 /// Largest transformed filter: beyond it, reading four times the weights costs more than the arithmetic saved.
 const MAX_FILTERS: usize = 128 << 20;
 /// Fewest tiles of a picture: below it, most of a product's rows would be empty.
@@ -269,6 +294,26 @@ fn slices(
     }
     let shape = graph.info(node.output()).shape.clone();
     sum_slices(graph, &node.label, &x, epilogue, &Epilogue::read(&node.params), &shape);
+    if let Some(last) = graph.nodes.last_mut() {
+        last.outputs = node.outputs.clone();
+    }
+}
+
+fn norm_strips(graph: &mut Graph, node: &Node) {
+    let p = group_norm::Params::read(&node.params);
+    let (pixels, pictures) = (p.pixels as usize, graph.info(node.output()).len() / p.elements());
+    let input = |i: usize, channels: u32| {
+        graph.reshape(&graph.tensor(node.inputs[i]), &[pictures, pixels, channels as usize])
+    };
+    let a = input(0, p.in_a);
+    let b = (p.in_b > 0).then(|| input(1, p.in_b));
+    let [weight, bias, emb] = [2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
+    let norm = GroupNorm { weight, bias, groups: p.groups as usize, eps: p.eps };
+    let x = (&a, b.as_ref());
+    let moments = group_moments(graph, &format!("{} (moments)", node.label), x, norm.groups);
+    let emb = (p.has_emb != 0).then_some(&emb);
+    let affine = group_affine(graph, &format!("{} (sums)", node.label), &moments, &norm, emb);
+    group_apply(graph, &node.label, x, &affine, Activation::from_number(p.act));
     if let Some(last) = graph.nodes.last_mut() {
         last.outputs = node.outputs.clone();
     }

@@ -35,6 +35,8 @@ pub(crate) const ACTIVATION_DERIVATIVE: &str = wgsl!("shared/activation_derivati
 pub(crate) const STORE_AT: &str = wgsl!("shared/store_at");
 /// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm, and a group's moments.
 pub(crate) const GROUP_WALK: &str = wgsl!("shared/group_walk");
+/// `shaders/shared/group_quads.wgsl`: which quads of a group norm's inputs an invocation visits.
+pub(crate) const GROUP_QUADS: &str = wgsl!("shared/group_quads");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
 pub(crate) const EPILOGUE: &str = wgsl!("shared/epilogue");
 /// `shaders/shared/reduce.wgsl`: sums and maxima over a workgroup.

@@ -172,14 +172,15 @@ impl<'a> Chooser<'a> {
             if !wanted || !room || !(rewrite.fits)(graph, one, precision) {
                 continue;
             }
-            match rewrite.work {
-                None => all.push(Variant::Rewritten(rewrite, 0)),
-                Some(kernel) => all.extend(
-                    (0..kernel.shaders.len())
-                        .filter(|&i| self.gpu.meets(kernel.shaders[i].needs, precision))
-                        .map(|i| Variant::Rewritten(rewrite, i)),
-                ),
-            }
+            let at = if (rewrite.preferred)(one, self.gpu.is_software()) { all.len() } else { 0 };
+            let ways = match rewrite.work {
+                None => vec![Variant::Rewritten(rewrite, 0)],
+                Some(kernel) => (0..kernel.shaders.len())
+                    .filter(|&i| self.gpu.meets(kernel.shaders[i].needs, precision))
+                    .map(|i| Variant::Rewritten(rewrite, i))
+                    .collect(),
+            };
+            all.splice(at..at, ways);
         }
         if self.gpu.is_software() && !named {
             // There is no real workgroup memory: such shaders are slow there, and slow to compile.

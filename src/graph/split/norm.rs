@@ -2,6 +2,7 @@
 
 use super::{Splitter, Unsplit};
 use crate::graph::{Node, Storage, Tensor};
+use crate::kernels::epilogue::Activation;
 use crate::kernels::group_affine::group_affine;
 use crate::kernels::group_moments::group_moments;
 use crate::kernels::group_norm::{GroupNorm, Params};
@@ -39,19 +40,15 @@ impl Splitter<'_> {
                 moments.push(Columns { cols: of.len(), first: 0, count: of.len(), tensor: of });
             }
         }
-        let shape = [pictures, moments.len() / pictures, groups, 3];
+        let strips = moments.iter().map(|of| of.cols).sum::<usize>() / (pictures * groups * 3);
+        let shape = [pictures, strips, groups, 3];
         let label = format!("{} (sums)", node.label);
         let moments = join(self.graph, &label, &moments, 1, &shape, Storage::F32);
         let [weight, bias, emb] = [2, 3, 4].map(|i| self.graph.tensor(node.inputs[i]));
         let norm = GroupNorm { weight, bias, groups, eps: p.eps };
         let affine = group_affine(self.graph, &label, &moments, &norm, (p.has_emb != 0).then_some(&emb));
-        let params = group_apply::Params {
-            len: self.graph.info(node.output()).len() as u32,
-            pixels: p.pixels,
-            in_a: p.in_a,
-            in_b: p.in_b,
-            act: p.act,
-        };
+        let act = Activation::from_number(p.act);
+        let params = group_apply::Params::new(pictures, pixels, [in_a, in_b], act);
         let kernel: &'static Kernel = &group_apply::KERNEL;
         let inputs = vec![node.inputs[0], node.inputs[1], affine.id];
         self.place(Node { kernel, params: params.bytes(), inputs, ..node.clone() })

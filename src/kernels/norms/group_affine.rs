@@ -4,11 +4,9 @@
 use super::group_blocks::Moments;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::group_norm::GroupNorm;
-use crate::kernels::{Cost, INDEX, Kernel, Shader, fold_grid};
+use crate::kernels::{Cost, Kernel, REDUCE, Shader};
 
 params! {
-    /// Channels of all pictures.
-    len: u32,
     /// Strips of a picture.
     strips: u32,
     /// Channels of a picture.
@@ -24,15 +22,15 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_affine",
-    shaders: &[Shader::plain("group_affine", wgsl!("norms/group_affine"), &[INDEX], |params, _| {
-        fold_grid((Params::read(params).len as usize).div_ceil(64))
+    shaders: &[Shader::plain("group_affine", wgsl!("norms/group_affine"), &[REDUCE], |params, output| {
+        [Params::read(params).groups, output[0] as u32, 1]
     })],
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
-    cost: |params, inputs, output| {
-        let p = Params::read(params);
-        Cost::streaming(8.0 * f64::from(p.len) * f64::from(p.strips), inputs, output)
+    cost: |_, inputs, output| {
+        let moments = inputs[0].iter().product::<usize>() + output.iter().product::<usize>();
+        Cost::streaming(3.0 * moments as f64, inputs, output)
     },
     ..Kernel::PLAIN
 };
@@ -56,7 +54,6 @@ pub fn group_affine(
         assert_eq!(emb.len(), n * 2 * channels, "{label}: scale and shift {:?}", emb.shape);
     }
     let p = Params {
-        len: (n * channels) as u32,
         strips: strips as u32,
         channels: channels as u32,
         groups: groups as u32,

@@ -1,12 +1,13 @@
-//! The last part of a [group norm](crate::kernels::group_norm) of a picture in strips: what
+//! The last part of a [group norm](crate::kernels::group_norm) by parts: what
 //! [`group_affine`](crate::kernels::group_affine) says of each channel, and the activation.
 
 use super::group_blocks::{Affine, Blocks};
+use super::group_quads::Shares;
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm;
-use crate::kernels::{ACTIVATION, Cost, INDEX, Kernel, Shader, element_grid};
+use crate::kernels::{ACTIVATION, Cost, GROUP_QUADS, INDEX, Kernel, Shader, element_grid};
 use rayon::prelude::*;
 
 params! {
@@ -20,15 +21,56 @@ params! {
     in_b: u32,
     /// Activation number.
     act: u32,
+    /// Pixels of a strip; the last one of a picture may have fewer.
+    strip: u32,
+    /// Runs of channels that workgroups of quads divide.
+    runs: u32,
+}
+
+impl Params {
+    /// Of so many pictures.
+    pub(crate) fn new(pictures: usize, pixels: usize, [in_a, in_b]: [usize; 2], act: Activation) -> Params {
+        let channels = in_a + in_b;
+        // A channel has a map of its own: any quads are a run.
+        let Shares { strip, runs } = Shares::new(pixels, channels, channels);
+        Params {
+            len: (pictures * pixels * channels) as u32,
+            pixels: pixels as u32,
+            in_a: in_a as u32,
+            in_b: in_b as u32,
+            act: act as u32,
+            strip,
+            runs,
+        }
+    }
 }
 
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_apply",
-    shaders: &[Shader::plain("group_apply", wgsl!("norms/group_apply"), &[INDEX, ACTIVATION], element_grid)],
+    shaders: &[
+        Shader::plain("group_apply", wgsl!("norms/group_apply"), &[INDEX, ACTIVATION], element_grid),
+        Shader::plain(
+            "group_apply_quads",
+            wgsl!("norms/group_apply_quads"),
+            &[ACTIVATION, GROUP_QUADS],
+            |params, _| {
+                let p = Params::read(params);
+                [p.pixels.div_ceil(p.strip), p.runs, p.len / (p.pixels * (p.in_a + p.in_b))]
+            },
+        )
+        .fitting(|params| {
+            let p = Params::read(params);
+            Shares { strip: p.strip, runs: p.runs }.has_quads(p.in_a, p.in_b, p.runs)
+        }),
+    ],
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    of_item: |params, _| {
+        let p = Params::read(params);
+        Params { len: p.pixels * (p.in_a + p.in_b), ..p }.bytes()
+    },
     split: Some(parts::group_apply),
     cost: |_, inputs, output| Cost::streaming(4.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
@@ -52,13 +94,7 @@ pub fn group_apply(
     let mut shape = a.shape.clone();
     shape.pop();
     shape.push(in_a + in_b);
-    let p = Params {
-        len: (a.rows() * (in_a + in_b)) as u32,
-        pixels: (a.rows() / n) as u32,
-        in_a: in_a as u32,
-        in_b: in_b as u32,
-        act: act as u32,
-    };
+    let p = Params::new(n, a.rows() / n, [in_a, in_b], act);
     let empty = g.empty();
     g.push(&KERNEL, label, p.bytes(), &[a, b.unwrap_or(&empty), affine], &shape, Storage::Elem)
 }

@@ -1,6 +1,7 @@
 //! Group normalisation (Wu & He 2018, arXiv:1803.08494), with a time embedding's scale and shift and an activation.
 
 use super::group_blocks::Blocks;
+use crate::graph::rewrites::NORM_STRIPS;
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::activation_gradient::activation_gradient;
@@ -9,7 +10,9 @@ use crate::kernels::elementwise::{add, mul};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::group_norm_gradient::group_norm_gradient;
 use crate::kernels::sum_axis::sum_rows;
-use crate::kernels::{ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, Shader};
+use crate::kernels::{
+    ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, Rewrites, Shader,
+};
 use rayon::prelude::*;
 
 params! {
@@ -29,6 +32,13 @@ params! {
     eps: f32,
 }
 
+impl Params {
+    /// Of a picture of the output.
+    pub(crate) fn elements(&self) -> usize {
+        self.pixels as usize * (self.in_a + self.in_b) as usize
+    }
+}
+
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "group_norm",
@@ -45,6 +55,7 @@ pub static KERNEL: Kernel = Kernel {
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
     gradient: Some(gradient),
+    rewrites: Rewrites { others: &[NORM_STRIPS], ..Rewrites::NONE },
     split: Some(parts::group_norm),
     cost: |_, inputs, output| Cost::streaming(8.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN

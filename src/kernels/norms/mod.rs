@@ -7,6 +7,7 @@ mod group_blocks;
 pub mod group_moments;
 pub mod group_norm;
 pub mod group_norm_gradient;
+mod group_quads;
 pub mod layer_norm;
 pub mod layer_norm_gradient;
 pub mod softmax;

@@ -1,0 +1,51 @@
+//! Workgroups for a large card: what stands in a node's place on hardware has enough of them at published sizes.
+
+use crate::plans::{layout, parts, parts_of_karlo};
+use ancestral::internals::graph::rewrites::{NORM_STRIPS, Rewrite};
+use ancestral::internals::graph::{Graph, Node};
+use std::collections::BTreeMap;
+
+/// Pixels of a picture of 256².
+const PIXELS: usize = 1 << 16;
+
+/// Workgroups of each part that stands in a node's place, by the last shader that computes it: the best on hardware.
+fn workgroups(graph: &Graph, node: &Node, rewrite: &Rewrite) -> Vec<(&'static str, u32)> {
+    let mut graph = graph.clone();
+    graph.nodes.clear();
+    (rewrite.apply)(&mut graph, node, 0, u64::MAX);
+    let count = |part: &Node| {
+        let shader =
+            part.kernel.shaders.iter().rfind(|shader| (shader.fits)(&part.params)).expect("a shader");
+        (shader.name, (shader.grid)(&part.params, &graph.info(part.output()).shape).iter().product())
+    };
+    graph.nodes.iter().map(count).collect()
+}
+
+/// The steps of networks that draw or enlarge pictures of 256², of one picture.
+fn steps() -> Vec<(&'static str, Graph)> {
+    vec![
+        ("IF-II", parts(&layout("IF-II"), 1, false, 10).step),
+        ("Karlo's super-resolution", parts_of_karlo("super_res", 7).step),
+    ]
+}
+
+#[test]
+fn group_norms_of_large_pictures() {
+    for (name, graph) in steps() {
+        let mut fewest = BTreeMap::new();
+        for node in graph.nodes.iter().filter(|node| node.kernel.name == "group_norm") {
+            let shape = &graph.info(node.output()).shape;
+            if shape[1..shape.len() - 1].iter().product::<usize>() != PIXELS {
+                continue;
+            }
+            for (shader, count) in workgroups(&graph, node, &NORM_STRIPS) {
+                let least = fewest.entry(shader).or_insert(count);
+                *least = count.min(*least);
+            }
+        }
+        println!("{name}, 256 × 256: at least {fewest:?} workgroups");
+        for part in ["group_moments_quads", "group_apply_quads"] {
+            assert!(fewest[part] >= 512, "{name}: {fewest:?}");
+        }
+    }
+}

@@ -15,6 +15,13 @@ fn epilogue(sum: f32, act: u32, operand_op: u32, operand: f32, scale: f32) -> f3
     return y * scale;
 }
 
+// The same of four.
+fn epilogue_quad(sum: vec4f, act: u32, operand_op: u32, operand: vec4f, scale: f32) -> vec4f {
+    return vec4f(
+        epilogue(sum.x, act, operand_op, operand.x, scale), epilogue(sum.y, act, operand_op, operand.y, scale),
+        epilogue(sum.z, act, operand_op, operand.z, scale), epilogue(sum.w, act, operand_op, operand.w, scale));
+}
+
 // The operand's row for a row of y. A division costs software adapters more than the rest of the epilogue.
 fn operand_row(row: u32, operand_rows: u32) -> u32 {
     if operand_rows == 1u {

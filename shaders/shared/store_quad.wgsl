@@ -12,7 +12,5 @@ fn store_quad(row: u32, quad: u32, sum: vec4f) {
     if p.operand_op != OPERAND_NONE {
         other = vec4f(operand[operand_row(row, p.operand_rows) * quads + quad]);
     }
-    y[row * quads + quad] = vec4<Elem>(vec4f(
-        epilogue(v.x, p.act, p.operand_op, other.x, p.scale), epilogue(v.y, p.act, p.operand_op, other.y, p.scale),
-        epilogue(v.z, p.act, p.operand_op, other.z, p.scale), epilogue(v.w, p.act, p.operand_op, other.w, p.scale)));
+    y[row * quads + quad] = vec4<Elem>(epilogue_quad(v, p.act, p.operand_op, other, p.scale));
 }

@@ -125,6 +125,11 @@ pub(crate) fn element_grid(_: &[u8], output: &[usize]) -> [u32; 3] {
     fold_grid(output.iter().product::<usize>().div_ceil(64))
 }
 
+/// The same of 64 quads.
+pub(crate) fn quad_grid(_: &[u8], output: &[usize]) -> [u32; 3] {
+    fold_grid((output.iter().product::<usize>() / 4).div_ceil(64))
+}
+
 /// The grid of a kernel whose workgroups compute a row of the output each.
 pub(crate) fn row_grid(_: &[u8], output: &[usize]) -> [u32; 3] {
     fold_grid(output.iter().rev().skip(1).product())

@@ -33,6 +33,8 @@ pub(crate) const ACTIVATION: &str = wgsl!("shared/activation");
 pub(crate) const ACTIVATION_DERIVATIVE: &str = wgsl!("shared/activation_derivative");
 /// `shaders/shared/store_at.wgsl`: an element, with epilogue, to y.
 pub(crate) const STORE_AT: &str = wgsl!("shared/store_at");
+/// `shaders/shared/store_quad_at.wgsl`: four columns, with epilogue, to y.
+pub(crate) const STORE_QUAD_AT: &str = wgsl!("shared/store_quad_at");
 /// `shaders/shared/group_walk.wgsl`: the two inputs of a group norm, and a group's moments.
 pub(crate) const GROUP_WALK: &str = wgsl!("shared/group_walk");
 /// `shaders/shared/group_quads.wgsl`: which quads of a group norm's inputs an invocation visits.

@@ -5,7 +5,8 @@ use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::simd::wide;
 use crate::kernels::{
-    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, INDEX, Kernel, STORE_AT, Shader, element_grid,
+    ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, INDEX, Kernel, STORE_AT, STORE_QUAD_AT, Shader,
+    element_grid, quad_grid,
 };
 use rayon::prelude::*;
 
@@ -22,12 +23,21 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "activation_gradient",
-    shaders: &[Shader::plain(
-        "activation_gradient",
-        wgsl!("pointwise/activation_gradient"),
-        &[INDEX, ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, STORE_AT],
-        element_grid,
-    )],
+    shaders: &[
+        Shader::plain(
+            "activation_gradient",
+            wgsl!("pointwise/activation_gradient"),
+            &[INDEX, ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, STORE_AT],
+            element_grid,
+        ),
+        Shader::plain(
+            "activation_gradient_quads",
+            wgsl!("pointwise/activation_gradient_quads"),
+            &[INDEX, ACTIVATION, ACTIVATION_DERIVATIVE, EPILOGUE, STORE_QUAD_AT],
+            quad_grid,
+        )
+        .fitting(|p| Params::read(p).cols.is_multiple_of(4)),
+    ],
     fields: Params::FIELDS,
     epilogue: true,
     reference: |p, x, y| reference(p, x, y[0]),

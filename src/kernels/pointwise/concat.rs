@@ -4,7 +4,7 @@ use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::cut::columns;
 use crate::kernels::sum_axis::sum_axis;
-use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
+use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid, quad_grid};
 
 params! {
     /// Elements of y.
@@ -24,7 +24,13 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "concat",
-    shaders: &[Shader::plain("concat", wgsl!("pointwise/concat"), &[INDEX], element_grid)],
+    shaders: &[
+        Shader::plain("concat", wgsl!("pointwise/concat"), &[INDEX], element_grid),
+        Shader::plain("concat_quads", wgsl!("pointwise/concat_quads"), &[INDEX], quad_grid).fitting(|p| {
+            let p = Params::read(p);
+            p.in_a.is_multiple_of(4) && p.in_b.is_multiple_of(4)
+        }),
+    ],
     fields: Params::FIELDS,
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),

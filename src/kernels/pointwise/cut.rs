@@ -2,7 +2,7 @@
 
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
+use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid, quad_grid};
 use rayon::prelude::*;
 
 params! {
@@ -19,7 +19,13 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "cut",
-    shaders: &[Shader::plain("cut", wgsl!("pointwise/cut"), &[INDEX], element_grid)],
+    shaders: &[
+        Shader::plain("cut", wgsl!("pointwise/cut"), &[INDEX], element_grid),
+        Shader::plain("cut_quads", wgsl!("pointwise/cut_quads"), &[INDEX], quad_grid).fitting(|p| {
+            let p = Params::read(p);
+            [p.from_cols, p.to_cols, p.shift].iter().all(|n| n.is_multiple_of(4))
+        }),
+    ],
     fields: Params::FIELDS,
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),

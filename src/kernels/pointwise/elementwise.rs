@@ -6,7 +6,9 @@ use crate::kernels::activation_gradient::activation_gradient;
 use crate::kernels::concat::concat;
 use crate::kernels::epilogue::{Activation, Epilogue, OperandOp};
 use crate::kernels::sum_axis::sum_rows;
-use crate::kernels::{ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, Shader, element_grid};
+use crate::kernels::{
+    ACTIVATION, Backward, Cost, EPILOGUE, INDEX, Kernel, STORE_QUAD_AT, Shader, element_grid, quad_grid,
+};
 use rayon::prelude::*;
 
 params! {
@@ -20,12 +22,21 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "elementwise",
-    shaders: &[Shader::plain(
-        "elementwise",
-        wgsl!("pointwise/elementwise"),
-        &[INDEX, ACTIVATION, EPILOGUE],
-        element_grid,
-    )],
+    shaders: &[
+        Shader::plain(
+            "elementwise",
+            wgsl!("pointwise/elementwise"),
+            &[INDEX, ACTIVATION, EPILOGUE],
+            element_grid,
+        ),
+        Shader::plain(
+            "elementwise_quads",
+            wgsl!("pointwise/elementwise_quads"),
+            &[INDEX, ACTIVATION, EPILOGUE, STORE_QUAD_AT],
+            quad_grid,
+        )
+        .fitting(|p| Params::read(p).cols.is_multiple_of(4)),
+    ],
     fields: Params::FIELDS,
     epilogue: true,
     reference: |p, x, y| reference(p, x, y[0]),

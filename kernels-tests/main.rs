@@ -29,6 +29,7 @@
 //!
 //! Networks and systems:
 //! - [`networks`]: whole networks store their tensors as their shaders read them.
+//! - [`occupancy`]: workgroups for a large card at published sizes.
 //! - [`plans`]: dispatches of a step, and the memory a plan takes, of published layouts.
 //! - [`plan_and_run`]: what a plan counts against what a run did.
 //! - [`split`]: tensors above a device's limits.

@@ -1,8 +1,10 @@
 //! Workgroups for a large card: what stands in a node's place on hardware has enough of them at published sizes.
 
 use crate::plans::{layout, parts, parts_of_karlo};
-use ancestral::internals::graph::rewrites::{NORM_STRIPS, Rewrite};
-use ancestral::internals::graph::{Graph, Node};
+use ancestral::internals::diffusion::numbers;
+use ancestral::internals::graph::rewrites::{NORM_STRIPS, QUANTILE_PARTS, Rewrite};
+use ancestral::internals::graph::{Graph, Node, Storage};
+use ancestral::internals::kernels::quantile::quantile;
 use std::collections::BTreeMap;
 
 /// Pixels of a picture of 256².
@@ -47,5 +49,20 @@ fn group_norms_of_large_pictures() {
         for part in ["group_moments_quads", "group_apply_quads"] {
             assert!(fewest[part] >= 512, "{name}: {fewest:?}");
         }
+    }
+}
+
+#[test]
+fn the_quantile_of_a_large_picture() {
+    let mut graph = Graph::new();
+    let mut input = |name: &str, shape: &[usize]| graph.input(name, shape, Storage::F32);
+    let (x, out) = (input("x", &[1, 256, 256, 3]), input("out", &[2, 256, 256, 6]));
+    let numbers = input("numbers", &[numbers::COUNT + 1]);
+    quantile(&mut graph, &x, &out, &numbers, None);
+    let counts = workgroups(&graph, &graph.nodes[0], &QUANTILE_PARTS);
+    println!("256 × 256: {counts:?} workgroups");
+    assert!(counts.len() <= 4, "at most three dispatches more");
+    for (shader, count) in &counts[..counts.len() - 1] {
+        assert!(*count >= 64, "{shader}: {count}");
     }
 }

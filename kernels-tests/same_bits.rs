@@ -288,6 +288,23 @@ fn winograd_in_groups() {
     }
 }
 
+/// A quantile is an element, or between two: many workgroups find the one that a single one finds.
+#[test]
+fn quantiles_by_parts() {
+    on_gpu(|device| {
+        for case in all().iter().filter(|case| case.kernel == "quantile") {
+            let by = |name| {
+                let options = ProgramOptions { variants: Variants::Only(name), ..Default::default() };
+                let (y, ran) = run(device, &case.graph, &case.inputs, options).expect("it runs");
+                (y.into_iter().map(f32::to_bits).collect::<Vec<_>>(), ran.nodes.len())
+            };
+            let ((one, nodes), (parts, more)) = (by("quantile"), by("parts"));
+            assert_eq!((nodes, more), (1, 4), "{}", case.name);
+            assert!(one == parts, "{}", case.name);
+        }
+    });
+}
+
 /// What `f` gives on a pool of so many threads.
 fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool").install(f)

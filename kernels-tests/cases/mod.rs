@@ -121,6 +121,12 @@ impl Maker {
         tensor
     }
 
+    /// The values of an input.
+    pub fn values(&self, id: TensorId) -> Vec<f32> {
+        let name = input_name(&self.g, id);
+        self.inputs.iter().find(|(n, _)| n == name).expect("an input has values").1.clone()
+    }
+
     /// Activations: standard normals.
     pub fn elem(&mut self, shape: &[usize]) -> Tensor {
         self.normal(shape, Storage::Elem, 0.0, 1.0)

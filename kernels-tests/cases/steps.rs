@@ -6,7 +6,10 @@ use ancestral::internals::diffusion::{
 };
 use ancestral::internals::graph::{Storage, Tensor};
 use ancestral::internals::kernels::fixed_point::{FOUND, MEMORY, SearchState, fixed_point};
-use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::quantile::{self, quantile};
+use ancestral::internals::kernels::quantile_counts::{BINS, quantile_counts};
+use ancestral::internals::kernels::quantile_digits::quantile_digits;
+use ancestral::internals::kernels::quantile_merge::quantile_merge;
 use ancestral::internals::kernels::renoise;
 use ancestral::internals::kernels::steer::{FACTORS, steer};
 use ancestral::internals::kernels::step::{Lead, StepInputs, step};
@@ -14,6 +17,7 @@ use ancestral::internals::kernels::step::{Lead, StepInputs, step};
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = step_cases();
     cases.extend(quantile_cases());
+    cases.extend(quantile_part_cases());
     cases.extend(renoise_cases());
     cases.extend(steer_cases());
     cases.extend(fixed_point_cases());
@@ -354,4 +358,98 @@ fn record_quantile(m: &mut Maker, p: &Pictures, clip: Thresholding, x: Option<fn
     quantile(&mut m.g, &x, &out, &numbers, lead.as_ref());
     // Of the numbers only those behind the step's change.
     numbers
+}
+
+/// Multiples of 1/16, of which any device computes x̂₀ without rounding.
+fn exact(m: &mut Maker, len: usize) -> Vec<f32> {
+    (0..len).map(|_| ((m.rng.uniform() * 512.0).floor() - 256.0) as f32 / 16.0).collect()
+}
+
+/// Numbers of a step that asks for a quantile of x̂₀ = x / 4 + out / 2.
+fn exact_numbers(m: &mut Maker, pictures: usize, ratio: f32) -> Tensor {
+    let mut values = vec![0.0; numbers::COUNT + pictures];
+    values[numbers::GUIDANCE] = 2.0;
+    (values[numbers::X0_X], values[numbers::X0_OUT]) = (0.25, 0.5);
+    values[numbers::QUANTILE] = ratio;
+    m.given(&[numbers::COUNT + pictures], Storage::F32, values)
+}
+
+/// Counts of the elements' first bits, by `parts` parts of each picture: what a pass of a quantile begins with.
+fn counts(values: &[f32], item: usize, parts: usize) -> Vec<f32> {
+    let mut counts = Vec::new();
+    for picture in values.chunks_exact(item) {
+        for part in 0..parts {
+            let [start, end] = [part, part + 1].map(|part| (part * item.div_ceil(parts)).min(item));
+            let mut bins = vec![0.0; BINS];
+            picture[start..end].iter().for_each(|v| bins[(v.to_bits() >> 20) as usize] += 1.0);
+            counts.extend(bins);
+        }
+    }
+    counts
+}
+
+/// Pictures, elements, parts.
+const QUANTILES: [(&str, [usize; 3]); 4] =
+    [("plain", [2, 900, 3]), ("one_part", [1, 50, 1]), ("one_element", [2, 1, 1]), ("uneven", [1, 4099, 7])];
+
+fn quantile_part_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, x, guided) in
+        [("plain", [2, 40, 40, 3], false), ("guided", [3, 9, 11, 3], true), ("one", [1, 1, 1, 1], false)]
+    {
+        cases.push(case("quantile_counts", name, |m| {
+            let len = x.iter().product::<usize>();
+            let [values, outs] = [len, if guided { 2 * len } else { len }].map(|len| exact(m, len));
+            let (out, doubled) = (outs, [x[0] * if guided { 2 } else { 1 }, x[1], x[2], x[3]]);
+            let (x, out) = (m.given(&x, Storage::F32, values), m.given(&doubled, Storage::Elem, out));
+            let numbers = exact_numbers(m, x.dim(0), 0.9);
+            quantile(&mut m.g, &x, &out, &numbers, None);
+            let node = m.g.nodes.pop().expect("just recorded");
+            let p: quantile::Params = bytemuck::pod_read_unaligned(&node.params);
+            let lead = m.g.empty();
+            let (magnitudes, counts) = quantile_counts(&mut m.g, "counts", [&x, &out, &lead, &numbers], &p);
+            m.g.output("magnitudes", &magnitudes);
+            counts
+        }));
+    }
+    for (name, [pictures, item, parts]) in QUANTILES {
+        for ratio in [0.0, 0.5, 0.95, 1.0] {
+            // What one pass needs of those before it is computed as the definition does.
+            let mut pass = |kernel: &'static str, passes: usize| {
+                cases.push(case(kernel, format!("{name}_{ratio}_{passes}"), |m| {
+                    let values: Vec<f32> = m.rng.normals(pictures * item, 0.0, 1.0);
+                    let mut values: Vec<f32> = values.iter().map(|v| v.abs()).collect();
+                    // Ties.
+                    values.iter_mut().step_by(3).for_each(|v| *v = 1.0 + (*v * 4.0).floor() / 8_388_608.0);
+                    let counted = counts(&values, item, parts);
+                    let magnitudes = m.given(&[pictures, item], Storage::F32, values);
+                    let mut before = m.given(&[pictures, parts, BINS], Storage::F32, counted);
+                    let numbers = exact_numbers(m, pictures, ratio);
+                    for _ in 1..passes {
+                        before = digits_of(m, &magnitudes, &before, &numbers);
+                    }
+                    if kernel == "quantile_digits" {
+                        return quantile_digits(&mut m.g, "digits", &magnitudes, &before, &numbers);
+                    }
+                    quantile_merge(&mut m.g, "merge", &before, &numbers, item);
+                    numbers
+                }));
+            };
+            pass("quantile_digits", 1);
+            pass("quantile_digits", 2);
+            pass("quantile_merge", 3);
+        }
+    }
+    cases
+}
+
+/// What a pass of digits gives, as an input.
+fn digits_of(m: &mut Maker, magnitudes: &Tensor, before: &Tensor, numbers: &Tensor) -> Tensor {
+    let y = quantile_digits(&mut m.g, "digits", magnitudes, before, numbers);
+    let node = m.g.nodes.pop().expect("just recorded");
+    let inputs: Vec<Vec<f32>> = node.inputs.iter().map(|id| m.values(*id)).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut values = vec![0.0; y.len()];
+    (node.kernel.cpu)(&node.params, &inputs, &mut [&mut values]);
+    m.given(&y.shape, Storage::F32, values)
 }

@@ -22,21 +22,6 @@ var<workgroup> rank: u32;     // its rank among the elements that share them
 var<workgroup> equal: u32;    // how many elements equal it
 var<workgroup> next: atomic<u32>;
 
-fn magnitude(b: u32, i: u32) -> u32 {
-    let at = i / p.channels * p.out_channels + i % p.channels;
-    let stride = p.item / p.channels * p.out_channels;
-    var o = f32(out[b * stride + at]);
-    if p.guided != 0u {
-        o = guide(o, f32(out[(p.batch + b) * stride + at]), numbers[0]);
-    }
-    var x0 = linear(x[b * p.item + i], o, numbers[1], numbers[2]);
-    if p.kept != 0u {
-        let known = p.known_at + (b * p.item + i) / p.channels * (p.channels + 1u);
-        x0 = keep(x0, lead[known + i % p.channels], lead[known + p.channels]);
-    }
-    return bitcast<u32>(abs(x0));
-}
-
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let b = group.x;

@@ -10,6 +10,10 @@ use crate::kernels::group_moments::group_moments;
 use crate::kernels::group_norm::{self, GroupNorm};
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
+use crate::kernels::quantile;
+use crate::kernels::quantile_counts::quantile_counts;
+use crate::kernels::quantile_digits::quantile_digits;
+use crate::kernels::quantile_merge::quantile_merge;
 use crate::kernels::sum_slices::sum_slices;
 use crate::kernels::winograd::{PLANES, filters};
 use crate::kernels::winograd_input::{tiles, winograd_input};
@@ -138,6 +142,23 @@ pub const NORM_STRIPS: Rewrite = Rewrite {
     apply: |graph, node, _, _| norm_strips(graph, node),
 };
 
+/// A quantile as counts by parts of a picture: many workgroups for each, where the node itself has one.
+pub const QUANTILE_PARTS: Rewrite = Rewrite {
+    name: "parts",
+    parts: &["quantile_counts", "quantile_digits", "quantile_digits", "quantile_merge"],
+    work: None,
+    accurate: true,
+    known: None,
+    preferred: |node, software| !software && quantile::Params::read(&node.params).item >= LARGE_QUANTILE,
+    // Ranks are kept as f32.
+    fits: |_, node, _| quantile::Params::read(&node.params).item <= 1 << f32::MANTISSA_DIGITS,
+    weights: |_| 0,
+    largest: |node| 4 * u64::from(quantile::Params::read(&node.params).item),
+    apply: |graph, node, _, _| quantile_parts(graph, node),
+};
+
+/// From so many elements of a picture on, one workgroup takes longer to find a quantile than three dispatches more.
+const LARGE_QUANTILE: u32 = 1 << 15;
 /// From so many elements of a picture on, a group norm's few workgroups take longer than two dispatches more.
 const LARGE_NORM: usize = 1 << 18;
 /// Largest transformed filter: beyond it, reading four times the weights costs more than the arithmetic saved.
@@ -317,4 +338,15 @@ fn norm_strips(graph: &mut Graph, node: &Node) {
     if let Some(last) = graph.nodes.last_mut() {
         last.outputs = node.outputs.clone();
     }
+}
+
+fn quantile_parts(graph: &mut Graph, node: &Node) {
+    let p = quantile::Params::read(&node.params);
+    let [x, out, lead] = [0, 1, 2].map(|i| graph.tensor(node.inputs[i]));
+    let numbers = graph.tensor(node.output());
+    let label = |part: &str| format!("{} ({part})", node.label);
+    let (magnitudes, counts) = quantile_counts(graph, &label("counts"), [&x, &out, &lead, &numbers], &p);
+    let ten = quantile_digits(graph, &label("ten bits"), &magnitudes, &counts, &numbers);
+    let twenty = quantile_digits(graph, &label("twenty bits"), &magnitudes, &ten, &numbers);
+    quantile_merge(graph, &node.label, &twenty, &numbers, p.item as usize);
 }

@@ -47,5 +47,9 @@ pub(crate) const REDUCE: &str = wgsl!("shared/reduce");
 pub(crate) const REDUCE_SUBGROUP: &str = wgsl!("software/shared/reduce_subgroup");
 /// `shaders/shared/resample.wgsl`: what an output coordinate of a resized picture reads.
 pub(crate) const RESAMPLE: &str = wgsl!("shared/resample");
-/// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by `quantile` and `step`.
+/// `shaders/shared/magnitude.wgsl`: |x̂₀| of an element.
+pub(crate) const MAGNITUDE: &str = wgsl!("shared/magnitude");
+/// `shaders/shared/select_bin.wgsl`: the bin of counts that a rank falls into.
+pub(crate) const SELECT_BIN: &str = wgsl!("shared/select_bin");
+/// `shaders/shared/predict.wgsl`: guidance and x̂₀, shared by quantiles and `step`.
 pub(crate) const PREDICT: &str = wgsl!("shared/predict");

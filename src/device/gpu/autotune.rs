@@ -197,7 +197,8 @@ impl<'a> Chooser<'a> {
     /// Whether measuring a node of one item pays.
     fn worth_measuring(&self, graph: &Graph, one: &Node) -> bool {
         let small = if self.gpu.is_software() { SMALL } else { SMALL_ON_HARDWARE };
-        let alone = one.outputs.len() == 1;
+        // What a node updates in place has values of its own.
+        let alone = one.outputs.len() == 1 && graph.is_made(one.output());
         alone && self.options.variants == Variants::Measured && graph.node_cost(one).flops >= small
     }
 

@@ -1,9 +1,10 @@
 //! Quantile of |x̂₀| per picture, for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
 
 use crate::diffusion::numbers;
+use crate::graph::rewrites::QUANTILE_PARTS;
 use crate::graph::{Graph, Tensor};
 use crate::kernels::step::{Lead, Prediction, keep};
-use crate::kernels::{Cost, Kernel, PREDICT, Shader, defined_in_f32};
+use crate::kernels::{Cost, Kernel, MAGNITUDE, PREDICT, Rewrites, Shader, defined_in_f32};
 
 params! {
     /// Pictures.
@@ -25,7 +26,7 @@ params! {
 /// The kernel.
 pub static KERNEL: Kernel = Kernel {
     name: "quantile",
-    shaders: &[Shader::plain("quantile", wgsl!("sampling/quantile"), &[PREDICT], |params, _| {
+    shaders: &[Shader::plain("quantile", wgsl!("sampling/quantile"), &[PREDICT, MAGNITUDE], |params, _| {
         [Params::read(params).batch, 1, 1]
     })],
     fields: Params::FIELDS,
@@ -38,6 +39,7 @@ pub static KERNEL: Kernel = Kernel {
     cost: |_, inputs, output| {
         Cost::streaming(4.0 * inputs[0].iter().product::<usize>() as f64, inputs, output)
     },
+    rewrites: Rewrites { others: &[QUANTILE_PARTS], ..Rewrites::NONE },
     ..Kernel::PLAIN
 };
 
@@ -62,21 +64,26 @@ pub fn quantile(g: &mut Graph, x: &Tensor, out: &Tensor, numbers: &Tensor, lead:
     g.push_into(&KERNEL, "quantile", p.bytes(), &[x, out, &lead], &[numbers]);
 }
 
+/// |x̂₀| of picture `b`, of the quantile's inputs and a step's numbers.
+pub(super) fn magnitudes(p: &Params, inputs: &[&[f32]], coef: &[f32], b: usize) -> Vec<f32> {
+    let item = p.item as usize;
+    let prediction = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
+    let magnitude = |i: usize| {
+        let out = prediction.output(inputs[1], i, p.batch as usize * item, coef[numbers::GUIDANCE]);
+        let x0 = coef[numbers::X0_X] * inputs[0][i] + coef[numbers::X0_OUT] * out;
+        let known = || &inputs[2][p.known_at as usize..];
+        if p.kept != 0 { keep(x0, known(), i, p.channels as usize).abs() } else { x0.abs() }
+    };
+    (b * item..(b + 1) * item).map(magnitude).collect()
+}
+
 /// `sort` may leave the order to a selection.
 fn compute(params: &[u8], inputs: &[&[f32]], numbers: &mut [f32], sort: fn(&mut [f32])) {
     let p = Params::read(params);
     let item = p.item as usize;
     let (coef, quantiles) = numbers.split_at_mut(numbers::COUNT);
-    let prediction = Prediction { channels: p.channels, out_channels: p.out_channels, guided: p.guided != 0 };
     for (b, s) in quantiles.iter_mut().enumerate() {
-        let mut x0: Vec<f32> = (b * item..(b + 1) * item)
-            .map(|i| {
-                let out = prediction.output(inputs[1], i, p.batch as usize * item, coef[numbers::GUIDANCE]);
-                let x0 = coef[numbers::X0_X] * inputs[0][i] + coef[numbers::X0_OUT] * out;
-                let known = || &inputs[2][p.known_at as usize..];
-                if p.kept != 0 { keep(x0, known(), i, p.channels as usize).abs() } else { x0.abs() }
-            })
-            .collect();
+        let mut x0 = magnitudes(&p, inputs, coef, b);
         sort(&mut x0);
         let position = coef[numbers::QUANTILE] * (item - 1) as f32;
         let rank = (position as usize).min(item - 1);

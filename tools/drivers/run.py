@@ -210,8 +210,7 @@ class Report:
     def compile(self, name, files, command):
         """Has a compiler read translations."""
         def one(file):
-            done = subprocess.run(command(file), input=plain(file.read_text()) if name.startswith("glslc") else None,
-                                  text=True, capture_output=True)
+            done = subprocess.run(command(file), text=True, capture_output=True)
             return done.returncode and f"{name}: {file.name}: {(done.stderr + done.stdout).strip()[:300]}"
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             wrong = [what for what in pool.map(one, files) if what]
@@ -228,12 +227,14 @@ class Report:
         test = [program, "shaders::shaders_are_sound_at_every_precision", "--exact"]
         subprocess.run(test, cwd=ROOT, env=os.environ | {"ANCESTRAL_TRANSLATIONS": str(folder)}, check=True,
                        stdout=subprocess.DEVNULL)
-        hlsl = "-x hlsl -fshader-stage=compute -fentry-point=main --target-env=vulkan1.1 -o /dev/null -".split()
+        for file in folder.glob("*.hlsl"):
+            file.write_text(plain(file.read_text()))
+        hlsl = "-x hlsl -fshader-stage=compute -fentry-point=main --target-env=vulkan1.1 -o /dev/null".split()
         if isinstance(trixie, Missing):
             self.compilers += [(name, f"not there: {trixie}") for name in ("glslc, HLSL in f32", "spirv-val")]
         else:
             self.compile("glslc, HLSL in f32", sorted(folder.glob("*.f32.f32.*.hlsl")),
-                         lambda _: trixie.tool("glslc", *hlsl))
+                         lambda file: trixie.tool("glslc", *hlsl, str(file)))
             for version, target in (("1.3", "vulkan1.1"), ("1.6", "vulkan1.3")):
                 self.compile(f"spirv-val, SPIR-V {version}", sorted(folder.glob(f"*.{version}.spv")),
                              lambda file, target=target: trixie.tool("spirv-val", "--target-env", target, str(file)))
@@ -243,10 +244,11 @@ class Report:
         except Missing as reason:
             self.compilers.append((name, f"not there: {reason}"))
             return
-        arguments = "-O0 -lang hlsl -stage compute -entry main -target spirv -o /dev/null".split()
+        arguments = "-O0 -lang hlsl -stage compute -entry main -target spirv -o".split()
         # Shader models mostly give the same text.
         texts = {file.read_text(): file for file in sorted(folder.glob("*.hlsl"))}
-        self.compile(name, list(texts.values()), lambda file: [compiler, *arguments, str(file)])
+        self.compile(name, list(texts.values()),
+                     lambda file: [compiler, *arguments, str(file.with_suffix(".slang.spv")), str(file)])
 
     def text(self, sources, seconds):
         """The table."""
@@ -275,8 +277,8 @@ class Report:
 
 
 def plain(hlsl):
-    """naga's HLSL without two things that Microsoft's compilers take and glslang does not: a parameter that repeats
-    SV_GroupID, which nothing reads, and zeros cast to arrays."""
+    """naga's HLSL without two things that Microsoft's compilers take and these do not: a parameter that repeats SV_GroupID,
+    which nothing reads, and zeros cast to arrays."""
     hlsl = re.sub(r"(\w+ : SV_GroupID), uint3 \w+ : SV_GroupID", r"\1", hlsl)
     zeros, cast = {}, r"\((\w+)((?:\[\d+\])+)\)0"
 

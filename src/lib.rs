@@ -129,7 +129,7 @@ pub mod samplers {
 pub mod cost {
     pub use crate::pipeline::bisect::Parting;
     pub use crate::pipeline::cost::{Bytes, NetworkCost, PartCost, RunCost, Target};
-    pub use crate::pipeline::node_cost::{Card, NodeCost};
+    pub use crate::pipeline::node_cost::NodeCost;
     pub use crate::pipeline::plan::plan_network;
 }
 

@@ -89,6 +89,7 @@ fn concat_cases() -> Vec<Case> {
         record("beside_repeated", &[2, 4, 5, 3], Some((3, 2)), 4),
         record("one_beside_many", &[4, 3, 3, 6], Some((1, 1)), 4),
         record("tokens", &[2, 77, 10], Some((7, 1)), 2),
+        record("quads", &[2, 35, 12], Some((8, 1)), 4),
         record("one_element", &[1, 1], None, 1),
     ]
 }

@@ -365,6 +365,10 @@ fn elementwise_cases() -> Vec<Case> {
         let (x, y) = pair(m, &[3, 5, 7], &[3, 5, 7]);
         add(&mut m.g, &x, &y)
     });
+    push("add_quads", &|m| {
+        let (x, y) = pair(m, &[2, 35, 12], &[2, 12]);
+        add(&mut m.g, &x, &y)
+    });
     push("mul", &|m| {
         let (x, y) = pair(m, &[15, 1], &[15, 1]);
         mul(&mut m.g, &x, &y)

@@ -137,6 +137,12 @@ fn activation_cases() -> Vec<Case> {
             activation_gradient(&mut m.g, "act", &x, &dy, act)
         });
     }
+    push("quads", &|m| {
+        let (x, dy) = (m.elem(&[2, 35, 12]), m.elem(&[2, 35, 12]));
+        let d = activation_gradient(&mut m.g, "act", &x, &dy, Activation::Silu);
+        let other = m.elem(&[2, 12]);
+        mul(&mut m.g, &d, &other)
+    });
     push("one", &|m| {
         let (x, dy) = (m.elem(&[1, 1]), m.elem(&[1, 1]));
         activation_gradient(&mut m.g, "act", &x, &dy, Activation::Silu)
@@ -211,6 +217,14 @@ fn cut_cases() -> Vec<Case> {
             place(&mut m.g, "place", &x, axis, first, shape[axis])
         }));
     }
+    cases.push(case("cut", "quads", |m| {
+        let x = m.elem(&[9, 76]);
+        columns(&mut m.g, "cut", &x, 8, 60)
+    }));
+    cases.push(case("cut", "place_quads", |m| {
+        let x = m.elem(&[9, 12]);
+        place(&mut m.g, "place", &x, 1, 4, 68)
+    }));
     cases.push(case("cut", "columns", |m| {
         let x = m.elem(&[77, 130]);
         columns(&mut m.g, "cut", &x, 65, 64)

@@ -165,3 +165,31 @@ fn memory_budgets() {
     let drawn = draw("500MB");
     assert!(drawn.status.success(), "{}", stderr(&drawn));
 }
+
+/// Each node's share of a card, and the run's least time.
+#[test]
+fn plans_on_a_card() {
+    let config =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/layouts/IF-I-M.config.json");
+    let config = config.to_str().unwrap();
+    let card = ["--device", "webgpu", "--multiprocessors", "100", "--peak", "10", "--bandwidth", "500"];
+    let text =
+        planned(&[&["--config", config], &card[..]].concat(), true, &["whole run on such a card: at least"]);
+    let mut seen = 0;
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [nodes, workgroups, share, "%", gflop, _, _, least, "µs", ..] = words[..] else { continue };
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        let (nodes, workgroups) = (number(nodes), number(workgroups));
+        let at_work = workgroups / ((workgroups / 100.0).ceil() * 100.0);
+        assert!((number(share) - 100.0 * at_work).abs() <= 0.51, "{line}");
+        // Rounded: GFLOP to hundredths of all the nodes, and the time to tenths.
+        let flops = (number(gflop) - 0.006) * 1e9 / nodes;
+        assert!(number(least) + 0.06 >= nodes * flops / 1e13 / at_work * 1e6, "{line}");
+        seen += 1;
+    }
+    assert!(seen > 40, "{seen} nodes in {text}");
+    for bad in [["--peak", "0"], ["--bandwidth", "-1"], ["--multiprocessors", "0"]] {
+        assert_eq!(plan(&[&["--config", config][..], &bad].concat()).status.code(), Some(2), "{bad:?}");
+    }
+}

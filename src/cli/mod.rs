@@ -5,6 +5,7 @@
 //! - [`remedy`]: which option mends an error.
 
 pub mod bisect;
+mod card;
 pub mod drawing;
 pub mod edit;
 pub mod generate;

@@ -1,11 +1,12 @@
 //! `ancestral plan`.
 
+use super::card::Card;
 use super::drawing::{Extent, Prior};
 use super::model::Choice;
 use super::output::say;
 use super::parse::{StageValue, per_stage, positive};
 use super::tables::table;
-use ancestral::cost::{Card, Target, plan_network};
+use ancestral::cost::{Target, plan_network};
 use ancestral::{Device, DeviceChoice, DeviceLimits, Error, Precision, Settings};
 use clap::Args;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! What a run costs, as tables.
 
-use ancestral::cost::{Bytes, Card, NetworkCost, NodeCost, PartCost, RunCost};
+use super::card::Card;
+use ancestral::cost::{Bytes, NetworkCost, NodeCost, PartCost, RunCost};
 use std::fmt::{self, Write};
 
 /// The plan of a run; with a card, of each node on it.
@@ -13,12 +14,12 @@ pub fn table(cost: &RunCost, card: Option<&Card>) -> String {
 
 /// Seconds that a part takes on a card at least.
 fn seconds(part: &PartCost, card: &Card) -> Option<f64> {
-    part.nodes.iter().map(|n| Some(n.count as f64 * n.seconds(card)?)).sum()
+    part.nodes.iter().map(|n| Some(n.count as f64 * card.seconds(n)?)).sum()
 }
 
 /// A part's nodes, those that take longest first.
 fn nodes(f: &mut impl Write, part: &PartCost, card: &Card) -> fmt::Result {
-    let time = |n: &NodeCost| n.seconds(card).map(|each| each * n.count as f64);
+    let time = |n: &NodeCost| card.seconds(n).map(|each| each * n.count as f64);
     let mut nodes: Vec<&NodeCost> = part.nodes.iter().collect();
     let weight = |n: &NodeCost| time(n).unwrap_or(n.flops * n.count as f64);
     nodes.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
@@ -28,7 +29,7 @@ fn nodes(f: &mut impl Write, part: &PartCost, card: &Card) -> fmt::Result {
         part.name, "nodes", "workgroups", "at work", "GFLOP", "moved", "least"
     )?;
     for n in nodes {
-        let share = card.multiprocessors.map_or(String::new(), |_| format!("{:.0} %", 100.0 * n.share(card)));
+        let share = card.multiprocessors.map_or(String::new(), |_| format!("{:.0} %", 100.0 * card.share(n)));
         let least = time(n).map_or(String::new(), |s| format!("{:.1} µs", 1e6 * s));
         writeln!(
             f,

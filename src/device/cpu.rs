@@ -8,7 +8,7 @@ use super::weight_key::Form;
 use crate::error::{Error, Result};
 use crate::graph::plan::{Limits, Plan};
 use crate::graph::{Graph, Source, TensorId};
-use crate::kernels::gemm::packed_len;
+use crate::kernels::gemm::PANEL;
 use crate::kernels::{Packed, Precision};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -58,9 +58,9 @@ impl CpuProgram {
         let memory = Memory::main();
         let own = plan.bytes() + graph.given_bytes(Precision::F32);
         let columns = packed(graph);
-        let form = |id: TensorId| match columns.get(&id) {
-            Some(&cols) => (Form::Panels, packed_len(graph.info(id).len(), cols) as u64 * 4),
-            None => (Form::F32, graph.info(id).bytes(Precision::F32)),
+        let form = |id: TensorId| {
+            let form = if columns.contains_key(&id) { Form::Panels } else { Form::F32 };
+            (form, graph.info(id).bytes(Precision::F32))
         };
         let mut lease = weights.lease(&memory, graph, 0, own, form)?;
         let mut values: Vec<Values> = graph
@@ -201,9 +201,10 @@ fn packed(graph: &Graph) -> HashMap<TensorId, usize> {
         let input =
             node.kernel.packed.filter(|packed| (packed.fits)(&node.params)).map(|packed| packed.input);
         for (i, id) in node.inputs.iter().enumerate().filter(|(_, id)| is_weight(id)) {
-            match (input == Some(i), graph.info(*id).shape.last()) {
-                (true, Some(&cols)) => drop(columns.insert(*id, cols)),
-                _ => drop(others.insert(*id)),
+            // Whole panels: others would take more memory than was planned.
+            match graph.info(*id).shape.last().filter(|cols| input == Some(i) && cols.is_multiple_of(PANEL)) {
+                Some(&cols) => drop(columns.insert(*id, cols)),
+                None => drop(others.insert(*id)),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the nodes of a program cost on a card: workgroups against its multiprocessors, and the least time.
+//! What the nodes of a program cost: workgroups, operations, bytes.
 
 use crate::graph::{Graph, Node};
 use crate::kernels::Shader;
@@ -20,17 +20,6 @@ pub struct NodeCost {
     pub flops: f64,
     /// Bytes of each: its inputs and outputs once.
     pub moved: f64,
-}
-
-/// A card, as far as its owner knows it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Card {
-    /// Multiprocessors, compute units, cores: what a workgroup runs on.
-    pub multiprocessors: Option<u64>,
-    /// Floating-point operations a second, of the numbers that are multiplied.
-    pub peak: Option<f64>,
-    /// Bytes a second between the chip and its memory.
-    pub bandwidth: Option<f64>,
 }
 
 impl NodeCost {
@@ -58,23 +47,6 @@ impl NodeCost {
             Some(other) => other.count += 1,
             None => nodes.push(self),
         }
-    }
-
-    /// The share of a card's multiprocessors that is at work, on average over each node's run: the last workgroups leave
-    /// some idle.
-    pub fn share(&self, card: &Card) -> f64 {
-        card.multiprocessors.map_or(1.0, |all| {
-            let rounds = self.workgroups.div_ceil(all.max(1)).max(1);
-            self.workgroups as f64 / (rounds * all.max(1)) as f64
-        })
-    }
-
-    /// Seconds that each takes at least: its operations at the card's peak, or its bytes at the card's bandwidth, by the
-    /// [share](Self::share) that is at work. None where nothing is known of the card.
-    pub fn seconds(&self, card: &Card) -> Option<f64> {
-        let least = [card.peak.map(|peak| self.flops / peak), card.bandwidth.map(|rate| self.moved / rate)];
-        let least = least.into_iter().flatten().reduce(f64::max)?;
-        Some(least / self.share(card).max(f64::MIN_POSITIVE))
     }
 }
 

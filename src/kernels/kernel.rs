@@ -103,7 +103,7 @@ pub struct Packed {
     pub input: usize,
     /// Whether a node reads it as one.
     pub fits: fn(&[u8]) -> bool,
-    /// What is run: the input comes in [panels](crate::kernels::gemm::Panels).
+    /// What is run: the input comes in panels of columns, as `gemm.rs` makes them.
     pub cpu: Compute,
 }
 

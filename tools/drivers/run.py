@@ -205,7 +205,7 @@ class Report:
         self.about[name] = "; ".join(
             f"{about}, subgroups of {sizes.strip('()').split(', ')[0]}, "
             + (f"matrices {matrices}" if matrices else "no matrices")
-            for about, sizes, matrices in adapters if "llvmpipe" in about)
+            for about, sizes, matrices in adapters if "llvmpipe" in about) or tests[0] == "dawn::" and DAWN or ""
 
     def compile(self, name, files, command):
         """Has a compiler read translations."""

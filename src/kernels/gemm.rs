@@ -1,12 +1,12 @@
 //! Matrix products of the CPU device. Every element of a product is one chain of multiply-adds along the inner dimension, in
-//! its order, whatever rows and columns are computed beside it: a row's bits depend neither on how many there are, nor on how
-//! threads divide them.
+//! its order (or of each part of it, where a product goes on), whatever rows and columns are computed beside it: a row's bits
+//! depend neither on how many there are, nor on how threads divide them.
 
+use super::scratch::scratch;
 use super::simd::{load, store};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// Side of the squares in which panels are turned.
@@ -148,8 +148,8 @@ impl<'a> Panels<'a> {
         self.stride
     }
 
-    /// Those of one panel, `stride` floats from a row to the next.
-    pub(crate) fn one(w: &'a [f32], inner: usize, cols: usize, stride: usize) -> Self {
+    /// Of w where it lies, `stride` floats from a row to the next, of all panels.
+    pub(crate) fn in_place(w: &'a [f32], inner: usize, cols: usize, stride: usize) -> Self {
         Panels { values: Cow::Borrowed(w), inner, cols, panel: PANEL, stride }
     }
 
@@ -173,18 +173,11 @@ impl<'a> Panels<'a> {
     }
 }
 
-thread_local! {
-    /// A thread's copy of a panel, and its sums before they join others, kept from product to product.
-    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-}
-
-/// y (+)= alpha · x · w for y `[rows, cols]` and x `[rows, inner]` of the given strides, on this thread; `w` comes with its
+/// y = alpha · x · w for y `[rows, cols]` and x `[rows, inner]` of the given strides, on this thread; `w` comes with its
 /// strides along the inner and the column axis.
-#[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
 pub(crate) fn gemm(
     y: &mut [f32],
     y_stride: usize,
-    accumulate: bool,
     x: &[f32],
     x_stride: usize,
     w: (&[f32], usize, usize),
@@ -197,36 +190,22 @@ pub(crate) fn gemm(
     let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
     assert!(last(rows, y_stride) + cols <= y.len(), "product's output is too small");
     if inner == 0 {
-        if !accumulate {
-            y.chunks_mut(y_stride).take(rows).for_each(|y| y[..cols].fill(0.0));
-        }
-        return;
+        return y.chunks_mut(y_stride).take(rows).for_each(|y| y[..cols].fill(0.0));
     }
     assert!(last(inner, w.1) + last(cols, w.2) < w.0.len(), "product's right side is too small");
     let x = Rows { values: x, across: (rows, x_stride), down: 0, runs: (1, inner), run: inner };
-    if !accumulate && alpha == 1.0 && stay(w, cols, rows) {
-        let w = &Panels { values: Cow::Borrowed(w.0), inner, cols, panel: PANEL, stride: w.1 };
+    if alpha == 1.0 && stay(w, cols, rows) {
+        let w = &Panels::in_place(w.0, inner, cols, w.1);
         return Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride, goes_on: false });
     }
-    SCRATCH.with_borrow_mut(|[panel, sums]| {
-        panel.resize(inner * PANEL, 0.0);
-        for i in 0..cols.div_ceil(PANEL) {
-            fill_panel(panel, i, w, cols, alpha);
-            let cols = PANEL.min(cols - i * PANEL);
-            let w =
-                &Panels { values: Cow::Borrowed(panel), inner, cols, panel: inner * PANEL, stride: PANEL };
-            let y = &mut y[i * PANEL..];
-            if !accumulate {
-                Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride, goes_on: false });
-                continue;
-            }
-            sums.resize(rows * cols, 0.0);
-            Arch::new().dispatch(Product { w, x: &x, y: sums, rows, stride: cols, goes_on: false });
-            for (y, sums) in y.chunks_mut(y_stride).zip(sums.chunks_exact(cols)) {
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
-            }
-        }
-    });
+    let mut panel = scratch(inner * PANEL);
+    for i in 0..cols.div_ceil(PANEL) {
+        fill_panel(&mut panel, i, w, cols, alpha);
+        let cols = PANEL.min(cols - i * PANEL);
+        let w = &Panels::in_place(&panel, inner, cols, PANEL);
+        let y = &mut y[i * PANEL..];
+        Arch::new().dispatch(Product { w, x: &x, y, rows, stride: y_stride, goes_on: false });
+    }
 }
 
 /// y = x · w, or y + x · w where it goes on with the next part of the inner dimension.

@@ -100,8 +100,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dkv: &mut [f32]) {
                 let [(q, qs), (k, ks), (v, vs), (dy, dys)] = [0, 1, 2, 5].map(|x| p.rows(x, inputs, n, head));
                 let [tops, factors, sums] = [0, 1, 2].map(|i| stats(head, i).collect::<Vec<f32>>());
                 let sizes = [rows, dim, queries];
-                gemm(scores, queries, false, &k[first * ks..], ks, (q, 1, qs), sizes, p.scale);
-                gemm(dp, queries, false, &v[first * vs..], vs, (dy, 1, dys), sizes, 1.0);
+                gemm(scores, queries, &k[first * ks..], ks, (q, 1, qs), sizes, p.scale);
+                gemm(dp, queries, &v[first * vs..], vs, (dy, 1, dys), sizes, 1.0);
                 p.add(scores, inputs, (n, head), queries, |row, col| (col, first + row));
                 for (s, dp) in scores.chunks_exact_mut(queries).zip(dp.chunks_exact_mut(queries)) {
                     wide(
@@ -116,9 +116,9 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dkv: &mut [f32]) {
                     );
                 }
                 let sizes = [rows, queries, dim];
-                gemm(&mut dkv[head * dim..], 2 * width, false, dp, queries, (q, qs, 1), sizes, 1.0);
+                gemm(&mut dkv[head * dim..], 2 * width, dp, queries, (q, qs, 1), sizes, 1.0);
                 let dv = &mut dkv[width + head * dim..];
-                gemm(dv, 2 * width, false, scores, queries, (dy, dys, 1), sizes, 1.0);
+                gemm(dv, 2 * width, scores, queries, (dy, dys, 1), sizes, 1.0);
             }
         });
     }

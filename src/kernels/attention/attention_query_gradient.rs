@@ -272,8 +272,8 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dq: &mut [f32]) {
             for head in 0..heads {
                 let [(q, qs), (k, ks), (v, vs), (dy, dys)] = [0, 1, 2, 5].map(|x| p.rows(x, inputs, n, head));
                 let sizes = [rows, dim, keys];
-                gemm(scores, keys, false, &q[first * qs..], qs, (k, 1, ks), sizes, p.scale);
-                gemm(dp, keys, false, &dy[first * dys..], dys, (v, 1, vs), sizes, 1.0);
+                gemm(scores, keys, &q[first * qs..], qs, (k, 1, ks), sizes, p.scale);
+                gemm(dp, keys, &dy[first * dys..], dys, (v, 1, vs), sizes, 1.0);
                 p.add(scores, inputs, (n, head), keys, |row, col| (first + row, col));
                 for (r, (s, dp)) in scores.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
                     let at = ((n * queries + first + r) * heads + head) * 3;
@@ -287,7 +287,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dq: &mut [f32]) {
                         },
                     );
                 }
-                gemm(&mut dq[head * dim..], width, false, dp, keys, (k, ks, 1), [rows, keys, dim], 1.0);
+                gemm(&mut dq[head * dim..], width, dp, keys, (k, ks, 1), [rows, keys, dim], 1.0);
             }
         });
     }

@@ -141,8 +141,8 @@ impl Params {
         let (k1, k1s) = head_rows(k1, n, keys1, self.k1_stride, self.k1_offset, head, dim);
         let (k2, k2s) = head_rows(k2, n, keys2, self.k2_stride, self.k2_offset, head, dim);
         let q = &q[first * q_stride..];
-        gemm(scores, keys, false, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
-        gemm(&mut scores[keys1..], keys, false, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], self.scale);
+        gemm(scores, keys, q, q_stride, (k1, 1, k1s), [rows, dim, keys1], self.scale);
+        gemm(&mut scores[keys1..], keys, q, q_stride, (k2, 1, k2s), [rows, dim, keys2], self.scale);
         self.add_to(scores, rows, [bias, mask], (n, head), (first, 0));
     }
 

@@ -352,7 +352,12 @@ const STRIP: usize = 64 << 10;
 fn packed<'a>(params: &[u8], w: &'a [f32], already: bool) -> Panels<'a> {
     let p = Params::read(params);
     let (inner, cols) = ((p.kernel_height * p.kernel_width * (p.in_a + p.in_b)) as usize, p.cols as usize);
-    if already { Panels::packed(w, inner, cols) } else { Panels::new(w, inner, cols, p.rows as usize) }
+    match already {
+        true => Panels::packed(w, inner, cols),
+        // Transformed filters are copies already.
+        false if conv2d_winograd::fits(&p) => Panels::in_place(w, inner, cols, cols),
+        false => Panels::new(w, inner, cols, p.rows as usize),
+    }
 }
 
 /// Blocks of output rows, each: copy the rows it reads into a strip with the padding around them, where what a pixel

@@ -243,7 +243,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], dx: &mut [f32]) {
                     }
                 }
                 let sizes = [block * across, taps * inner, cols];
-                gemm(sums, cols, false, strip, taps * inner, (&class.filters[..], cols, 1), sizes, 1.0);
+                gemm(sums, cols, strip, taps * inner, (&class.filters[..], cols, 1), sizes, 1.0);
                 for (place, sum) in sums.chunks_exact(cols).enumerate() {
                     let y = place / across * stride + class.first.0;
                     let x = place % across * stride + class.first.1;

@@ -3,7 +3,7 @@
 //!
 //! Of some rows of tiles at a time: all threads transform the windows; then each takes [`PANEL`] output channels of a group
 //! of them, some input channels at a time: transforms filters, multiplies, and at last makes tiles of the sums. All the while
-//! filters and sums stay in its second cache. A sum is one chain along the input channels, whatever the groups.
+//! filters and sums stay in its second cache. A sum is a chain of each block of input channels, whatever the groups.
 
 #![expect(
     clippy::needless_range_loop,
@@ -255,7 +255,7 @@ impl WithSimd for Task<'_> {
             let (at, v) = of.place_of_block(first);
             self.filters(simd, first..first + inner, width, u, filters);
             for plane in 0..PLANES {
-                let w = &Panels::one(&u[plane * filters..][..inner * width], inner, cols, width);
+                let w = &Panels::in_place(&u[plane * filters..][..inner * width], inner, cols, width);
                 let x = &Rows {
                     values: &self.v[at + plane * v..],
                     across: (of.strip, inner),

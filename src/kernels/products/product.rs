@@ -96,7 +96,7 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         y.par_chunks_mut(block * cols).enumerate().for_each(|(i, y)| {
             let size = [y.len() / cols, inner, cols];
             let x = &x[i * block * inner..][..size[0] * inner];
-            gemm(y, cols, false, x, inner, (z, cols, 1), size, p.scale);
+            gemm(y, cols, x, inner, (z, cols, 1), size, p.scale);
         });
     }
 }

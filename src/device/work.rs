@@ -1,6 +1,6 @@
 //! Work that programs do on a device, one after another, and what is known of it.
 
-use super::gpu::{Gpu, GpuQueue, Submitted};
+use super::gpu::{Gpu, GpuQueue, Staging, Submitted};
 use super::ledger;
 use super::tensor::{DeviceTensor, Place};
 use crate::error::Result;
@@ -157,11 +157,11 @@ pub struct Reading(Later);
 
 enum Later {
     Known(Vec<f32>),
-    Mapped(Gpu, wgpu::Buffer, (usize, bool)),
+    Mapped(Gpu, Staging, (usize, bool)),
 }
 
 impl Reading {
-    /// The values. Errors: the work was not waited for; a device that fails.
+    /// The values. Errors: the work was not handed over; a device that fails.
     pub fn values(&self) -> Result<Vec<f32>> {
         match &self.0 {
             Later::Known(values) => Ok(values.clone()),

@@ -20,5 +20,5 @@ pub(super) use adapter::{adapter_names, found_adapters};
 pub use choices::{Choices, Measuring};
 pub use faults::Fault;
 pub(super) use program::GpuProgram;
-pub(super) use queue::GpuQueue;
+pub(super) use queue::{GpuQueue, Staging};
 pub(super) use submissions::Submitted;

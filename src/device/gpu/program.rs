@@ -1,7 +1,7 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::adapter::Gpu;
-use super::queue::{Dispatch, GpuQueue};
+use super::queue::{Dispatch, GpuQueue, Staging};
 use super::upload::STORAGE;
 use crate::device::budget::Refusal;
 use crate::device::limits::DeviceLimits;
@@ -338,12 +338,10 @@ impl Gpu {
     /// The values in a buffer that is mapped.
     pub(in crate::device) fn mapped(
         &self,
-        staging: &wgpu::Buffer,
+        staging: &Staging,
         (len, half): (usize, bool),
     ) -> Result<Vec<f32>> {
-        let mapped = staging
-            .get_mapped_range(..)
-            .map_err(|e| Error::Lost { running: "a read back".into(), reason: e.to_string() })?;
+        let mapped = staging.bytes(self)?;
         Ok(if half {
             let halves: &[f16] = bytemuck::cast_slice(&mapped);
             halves[..len].iter().map(|v| v.to_f32()).collect()

@@ -4,6 +4,8 @@ use super::adapter::Gpu;
 use super::submissions::Submitted;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A submission should take about this long, so that no watchdog fires and a cancel is heard.
@@ -29,7 +31,7 @@ pub(in crate::device) struct GpuQueue {
     piece: (f64, String),
     under_way: VecDeque<UnderWay>,
     /// What is read back by what is encoded: mapped once it is handed over.
-    readings: Vec<wgpu::Buffer>,
+    readings: Vec<Staging>,
     /// When the last one that was waited for was done.
     done_at: Instant,
 }
@@ -114,10 +116,11 @@ impl GpuQueue {
     }
 
     /// A buffer that will hold bytes of another as they are then, mapped once the work is handed over and done.
-    pub fn read(&mut self, (from, at): (&wgpu::Buffer, u64), bytes: u64) -> Result<wgpu::Buffer> {
+    pub fn read(&mut self, (from, at): (&wgpu::Buffer, u64), bytes: u64) -> Result<Staging> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.gpu.buffer("read back", bytes, usage)?;
-        self.copy((from, at), (&staging, 0), bytes);
+        let buffer = self.gpu.buffer("read back", bytes, usage)?;
+        self.copy((from, at), (&buffer, 0), bytes);
+        let staging = Staging::new(buffer);
         self.readings.push(staging.clone());
         Ok(staging)
     }
@@ -135,7 +138,7 @@ impl GpuQueue {
         let (work, label) = std::mem::take(&mut self.piece);
         let submitted = self.gpu.submit(commands, &label)?;
         for staging in self.readings.drain(..) {
-            staging.map_async(wgpu::MapMode::Read, .., |_| {});
+            staging.map();
         }
         self.under_way.push_back(UnderWay { submitted: submitted.clone(), work, label, at: Instant::now() });
         Ok(submitted)
@@ -153,5 +156,40 @@ impl GpuQueue {
         self.done_at = now;
         self.gpu.learn_pace(piece.work, seconds, waited);
         Ok(())
+    }
+}
+
+/// A buffer that work is read back through.
+#[derive(Clone)]
+pub struct Staging {
+    buffer: wgpu::Buffer,
+    /// Its mapping was asked for: the work is handed over.
+    asked: Arc<AtomicBool>,
+    /// It is mapped, or never will be.
+    answered: Arc<AtomicBool>,
+}
+
+impl Staging {
+    pub fn new(buffer: wgpu::Buffer) -> Self {
+        Staging { buffer, asked: Arc::default(), answered: Arc::default() }
+    }
+
+    /// Asks for its mapping, once the work is handed over.
+    pub fn map(&self) {
+        let answered = self.answered.clone();
+        self.asked.store(true, Ordering::Release);
+        self.buffer.map_async(wgpu::MapMode::Read, .., move |_| answered.store(true, Ordering::Release));
+    }
+
+    /// Its bytes, once the work is handed over and done. Another thread may have seen that end before the mapping was asked
+    /// for, or be about to answer it: the device is asked until it has.
+    pub fn bytes(&self, gpu: &Gpu) -> Result<wgpu::BufferView> {
+        let lost = |reason: String| Error::Lost { running: "a read back".into(), reason };
+        while self.asked.load(Ordering::Acquire) && !self.answered.load(Ordering::Acquire) {
+            gpu.device().poll(wgpu::PollType::Poll).map_err(|e| lost(e.to_string()))?;
+            gpu.check_lost("a read back")?;
+            std::thread::yield_now();
+        }
+        self.buffer.get_mapped_range(..).map_err(|e| lost(e.to_string()))
     }
 }

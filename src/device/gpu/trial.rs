@@ -2,8 +2,9 @@
 //! one, else by the difference of two lengths of a pass.
 
 use super::adapter::Gpu;
+use super::queue::Staging;
 use super::upload::STORAGE;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, Source, TensorId, TensorInfo};
 use crate::kernels::Precision;
 use half::f16;
@@ -80,10 +81,10 @@ impl Shared {
 
 /// A buffer's bytes, once all work is done.
 fn mapped(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
-    buffer.map_async(wgpu::MapMode::Read, .., |_| {});
+    let staging = Staging::new(buffer.clone());
+    staging.map();
     gpu.wait(LABEL, None)?;
-    let lost = |e: wgpu::MapRangeError| Error::Lost { running: LABEL.into(), reason: e.to_string() };
-    let bytes = buffer.get_mapped_range(..).map_err(lost)?.to_vec();
+    let bytes = staging.bytes(gpu)?.to_vec();
     buffer.unmap();
     Ok(bytes)
 }

@@ -4,6 +4,7 @@
 use super::{Case, Maker, case};
 use ancestral::internals::graph::{Graph, Source, Storage, Tensor};
 use ancestral::internals::kernels::attention::{KeyValue, Options, Params, Rows, attention};
+use ancestral::internals::kernels::attention_bias_gradient::attention_bias_gradient;
 use ancestral::internals::kernels::attention_key_gradient::attention_key_gradient;
 use ancestral::internals::kernels::attention_query_gradient::{
     Params as SetParams, attention_query_gradient,
@@ -211,8 +212,11 @@ fn statistics(g: &mut Graph, b: &Backward) -> Tensor {
     attention_statistics(g, "statistics", [q, k1, k2, bias, mask, &b.y, &b.dy], &b.of)
 }
 
-/// The gradient of queries or of one set of keys, with the statistics as an input.
-fn part(m: &mut Maker, b: &Backward, keys: bool, second: bool) -> Tensor {
+/// Records the gradient of queries, of a set of keys, or of the bias.
+type Record = fn(&mut Graph, &str, [&Tensor; 7], &SetParams) -> Tensor;
+
+/// The gradient of queries, of one set of keys or of the bias, with the statistics as an input.
+fn part(m: &mut Maker, b: &Backward, record: Record, second: bool) -> Tensor {
     let mut g = m.g.clone();
     let stats = statistics(&mut g, b);
     let values = defined(&g, &m.inputs);
@@ -220,12 +224,11 @@ fn part(m: &mut Maker, b: &Backward, keys: bool, second: bool) -> Tensor {
     let set = if second { 3 } else { 1 };
     let of = [&b.inputs[0], &b.inputs[set], &b.inputs[set + 1], &b.inputs[5], &b.inputs[6], &b.dy, &stats];
     let p = SetParams::of(&b.of, second);
-    let record = if keys { attention_key_gradient } else { attention_query_gradient };
     record(&mut m.g, "gradient", of, &p)
 }
 
 fn gradient_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let (mut cases, mut biases) = (Vec::new(), Vec::new());
     // With one key the probability is 1 whatever the query, whose gradient is only rounding.
     let mut add = |name: String, record: &dyn Fn(&mut Maker) -> Tensor, sets: &[bool], one_key: bool| {
         cases.push(case("attention_statistics", &name, |m| {
@@ -238,7 +241,8 @@ fn gradient_cases() -> Vec<Case> {
                 let name = format!("{name}{}", if second { "" } else { "_first" });
                 cases.push(case(kernel, name, |m| {
                     let b = backward(m, record);
-                    part(m, &b, keys, second)
+                    let record = if keys { attention_key_gradient } else { attention_query_gradient };
+                    part(m, &b, record, second)
                 }));
             }
         }
@@ -277,8 +281,19 @@ fn gradient_cases() -> Vec<Case> {
     );
     of("big_logits", Shape { queries: 40, keys: [0, 77], spread: 20.0, ..PLAIN });
     of("equal_logits", Shape { keys: [0, 77], spread: 0.0, ..PLAIN });
+    for (name, shape) in [
+        ("bias", Shape { queries: 7, keys: [0, 21], heads: 3, bias: true, ..PLAIN }),
+        ("causal", Shape { queries: 13, keys: [0, 13], bias: true, causal: true, ..PLAIN }),
+        ("masked", Shape { queries: 9, keys: [12, 0], bias: true, mask: Some(-10000.0), ..PLAIN }),
+    ] {
+        biases.push(case("attention_bias_gradient", name, |m| {
+            let b = backward(m, |m| record(m, &shape));
+            part(m, &b, attention_bias_gradient, shape.keys[0] == 0)
+        }));
+    }
     add("all_masked".into(), &all_masked, &[false], false);
     add("packed_qkv".into(), &packed, &[false, true], false);
     add("shared_by_queries".into(), &shared_keys, &[true], false);
+    cases.extend(biases);
     cases
 }

@@ -12,6 +12,7 @@ mod rows;
 mod sizes;
 pub mod steps;
 mod strips;
+mod training;
 
 use ancestral::internals::graph::{Graph, Repack, Source, Storage, Tensor, TensorId, WeightPart};
 use ancestral::internals::kernels::{ALL, Kernel};
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(rows::cases());
     cases.extend(steps::cases());
     cases.extend(strips::cases());
+    cases.extend(training::cases());
     cases
 }
 

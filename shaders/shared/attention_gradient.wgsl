@@ -3,7 +3,7 @@
 struct Params {
     heads: u32, head_dim: u32, queries: u32, keys: u32, first_key: u32, all_keys: u32,
     q_stride: u32, q_offset: u32, k_stride: u32, k_offset: u32, v_stride: u32, v_offset: u32,
-    has_bias: u32, has_mask: u32, causal: u32, scale: f32,
+    has_bias: u32, has_mask: u32, causal: u32, scale: f32, pictures: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -24,7 +24,7 @@ impl Uses {
     fn of(graph: &Graph) -> Self {
         let mut uses = Uses { made: HashMap::new(), read: HashMap::new() };
         for (at, node) in graph.nodes.iter().enumerate() {
-            uses.made.insert(node.output(), at);
+            uses.made.extend(node.outputs.iter().filter(|id| graph.is_made(**id)).map(|id| (*id, at)));
             for id in &node.inputs {
                 uses.read.entry(*id).or_default().push(at);
             }
@@ -72,6 +72,10 @@ impl Uses {
             if !seen.insert(made) {
                 continue;
             }
+            // What updates a value has done so already.
+            if !graph.nodes[made].outputs.iter().all(|id| graph.is_made(*id)) {
+                return None;
+            }
             nodes.push(made);
             if nodes.len() > LONGEST_CHAIN {
                 return None;
@@ -116,7 +120,8 @@ pub fn recompute(graph: &mut Graph, scalar: TensorId, budget: u64) -> u64 {
             let flops: f64 = chain.iter().map(|node| graph.node_cost(&graph.nodes[*node]).flops).sum();
             let price = flops.max(1.0) / bytes(graph, *id) as f64;
             // The chain's own tensors must not make a peak as high.
-            let extra: u64 = chain.iter().map(|node| bytes(graph, graph.nodes[*node].output())).sum();
+            let outputs = chain.iter().flat_map(|node| &graph.nodes[*node].outputs);
+            let extra: u64 = outputs.map(|id| bytes(graph, *id)).sum();
             (alive[next] + extra < most).then_some((price, *id, next, chain))
         };
         let best =
@@ -132,19 +137,14 @@ fn insert(graph: &mut Graph, id: TensorId, next: usize, chain: &[usize]) {
     let mut copies: Vec<Node> = Vec::with_capacity(chain.len());
     for at in chain {
         let node = graph.nodes[*at].clone();
-        let output = graph.add(
-            &graph.info(node.output()).shape.clone(),
-            graph.info(node.output()).storage,
-            Source::Node,
-        );
-        again.insert(node.output(), output.id);
         let inputs = node.inputs.iter().map(|id| again.get(id).copied().unwrap_or(*id)).collect();
-        copies.push(Node {
-            inputs,
-            outputs: vec![output.id],
-            label: format!("{} (again)", node.label),
-            ..node
-        });
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for id in &node.outputs {
+            let output = graph.add(&graph.info(*id).shape.clone(), graph.info(*id).storage, Source::Node);
+            again.insert(*id, output.id);
+            outputs.push(output.id);
+        }
+        copies.push(Node { inputs, outputs, label: format!("{} (again)", node.label), ..node });
     }
     for node in &mut graph.nodes[next..] {
         for input in &mut node.inputs {

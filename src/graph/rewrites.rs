@@ -4,6 +4,7 @@ use super::{Graph, Node, Repack, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::cut::cut;
 use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::filter_gradient;
 use crate::kernels::group_affine::group_affine;
 use crate::kernels::group_apply::group_apply;
 use crate::kernels::group_moments::group_moments;
@@ -14,6 +15,7 @@ use crate::kernels::quantile;
 use crate::kernels::quantile_counts::quantile_counts;
 use crate::kernels::quantile_digits::quantile_digits;
 use crate::kernels::quantile_merge::quantile_merge;
+use crate::kernels::sum_parts::sum_parts;
 use crate::kernels::sum_slices::sum_slices;
 use crate::kernels::winograd::{PLANES, filters};
 use crate::kernels::winograd_input::{tiles, winograd_input};
@@ -118,6 +120,23 @@ pub const MATMUL_SLICES: Rewrite = Rewrite {
     weights: |_| 0,
     largest: |_| 0,
     apply: matmul_slices,
+};
+
+/// A filter's gradient as the sums of slices of the output's pixels, and their sum: many workgroups for a small filter.
+pub const FILTER_SLICES: Rewrite = Rewrite {
+    name: "filter_slices",
+    parts: &["filter_gradient", "sum_parts"],
+    work: None,
+    accurate: true,
+    known: None,
+    preferred: |_, _| true,
+    fits: |_, node, _| filter_gradient::Params::read(&node.params).slices == 1 && filter_parts(node) > 1,
+    weights: |_| 0,
+    largest: |node| {
+        let p = filter_gradient::Params::read(&node.params);
+        (4 * filter_parts(node) * p.inner() * p.cols as usize) as u64
+    },
+    apply: |graph, node, _, _| filter_slices(graph, node),
 };
 
 /// [`MATMUL_SLICES`] of a convolution.
@@ -270,6 +289,25 @@ fn pictures_of(graph: &mut Graph, node: &Node, first: usize, count: usize) -> No
         }
     }
     group
+}
+
+/// Slices of a filter's gradient: so many that hundreds of workgroups have something to do, each with hundreds of pixels.
+fn filter_parts(node: &Node) -> usize {
+    let p = filter_gradient::Params::read(&node.params);
+    (512 / p.tiles().max(1)).min(p.rows as usize / 256)
+}
+
+fn filter_slices(graph: &mut Graph, node: &Node) {
+    let p = filter_gradient::Params::read(&node.params);
+    let inputs = [0, 1, 2].map(|i| graph.tensor(node.inputs[i]));
+    let p = filter_gradient::Params { slices: filter_parts(node) as u32, ..p };
+    let [a, b, dy] = &inputs;
+    let parts = filter_gradient::filter_gradient(graph, &format!("{} (slices)", node.label), [a, b, dy], &p);
+    let shape = graph.info(node.output()).shape.clone();
+    sum_parts(graph, &node.label, &parts, &shape);
+    if let Some(last) = graph.nodes.last_mut() {
+        last.outputs = node.outputs.clone();
+    }
 }
 
 fn matmul_slices(graph: &mut Graph, node: &Node, shader: usize, _: u64) {

@@ -173,6 +173,19 @@ pub(crate) fn defined_in_f32(
     y.iter_mut().zip(out).for_each(|(y, v)| *y = f64::from(v));
 }
 
+/// The same of a kernel with several outputs.
+pub(crate) fn defined_in_f32_all(cpu: Compute, params: &[u8], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
+    let narrow = |x: &[f64]| x.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+    let inputs: Vec<Vec<f32>> = inputs.iter().map(|x| narrow(x)).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut made: Vec<Vec<f32>> = outputs.iter().map(|y| narrow(y)).collect();
+    let mut slices: Vec<&mut [f32]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+    cpu(params, &inputs, &mut slices);
+    for (y, made) in outputs.iter_mut().zip(made) {
+        y.iter_mut().zip(made).for_each(|(y, v)| *y = f64::from(v));
+    }
+}
+
 /// Whether they are one kernel: a table of its own.
 impl PartialEq for Kernel {
     fn eq(&self, other: &Kernel) -> bool {

@@ -26,6 +26,7 @@ mod norms;
 mod pointwise;
 mod products;
 mod sampling;
+mod training;
 
 pub mod epilogue;
 pub(crate) mod gemm;
@@ -41,12 +42,20 @@ pub use products::*;
 pub use sampling::*;
 pub use shader::*;
 pub(crate) use snippets::*;
+pub use training::*;
 
 pub use crate::graph::rewrites::Rewrites;
 use std::sync::LazyLock;
 
 /// Every kernel; pipelines, tests and benches walk this table.
 pub static ALL: LazyLock<Vec<&'static Kernel>> = LazyLock::new(|| {
-    [attention_family::KERNELS, norms::KERNELS, pointwise::KERNELS, products::KERNELS, sampling::KERNELS]
-        .concat()
+    [
+        attention_family::KERNELS,
+        norms::KERNELS,
+        pointwise::KERNELS,
+        products::KERNELS,
+        sampling::KERNELS,
+        training::KERNELS,
+    ]
+    .concat()
 });

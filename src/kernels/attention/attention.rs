@@ -5,6 +5,7 @@ use super::scores::{KEYS, Number, ROWS16, ROWS32, ROWS64, SPREAD, dot, exponenti
 pub use super::scores::{MAX_HEAD_DIM, Params};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::attention_bias_gradient::attention_bias_gradient;
 use crate::kernels::attention_key_gradient::attention_key_gradient;
 use crate::kernels::attention_query_gradient::{self, attention_query_gradient};
 use crate::kernels::attention_statistics::attention_statistics;
@@ -204,24 +205,28 @@ struct Part {
 /// Of each set of keys, its part of the queries' gradient and the gradients of its keys and values. Of a tensor that is
 /// several inputs, the first one gets all.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
-    for (wanted, what) in of.wants[5..].iter().zip(["the bias", "the mask"]) {
-        if *wanted {
-            return Err(what);
-        }
-    }
     let p = Params::read(&of.node.params);
+    of.refuse(&[(6, "the mask")])?;
+    let both = p.keys1 > 0 && p.keys2 > 0;
+    if both {
+        of.refuse(&[(5, "the bias of two sets of keys")])?;
+    }
     let (label, width) = (of.label(), (p.heads * p.head_dim) as usize);
     let [q, k1, v1, k2, v2, bias, mask] = [0, 1, 2, 3, 4, 5, 6].map(|i| of.input(g, i));
     let y = of.output(g);
     let statistics = attention_statistics(g, &label, [&q, &k1, &k2, &bias, &mask, &y, of.dy], &p);
     let mut parts = Vec::new();
-    let mut dq: Option<Tensor> = None;
+    let (mut dq, mut bias_gradient): (Option<Tensor>, Option<Tensor>) = (None, None);
     for (second, k, v) in [(false, &k1, &v1), (true, &k2, &v2)] {
         let set = attention_query_gradient::Params::of(&p, second);
         if set.keys == 0 {
             continue;
         }
         let inputs = [&q, k, v, &bias, &mask, of.dy, &statistics];
+        if of.wants[5] {
+            let gradient = attention_bias_gradient(g, &label, inputs, &set);
+            bias_gradient = Some(g.reshape(&gradient, &bias.shape));
+        }
         if of.wants[0] {
             let part = attention_query_gradient(g, &label, inputs, &set);
             dq = Some(match dq {
@@ -246,6 +251,7 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
     }
     parts.extend(dq.map(|gradient| Part { input: 0, offset: p.q_offset as usize, gradient }));
     let mut gradients: Vec<Option<Tensor>> = vec![None; of.node.inputs.len()];
+    gradients[5] = bias_gradient;
     for Part { input, offset, gradient } in parts {
         let id = of.node.inputs[input];
         let first = of.node.inputs.iter().position(|other| *other == id).unwrap_or(input);

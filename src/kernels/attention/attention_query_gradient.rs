@@ -41,9 +41,11 @@ params! {
     causal: u32,
     /// Factor of the products.
     scale: f32,
+    /// Pictures, where one number is made of all.
+    pictures: u32,
 }
 
-const WEIGHTS: &str = wgsl!("shared/attention_gradient");
+pub(crate) const WEIGHTS: &str = wgsl!("shared/attention_gradient");
 const TILE: &str = wgsl!("shared/attention_gradient_tile");
 const LANES: &str = wgsl!("software/shared/attention_gradient_lanes");
 /// How many workgroups a shader takes.

@@ -4,12 +4,11 @@ use super::group_blocks::Blocks;
 use crate::graph::rewrites::NORM_STRIPS;
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::activation_gradient::activation_gradient;
-use crate::kernels::cut::{columns, place};
-use crate::kernels::elementwise::{add, mul};
+use crate::kernels::cut::columns;
 use crate::kernels::epilogue::Activation;
+use crate::kernels::group_norm_affine_gradient::group_norm_affine_gradient;
 use crate::kernels::group_norm_gradient::group_norm_gradient;
-use crate::kernels::sum_axis::sum_rows;
+use crate::kernels::group_norm_sums::group_norm_sums;
 use crate::kernels::{
     ACTIVATION, Backward, Cost, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, Rewrites, Shader,
 };
@@ -145,10 +144,8 @@ pub fn group_norm(
     )
 }
 
-/// Of the inputs by a kernel of its own, cut where there are two; of the embedding by what it adds up to: v = h (1 +
-/// scale) + shift for the plain norm h, so that d shift = Σ dv and d scale = Σ dv h over the pixels.
+/// Of the inputs by a kernel of its own, cut where there are two; of all that is affine from the sums over the pixels.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
-    of.refuse(&[(2, "the norm's weight"), (3, "the norm's bias")])?;
     let p = Params::read(&of.node.params);
     let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
     let (channels, label) = (in_a + in_b, of.label());
@@ -170,16 +167,12 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
             }
         }
     }
-    if let (true, Some(emb)) = (of.wants[4], &emb) {
-        let v = group_norm(g, &label, (&a, b.as_ref()), &norm, Some(emb), Activation::Identity);
-        let h = group_norm(g, &label, (&a, b.as_ref()), &norm, None, Activation::Identity);
-        let dv = activation_gradient(g, &label, &v, &dy, act);
-        let by_h = mul(g, &dv, &h);
-        let [scale, shift] = [(by_h, 0), (dv, channels)].map(|(summed, first)| {
-            let sum = sum_rows(g, &label, &summed, pixels);
-            place(g, &label, &sum, 1, first, 2 * channels)
-        });
-        gradients[4] = Some(add(g, &scale, &shift));
+    if of.wants[2] || of.wants[3] || of.wants[4] {
+        let sums = group_norm_sums(g, &label, (&a, b.as_ref()), &norm, emb.as_ref(), act, &dy);
+        let affine = group_norm_affine_gradient(g, &label, &sums, &norm, emb.as_ref());
+        for (i, gradient) in affine.into_iter().enumerate().filter(|(i, _)| of.wants[2 + i]) {
+            gradients[2 + i] = Some(gradient);
+        }
     }
     Ok(gradients)
 }

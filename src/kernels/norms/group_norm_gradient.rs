@@ -9,6 +9,7 @@ use super::group_blocks::{Affine, Blocks, LANES};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::group_norm::{self, GroupNorm};
+use crate::kernels::scratch::scratch;
 use crate::kernels::simd::{load, read, store, wide, write};
 use crate::kernels::{
     ACTIVATION, ACTIVATION_DERIVATIVE, Cost, EPILOGUE, GROUP_WALK, Kernel, REDUCE, REDUCE_SUBGROUP, STORE_AT,
@@ -168,45 +169,14 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let epilogue = Epilogue::read(params);
     let channels = (p.in_a + p.in_b) as usize;
-    let act = Activation::from_number(p.activation);
     let blocks = Blocks::new(p.norm(), inputs, y.len());
     let affine = blocks.affine();
     let mut parts = blocks.of(y);
-    // Where each block starts in y.
-    let starts: Vec<usize> = parts
-        .iter()
-        .scan(0, |next, part| {
-            let start = *next;
-            *next += part.len();
-            Some(start)
-        })
-        .collect();
+    let starts = starts(&parts);
     let sums: Vec<Vec<[f64; 2]>> = parts
         .par_iter_mut()
         .enumerate()
-        .map(|(i, y)| {
-            let dy = &inputs[5][starts[i]..][..y.len()];
-            if act == Activation::Identity {
-                y.copy_from_slice(dy);
-            } else {
-                blocks.normalise(&affine, i, y, Activation::Identity);
-                wide(
-                    #[inline(always)]
-                    || act.differentiate_all(y, dy),
-                );
-            }
-            let (a, b) = blocks.cut(i);
-            let mean = &affine[i / blocks.blocks].mean;
-            let mut sums = Arch::new().dispatch(Sums { mean, x: a, channels: p.in_a as usize, first: 0, y });
-            sums.extend(Arch::new().dispatch(Sums {
-                mean,
-                x: b,
-                channels: p.in_b as usize,
-                first: p.in_a as usize,
-                y,
-            }));
-            sums
-        })
+        .map(|(i, y)| block_sums(&p.norm(), &blocks, &affine, i, &inputs[5][starts[i]..][..y.len()], y))
         .collect();
     let of_pictures = sums.chunks_exact(blocks.blocks).zip(&affine);
     let lines: Vec<Lines> = of_pictures.map(|(sums, affine)| Lines::new(&p, sums, affine)).collect();
@@ -218,6 +188,61 @@ fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
         Arch::new().dispatch(Finish { affine, lines, x: b, channels: p.in_b as usize, first: in_a, y });
         epilogue.apply(y, starts[i] / channels, channels, None, inputs[6]);
     });
+}
+
+/// Where each block starts in y.
+fn starts(parts: &[&mut [f32]]) -> Vec<usize> {
+    let start = |next: &mut usize, part: &&mut [f32]| Some(std::mem::replace(next, *next + part.len()));
+    parts.iter().scan(0, start).collect()
+}
+
+/// What the activation passes of block `i` of dy, into y; by channel its sum, and that times x's distance from the mean.
+fn block_sums(
+    p: &group_norm::Params,
+    blocks: &Blocks<'_>,
+    affine: &[Affine],
+    i: usize,
+    dy: &[f32],
+    y: &mut [f32],
+) -> Vec<[f64; 2]> {
+    let act = Activation::from_number(p.act);
+    if act == Activation::Identity {
+        y.copy_from_slice(dy);
+    } else {
+        blocks.normalise(affine, i, y, Activation::Identity);
+        wide(
+            #[inline(always)]
+            || act.differentiate_all(y, dy),
+        );
+    }
+    let (a, b) = blocks.cut(i);
+    let (mean, in_a, in_b) = (&affine[i / blocks.blocks].mean, p.in_a as usize, p.in_b as usize);
+    let mut sums = Arch::new().dispatch(Sums { mean, x: a, channels: in_a, first: 0, y });
+    sums.extend(Arch::new().dispatch(Sums { mean, x: b, channels: in_b, first: in_a, y }));
+    sums
+}
+
+/// Of each picture by channel: the sum over the pixels of what the activation passes of dy, and of that times the plain norm.
+/// Inputs are a, b, weight, bias, emb and dy.
+pub(crate) fn channel_sums(p: group_norm::Params, inputs: &[&[f32]]) -> Vec<Vec<[f64; 2]>> {
+    let mut passed = scratch(inputs[5].len());
+    let blocks = Blocks::new(p, inputs, passed.len());
+    let affine = blocks.affine();
+    let mut parts = blocks.of(&mut passed);
+    let starts = starts(&parts);
+    let sums: Vec<Vec<[f64; 2]>> = parts
+        .par_iter_mut()
+        .enumerate()
+        .map(|(i, y)| block_sums(&p, &blocks, &affine, i, &inputs[5][starts[i]..][..y.len()], y))
+        .collect();
+    let of_picture = |(sums, affine): (&[Vec<[f64; 2]>], &Affine)| {
+        let channel = |c: usize| {
+            let total = |i: usize| sums.iter().map(|block| block[c][i]).sum::<f64>();
+            [total(0), total(1) * affine.inverse_variance[c].sqrt()]
+        };
+        (0..affine.mean.len()).map(channel).collect()
+    };
+    sums.chunks_exact(blocks.blocks).zip(&affine).map(of_picture).collect()
 }
 
 /// What the gradient loses by channel: (x - mean) · slope + level, the same for all channels of a group.

@@ -3,6 +3,7 @@
 
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::column_sums::column_sums;
 use crate::kernels::layer_norm_gradient::layer_norm_gradient;
 use crate::kernels::{Backward, Cost, INDEX, Kernel, REDUCE, REDUCE_SUBGROUP, Shader, row_grid};
 use rayon::prelude::*;
@@ -86,12 +87,19 @@ fn record(
 }
 
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
-    of.refuse(&[(1, "the norm's weight"), (2, "the norm's bias")])?;
     let p = Params::read(&of.node.params);
     let (x, weight) = (of.input(g, 0), of.input(g, 1));
     let x = g.reshape(&x, &of.dy.shape);
-    let dx = layer_norm_gradient(g, &of.label(), &x, &weight, of.dy, p.rms != 0, p.eps);
-    Ok(vec![Some(dx), None, None])
+    let (label, rms) = (of.label(), p.rms != 0);
+    let dx = of.wants[0].then(|| layer_norm_gradient(g, &label, &x, &weight, of.dy, rms, p.eps));
+    let dweight = of.wants[1].then(|| {
+        let (ones, zeros) = (g.constant(&weight.shape, vec![1.0; weight.len()]), vec![0.0; weight.len()]);
+        let zeros = (!rms).then(|| g.constant(&weight.shape, zeros));
+        let h = record(g, &label, &x, &ones, zeros.as_ref(), p.eps);
+        column_sums(g, &label, of.dy, Some(&h))
+    });
+    let dbias = of.wants[2].then(|| column_sums(g, &label, of.dy, None));
+    Ok(vec![dx, dweight, dbias])
 }
 
 /// The definition; on the CPU device too, where it costs little beside the products around it.

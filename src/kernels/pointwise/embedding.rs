@@ -2,7 +2,8 @@
 
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::{Cost, INDEX, Kernel, Shader, element_grid};
+use crate::kernels::embedding_gradient::embedding_gradient;
+use crate::kernels::{Backward, Cost, INDEX, Kernel, Shader, element_grid};
 
 params! {
     /// Elements of y.
@@ -24,6 +25,7 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| compute(p, x, y[0]),
     cpu: |p, x, y| compute(p, x, y[0]),
+    gradient: Some(gradient),
     split: Some(parts::embedding),
     cost: |_, inputs, output| {
         let count = |s: &[usize]| s.iter().product::<usize>() as f64;
@@ -60,6 +62,18 @@ pub fn embedding_of_part(
         all: all as u32,
     };
     g.push(&KERNEL, label, p.bytes(), &[ids, table], &shape, Storage::Elem)
+}
+
+fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
+    of.refuse(&[(0, "the ids")])?;
+    let p = Params::read(&of.node.params);
+    if p.entries != p.all {
+        return Err("a part of its table");
+    }
+    let (ids, table) = (of.input(g, 0), of.input(g, 1));
+    let dy = g.reshape(of.dy, &[ids.len(), p.channels as usize]);
+    let gradient = embedding_gradient(g, &of.label(), &ids, &dy, p.entries as usize);
+    Ok(vec![None, Some(g.reshape(&gradient, &table.shape))])
 }
 
 fn compute<T: Copy + Default + Into<f64>>(params: &[u8], inputs: &[&[T]], y: &mut [T]) {

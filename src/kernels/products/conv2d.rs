@@ -4,13 +4,16 @@ use super::conv2d_winograd;
 use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Repack, Source, Storage, Tensor};
+use crate::kernels::column_sums::column_sums;
 use crate::kernels::conv2d_gradient::conv2d_gradient;
 use crate::kernels::cut::columns;
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::filter_gradient::{self, filter_gradient};
 use crate::kernels::gemm::{Panels, Rows};
 use crate::kernels::resample::Resample;
 use crate::kernels::resample_gradient::resample_gradient;
 use crate::kernels::sum_axis::sum_axis;
+use crate::kernels::weight_transpose::weight_transpose;
 use crate::kernels::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, Packed, ROWS12, STORE,
     STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
@@ -221,12 +224,20 @@ pub fn conv2d(
 /// filters. Then the sums of enlarged pixels and of pictures that are read repeatedly, then the columns of each input.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
     let p = Params::read(&of.node.params);
-    for (wanted, what) in of.wants[2..].iter().zip(["the filter", "the bias", "the operand"]) {
-        if *wanted {
-            return Err(what);
-        }
+    of.refuse(&[(4, "the operand")])?;
+    let label = of.label();
+    let mut gradients = vec![None; 5];
+    if of.wants[2] {
+        let ([a, b, w], p) = ([0, 1, 2].map(|i| of.input(g, i)), filter_gradient::Params::of_conv2d(&p));
+        let dw = filter_gradient(g, &label, [&a, &b, of.dy], &p);
+        gradients[2] = Some(g.reshape(&dw, &w.shape));
     }
-    let (label, w) = (of.label(), backward_filters(g, &of.input(g, 2), &p)?);
+    gradients[3] = of.wants[3].then(|| column_sums(g, &label, of.dy, None));
+    if !of.wants[0] && !of.wants[1] {
+        return Ok(gradients);
+    }
+    let w = of.input(g, 2);
+    let w = backward_filters(g, &label, &w, &p)?;
     let [height, width] = [p.height * p.up, p.width * p.up];
     // Zeros around dy, so that a window begins at every pixel; none are negative where dy is large enough.
     let pad = |kernel: u32, pad: u32, size: u32, out: u32| {
@@ -252,20 +263,21 @@ fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'s
         let len = x.iter().product();
         dx = sum_axis(g, &label, &dx, [1, repeat as usize, len], &x);
     }
-    let [a, b] = [0, 1].map(|i| of.wants[i]);
     if p.in_b == 0 {
-        return Ok(vec![a.then_some(dx), None, None, None, None]);
+        gradients[0] = Some(dx);
+        return Ok(gradients);
     }
     let (in_a, in_b) = (p.in_a as usize, p.in_b as usize);
-    let a = a.then(|| columns(g, &label, &dx, 0, in_a));
-    let b = b.then(|| columns(g, &label, &dx, in_a, in_b));
-    Ok(vec![a, b, None, None, None])
+    gradients[0] = of.wants[0].then(|| columns(g, &label, &dx, 0, in_a));
+    gradients[1] = of.wants[1].then(|| columns(g, &label, &dx, in_a, in_b));
+    Ok(gradients)
 }
 
-/// A known filter for the other pass.
-fn backward_filters(g: &mut Graph, w: &Tensor, p: &Params) -> Result<Tensor, &'static str> {
+/// A filter for the other pass: a weight's other layout, or what is computed of one that changes.
+fn backward_filters(g: &mut Graph, label: &str, w: &Tensor, p: &Params) -> Result<Tensor, &'static str> {
     let taps = (p.kernel_height * p.kernel_width) as usize;
     let (input, output) = ((p.in_a + p.in_b) as usize, p.cols as usize);
+    let shape = [p.kernel_height as usize, p.kernel_width as usize, output, input];
     let source = match &g.info(w.id).source {
         Source::Weight { parts, shape, repack } => {
             let repack = match repack {
@@ -282,9 +294,12 @@ fn backward_filters(g: &mut Graph, w: &Tensor, p: &Params) -> Result<Tensor, &'s
             }
             Source::Constant(flipped)
         }
-        _ => return Err("its input while the filter is computed"),
+        _ => {
+            let matrices = g.reshape(w, &[taps, input, output]);
+            let flipped = weight_transpose(g, label, &matrices, true);
+            return Ok(g.reshape(&flipped, &shape));
+        }
     };
-    let shape = [p.kernel_height as usize, p.kernel_width as usize, output, input];
     Ok(g.add(&shape, Storage::Weight, source))
 }
 

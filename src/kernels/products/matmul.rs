@@ -3,8 +3,11 @@
 use crate::graph::rewrites::{MATMUL_SLICES, Rewrites};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Pass, Repack, Source, Storage, Tensor};
+use crate::kernels::column_sums::column_sums;
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::filter_gradient::{self, filter_gradient};
 use crate::kernels::gemm::{Panels, Rows};
+use crate::kernels::weight_transpose::weight_transpose;
 use crate::kernels::{
     ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, Packed, ROWS12, ROWS16, STORE,
     STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
@@ -184,28 +187,32 @@ fn push(
 /// dx = dy · wᵀ, with the weight read from the checkpoint in the other layout.
 fn gradient(g: &mut Graph, of: &Backward<'_>) -> Result<Vec<Option<Tensor>>, &'static str> {
     let p = Params::read(&of.node.params);
-    if of.wants[2] || of.wants[3] {
-        return Err("the bias");
-    }
-    let w = of.input(g, 1);
+    of.refuse(&[(3, "the operand")])?;
+    let (x, w, label) = (of.input(g, 0), of.input(g, 1), of.label());
     let dx = match of.wants[0] {
         true => {
-            let wt = transposed(g, &w, &p).ok_or("its left side while the right one is computed")?;
+            let wt = transposed(g, &label, &w, &p)?;
             Some(match p.batches {
-                1 => matmul(g, &of.label(), of.dy, &wt, None),
-                _ => batched_matmul(g, &of.label(), of.dy, &wt),
+                1 => matmul(g, &label, of.dy, &wt, None),
+                _ => batched_matmul(g, &label, of.dy, &wt),
             })
         }
         false => None,
     };
-    if of.wants[1] {
-        return Err("the weight");
+    if of.wants[1] && p.batches > 1 {
+        return Err("the right sides of several products");
     }
-    Ok(vec![dx, None, None, None])
+    let dw = of.wants[1].then(|| {
+        let (empty, p) = (g.empty(), filter_gradient::Params::of_product([p.rows, p.inner, p.cols]));
+        filter_gradient(g, &label, [&x, &empty, of.dy], &p)
+    });
+    let db = of.wants[2].then(|| column_sums(g, &label, of.dy, None));
+    Ok(vec![dx, dw, db, None])
 }
 
-/// A known weight `[inner, cols]`, or one for each batch, as `[cols, inner]`.
-fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
+/// The right side `[inner, cols]`, or one for each batch, as `[cols, inner]`: a weight's other layout, or what is computed of one
+/// that changes.
+fn transposed(g: &mut Graph, label: &str, w: &Tensor, p: &Params) -> Result<Tensor, &'static str> {
     let [batches, inner, cols] = [p.batches, p.inner, p.cols].map(|n| n as usize);
     let source = match &g.info(w.id).source {
         Source::Weight { parts, shape, repack } if batches == 1 => {
@@ -213,7 +220,7 @@ fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
                 Repack::None => Repack::Transpose,
                 Repack::Transpose | Repack::Conv(Pass::Forward) => Repack::None,
                 Repack::Conv(Pass::Backward) => Repack::Conv(Pass::Forward),
-                Repack::Winograd(_) => return None,
+                Repack::Winograd(_) => return Err("its left side through such a weight"),
             };
             Source::Weight { parts: parts.clone(), shape: shape.clone(), repack }
         }
@@ -223,11 +230,16 @@ fn transposed(g: &mut Graph, w: &Tensor, p: &Params) -> Option<Tensor> {
                 |w: &[f32]| (0..inner * cols).map(|i| w[i % inner * cols + i / inner]).collect::<Vec<_>>();
             Source::Constant(matrices.flat_map(each).collect())
         }
-        _ => return None,
+        _ if batches == 1 => {
+            let matrices = g.reshape(w, &[1, inner, cols]);
+            let wt = weight_transpose(g, label, &matrices, false);
+            return Ok(g.reshape(&wt, &[cols, inner]));
+        }
+        _ => return Err("its left side while the right ones are computed"),
     };
     let storage = g.info(w.id).storage;
     let shape = [batches, cols, inner];
-    Some(g.add(if batches == 1 { &shape[1..] } else { &shape }, storage, source))
+    Ok(g.add(if batches == 1 { &shape[1..] } else { &shape }, storage, source))
 }
 
 /// The definition of element `i` of y.

@@ -52,6 +52,7 @@ mod picture;
 mod pipeline;
 mod settings;
 mod text;
+mod train;
 mod weights;
 
 pub use catalog::{Bundled, LoadOptions};
@@ -145,5 +146,7 @@ pub mod internals {
         ($($name:ident),*) => { $(pub mod $name { pub use crate::$name::*; })* };
     }
 
-    open!(device, diffusion, files, graph, kernels, models, picture, pipeline, settings, text, weights);
+    open!(
+        device, diffusion, files, graph, kernels, models, picture, pipeline, settings, text, train, weights
+    );
 }

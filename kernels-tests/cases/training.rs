@@ -112,13 +112,11 @@ fn sum_cases() -> Vec<Case> {
             widen(&mut m.g, "widen", &x)
         }),
     ];
-    for (name, keep) in [("adds", 1.0), ("begins", 0.0), ("halves", 0.5)] {
-        cases.push(case("accumulate", name, |m| {
-            let (x, y) = (m.f32(&[3, 41]), m.f32(&[3, 41]));
-            accumulate(&mut m.g, "accumulate", &x, &y, keep);
-            y
-        }));
-    }
+    cases.push(case("accumulate", "adds", |m| {
+        let (x, y) = (m.f32(&[3, 41]), m.f32(&[3, 41]));
+        accumulate(&mut m.g, "accumulate", &x, &y);
+        y
+    }));
     for (name, rows, cols, divided, factor) in [
         ("one_part", 40, 5, 1, false),
         ("times", 37, 20, 1, true),
@@ -291,8 +289,10 @@ fn optimiser_cases() -> Vec<Case> {
             let schedule = m.given(&[HEAD + 3 * ROW], Storage::F32, numbers);
             let state = m.given(&[STATE], Storage::F32, state.to_vec());
             let control = m.f32(&[CONTROL]);
-            optimiser_control(&mut m.g, &squares, &schedule, &state, &control);
+            let factors = m.f32(&[75]);
+            optimiser_control(&mut m.g, &squares, &schedule, [&state, &control, &factors]);
             m.g.output("state", &state);
+            m.g.output("factors", &factors);
             control
         }));
     }

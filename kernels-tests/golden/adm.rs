@@ -8,6 +8,7 @@ use crate::golden::forward::{self, Outputs};
 use crate::golden::report::{Limit, Report};
 use crate::golden::runs::{Stored, eta};
 use ancestral::internals::device::{Device, ProgramOptions, Weights};
+use ancestral::internals::diffusion::process::Process;
 use ancestral::internals::diffusion::{Sampler, Timesteps, steps};
 use ancestral::internals::graph::{Graph, Repack, Storage};
 use ancestral::internals::kernels::Precision;
@@ -231,6 +232,19 @@ fn network<F: Flags>(case: &Case, name: &str, changes: &[(&str, &str)]) -> Check
     let (config, origin) = find::<F>(&path, &shapes, (Some(&file), name), &changes).map_err(text)?;
     checkpoint.check(config.graph().weights(), |_| false).map_err(text)?;
     Ok((config, Weights::new(checkpoint), origin))
+}
+
+/// The classifier of a case.
+pub fn classifier_of(case: &Case) -> Checked<(classifier::Config, Weights)> {
+    network::<classifier::Config>(case, "classifier", &[]).map(|(config, weights, _)| (config, weights))
+}
+
+/// A U-Net of a case, and its process.
+pub fn unet_of(case: &Case, name: &str) -> Checked<(Config, Process, Weights)> {
+    let (config, weights, _) = network::<Config>(case, name, &[])?;
+    let file = case.dir.join("config.json");
+    let (stage, ..) = load_stage(&weights_of(case, name), (Some(&file), name), &[]).map_err(text)?;
+    Ok((config, stage.scheduler.process, weights))
 }
 
 /// The changes that are a network's own.

@@ -48,6 +48,8 @@ pub enum Kind {
     Upsampler,
     /// Samplers alone, on stored outputs of a network.
     Samplers,
+    /// Gradients of weights and runs of an optimiser, from other cases' checkpoints.
+    Train,
 }
 
 /// A tensor of a golden file.
@@ -128,6 +130,9 @@ impl Case {
         }
         if self.manifest["entries"].is_array() && self.dir.join(SAMPLERS).exists() {
             return Ok(Kind::Samplers);
+        }
+        if self.manifest["case"] == "train" && self.manifest["entries"].is_array() {
+            return Ok(Kind::Train);
         }
         if self.manifest["encoders"].is_object() {
             return Ok(Kind::Sdg);

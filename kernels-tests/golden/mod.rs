@@ -12,7 +12,7 @@
 //! step from the stored sample; for a run of its own ten times in the mean and thirty times anywhere.
 //!
 //! - [`case`]: what is there. - [`report`]: comparing. - [`forward`], [`runs`]: what all systems' checks share.
-//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`samplers`]: samplers alone. - [`clip`]:
+//! - [`adm`], [`ar_prior`], [`ddpm`], [`glide`], [`imagen`], [`unclip`], [`upsampler`]: a system's checks. - [`samplers`]: samplers alone. - [`train`]: training. - [`clip`]:
 //!   encoders, and what they steer.
 //! - [`controls`]: planted errors, which must fail.
 
@@ -34,6 +34,7 @@ mod samplers;
 pub mod scratch;
 #[path = "../common/text.rs"]
 mod tokens;
+mod train;
 mod unclip;
 mod upsampler;
 
@@ -75,6 +76,7 @@ fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
         Kind::UnClip | Kind::UnClipVariation => unclip::check(case, device, report),
         Kind::Upsampler => upsampler::check(case, device, report),
         Kind::Samplers => samplers::check(case, device, report),
+        Kind::Train => train::check(case, device, report),
         Kind::Units => Err("has no network".into()),
     }
 }
@@ -266,6 +268,16 @@ fn golden_samplers_cpu() {
 #[test]
 fn golden_samplers_gpu() {
     on_gpu(|device| check_all(Kind::Samplers, device));
+}
+
+#[test]
+fn golden_train_cpu() {
+    check_all(Kind::Train, &Device::Cpu);
+}
+
+#[test]
+fn golden_train_gpu() {
+    on_gpu(|device| check_all(Kind::Train, device));
 }
 
 #[test]

@@ -1,7 +1,7 @@
-// accumulate: y = keep y + x, in place
+// accumulate: y += x, in place
 //   x, y  [len]  f32
 // One invocation computes one element. One pass over memory.
-struct Params { len: u32, keep: f32 }
+struct Params { len: u32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;  // [len]
@@ -12,7 +12,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         @builtin(local_invocation_index) lane: u32) {
     let i = linear_group(group, grid) * 64u + lane;
     if i < p.len {
-        // What was there before the first part counts for nothing, whatever it is.
-        y[i] = select(0.0, p.keep * y[i], p.keep != 0.0) + x[i];
+        y[i] = y[i] + x[i];
     }
 }

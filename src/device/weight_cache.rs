@@ -43,6 +43,13 @@ impl Weights {
         self.checkpoint.as_ref().ok_or_else(missing)
     }
 
+    /// A weight's values in main memory, as the file has them.
+    ///
+    /// Errors: there is no file; it cannot be read.
+    pub fn values(&self, parts: &[WeightPart], repack: Repack) -> Result<Vec<f32>> {
+        self.checkpoint(parts)?.read_parts(parts, repack)
+    }
+
     fn key(&self, (device, form): (u64, Form), parts: &[WeightPart], repack: Repack) -> WeightKey {
         let (owner, mix) = (self.number, self.mix.clone());
         WeightKey { owner, device, form, parts: parts.to_vec(), repack, mix }

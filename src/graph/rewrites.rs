@@ -188,10 +188,10 @@ const MIN_TILES: u32 = 12;
 /// Whether [`winograd`] computes a convolution: 3×3, of stride 1 and padding 1 whose filters are known before
 /// the run, in f32 (in f16 the transformed numbers lose too much), and large enough for it to pay.
 fn winograd_fits(graph: &Graph, node: &Node, precision: Precision) -> bool {
-    if precision != Precision::F32 {
+    let p = conv2d::Params::read(&node.params);
+    if precision != Precision::F32 || p.direct != 0 {
         return false;
     }
-    let p = conv2d::Params::read(&node.params);
     // Of a picture that is read several times there is no part.
     let once = graph.info(node.inputs[0]).shape.first() == graph.info(node.output()).shape.first();
     let same = (p.out_height, p.out_width) == (p.height * p.up, p.width * p.up);

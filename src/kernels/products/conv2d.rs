@@ -52,7 +52,9 @@ params! {
     /// Pictures of the input; picture n of the output reads picture n % pictures.
     pictures: u32,
     /// 1 if a bias is bound.
-    has_bias: u32;
+    has_bias: u32,
+    /// 1: computed tap by tap wherever it is; Winograd's products round several times as much.
+    direct: u32;
     epilogue
 }
 
@@ -207,6 +209,7 @@ pub fn conv2d(
         pad_left: left as u32,
         pictures: n as u32,
         has_bias: bias.is_some().into(),
+        direct: 0,
         epilogue: Epilogue::default(),
     };
     let empty = g.empty();
@@ -218,6 +221,13 @@ pub fn conv2d(
         &[n * window.repeat, out_height, out_width, cols],
         Storage::Elem,
     )
+}
+
+/// Has all convolutions of a graph computed tap by tap.
+pub fn compute_directly(g: &mut Graph) {
+    for node in g.nodes.iter_mut().filter(|node| *node.kernel == KERNEL) {
+        node.params = Params { direct: 1, ..Params::read(&node.params) }.bytes();
+    }
 }
 
 /// The gradient of what is read, as if it were enlarged and one tensor: at stride 1 a convolution of dy with the flipped

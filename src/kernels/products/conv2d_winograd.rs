@@ -44,7 +44,10 @@ const FILTER: u32 = 3;
 pub(super) fn fits(p: &Params) -> bool {
     let tiles = p.out_height.div_ceil(TILE as u32) * p.out_width.div_ceil(TILE as u32);
     let fewer = (tiles + FILTER) * PLANES as u32 * 4 <= p.out_height * p.out_width * 9 * 3;
-    (p.kernel_height, p.kernel_width, p.stride) == (3, 3, 1) && p.in_a + p.in_b >= 16 && fewer
+    p.direct == 0
+        && (p.kernel_height, p.kernel_width, p.stride) == (3, 3, 1)
+        && p.in_a + p.in_b >= 16
+        && fewer
 }
 
 /// A convolution. Its tiles come in strips: parts of a row of tiles, of one length.

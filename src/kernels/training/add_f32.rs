@@ -21,6 +21,7 @@ pub static KERNEL: Kernel = Kernel {
         let of = y[0].par_iter_mut().zip(x[0]).zip(x[1]).with_min_len(16_384);
         of.for_each(|((y, a), b)| *y = a + b);
     },
+    gradient: Some(|_, of| Ok(of.wants.iter().map(|wanted| wanted.then(|| of.dy.clone())).collect())),
     cost: |_, inputs, output| Cost::streaming(output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

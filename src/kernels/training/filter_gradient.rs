@@ -53,7 +53,7 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
-    rewrites: Rewrites { others: &[FILTER_SLICES], ..Rewrites::NONE },
+    rewrites: Rewrites { elem_inputs: 2, others: &[FILTER_SLICES] },
     cost: |params, inputs, output| {
         let p = Params::read(params);
         Cost::streaming(2.0 * f64::from(p.rows) * (p.inner() * p.cols as usize) as f64, inputs, output)

@@ -9,6 +9,8 @@ params! {
     count: u32,
     /// Rows of the schedule.
     rows: u32,
+    /// Items of a batch.
+    items: u32,
 }
 
 /// Numbers of the schedule before its rows.
@@ -39,25 +41,31 @@ pub static KERNEL: Kernel = Kernel {
     ..Kernel::PLAIN
 };
 
-/// From the squares (f32 input of the graph), the schedule `[4 + 8 · rows]`: state and control, which are updated.
+/// From the squares (f32 input of the graph) and the schedule `[4 + 8 · rows]`: state, control and the loss scale of each
+/// item of the next batch, which are updated.
 #[track_caller]
 pub fn optimiser_control(
     g: &mut Graph,
     squares: &Tensor,
     schedule: &Tensor,
-    state: &Tensor,
-    control: &Tensor,
+    [state, control, factors]: [&Tensor; 3],
 ) {
     let rows = schedule.len().saturating_sub(HEAD) / ROW;
     assert!(rows > 0, "a schedule of {:?}", schedule.shape);
     assert_eq!((state.len(), control.len()), (STATE, CONTROL), "state and control");
-    let p = Params { count: squares.len() as u32, rows: rows as u32 };
-    g.push_into(&KERNEL, "optimiser_control", p.bytes(), &[squares, schedule], &[state, control]);
+    let p = Params { count: squares.len() as u32, rows: rows as u32, items: factors.len() as u32 };
+    let outputs = [state, control, factors];
+    g.push_into(&KERNEL, "optimiser_control", p.bytes(), &[squares, schedule], &outputs);
 }
 
 fn compute(params: &[u8], inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
-    let (p, schedule) = (Params::read(params), inputs[1]);
-    let [state, control] = outputs else { return };
+    let [state, control, factors] = outputs else { return };
+    decide(&Params::read(params), inputs, state, control);
+    factors.fill(state[1]);
+}
+
+fn decide(p: &Params, inputs: &[&[f32]], state: &mut [f32], control: &mut [f32]) {
+    let schedule = inputs[1];
     let total: f64 = inputs[0].iter().map(|v| f64::from(*v)).sum();
     let scale = state[1];
     let taken = total.is_finite() && total <= f64::from(f32::MAX);

@@ -1,6 +1,7 @@
 //! Activations to f32.
 
 use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::elementwise::as_elem;
 use crate::kernels::{Cost, INDEX, Kernel, Shader, fold_grid};
 
 params! {
@@ -17,6 +18,7 @@ pub static KERNEL: Kernel = Kernel {
     fields: Params::FIELDS,
     reference: |_, x, y| y[0].copy_from_slice(x[0]),
     cpu: |_, x, y| y[0].copy_from_slice(x[0]),
+    gradient: Some(|g, of| Ok(vec![Some(as_elem(g, of.dy))])),
     cost: |_, inputs, output| Cost::streaming(0.0, inputs, output),
     ..Kernel::PLAIN
 };

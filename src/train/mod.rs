@@ -1,0 +1,6 @@
+//! Training: objectives, the optimiser, parameters, data, checkpoints.
+
+pub mod objective;
+pub mod optimiser;
+pub mod parameters;
+pub mod trainer;

@@ -1,0 +1,444 @@
+//! The trainer: a network's loss, its gradients and the optimiser as programs on a device, weights updated in place.
+
+use super::optimiser::Optimiser;
+use super::parameters::{Parameter, Tensors, parameters};
+use crate::device::{Device, DeviceTensor, Program, ProgramOptions, Weights, Work};
+use crate::diffusion::NoiseStream;
+use crate::error::{Error, Result, request};
+use crate::graph::fuse::fuse;
+use crate::graph::gradient::gradient_times;
+use crate::graph::recompute::recompute;
+use crate::graph::{Graph, Storage, Tensor};
+use crate::kernels::Precision;
+use crate::kernels::accumulate::accumulate;
+use crate::kernels::adamw::{Moved, adamw};
+use crate::kernels::conv2d::compute_directly;
+use crate::kernels::optimiser_control::{CONTROL, HEAD, ROW, STATE, optimiser_control};
+use crate::kernels::sum_squares::{parts, sum_squares};
+use crate::kernels::widen::widen;
+
+/// Steps whose numbers are on the device at a time.
+const ROWS: usize = 4;
+
+/// What is trained, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The optimiser.
+    pub optimiser: Optimiser,
+    /// Batches whose gradients make one step.
+    pub accumulation: usize,
+    /// Most bytes of activations alive at once; what is above is computed again on the way back.
+    pub budget: Option<u64>,
+    /// Faster arithmetic that rounds more: on a GPU that has it activations in f16, with the loss scaled, and on the CPU
+    /// convolutions by Winograd's products. Weights and their gradients stay f32.
+    pub mixed: bool,
+    /// The first and largest loss scale of f16 activations.
+    pub loss_scale: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            optimiser: Optimiser::default(),
+            accumulation: 1,
+            budget: None,
+            mixed: false,
+            loss_scale: 65_536.0,
+        }
+    }
+}
+
+/// What a batch or a step came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The sum of the batch's losses.
+    pub loss: f64,
+    /// Each item's part of it.
+    pub losses: Vec<f32>,
+    /// The norm of all gradients, before clipping; of the batch that ends a step.
+    pub norm: Option<f64>,
+    /// Whether the step was taken: gradients that are no numbers leave it out.
+    pub taken: bool,
+}
+
+/// One parameter on the device.
+struct Value {
+    parameter: Parameter,
+    weight: DeviceTensor,
+    first: DeviceTensor,
+    second: DeviceTensor,
+    average: DeviceTensor,
+    /// Its gradient of several batches.
+    sum: Option<DeviceTensor>,
+}
+
+/// A training run on a device.
+pub struct Trainer {
+    work: Work,
+    options: Options,
+    values: Vec<Value>,
+    /// Loss and gradients, and where every batch is a step the optimiser behind them.
+    batch: Program,
+    /// The optimiser, after several batches.
+    update: Option<Program>,
+    schedule: DeviceTensor,
+    state: DeviceTensor,
+    control: DeviceTensor,
+    /// Steps taken, as far as they are known.
+    steps: u64,
+    /// Batches since the last step.
+    gathered: usize,
+    half: bool,
+    /// Bytes alive at once in the activations.
+    activations: u64,
+}
+
+/// Names of the graph's inputs for a parameter.
+fn name_of(kind: &str, parameter: &Parameter) -> String {
+    format!("{kind} of {}", parameter.name)
+}
+
+/// The inputs that the optimiser shares.
+struct Shared {
+    squares: Tensor,
+    schedule: Tensor,
+    state: Tensor,
+    control: Tensor,
+    factors: Tensor,
+}
+
+impl Shared {
+    fn new(g: &mut Graph, parameters: &[Parameter], items: usize) -> Self {
+        let count = parameters.iter().map(|p| parts(p.tensor.len())).sum();
+        let mut input = |name: &str, len: usize| g.input(name, &[len], Storage::F32);
+        Shared {
+            squares: input("squares", count),
+            schedule: input("schedule", HEAD + ROW * ROWS),
+            state: input("state", STATE),
+            control: input("control", CONTROL),
+            factors: input("factors", items),
+        }
+    }
+}
+
+/// Appends the optimiser: gradients in the parameters' order.
+fn optimise(
+    g: &mut Graph,
+    parameters: &[Parameter],
+    gradients: &[Tensor],
+    shared: &Shared,
+    options: &Options,
+) {
+    let mut first = 0;
+    for (parameter, gradient) in parameters.iter().zip(gradients) {
+        sum_squares(g, &parameter.name, gradient, &shared.squares, first);
+        first += parts(gradient.len());
+    }
+    let Shared { squares, schedule, state, control, factors } = shared;
+    optimiser_control(g, squares, schedule, [state, control, factors]);
+    for (parameter, gradient) in parameters.iter().zip(gradients) {
+        let len = [parameter.tensor.len()];
+        let [first, second, average] =
+            ["first", "second", "average"].map(|kind| g.input(&name_of(kind, parameter), &len, Storage::F32));
+        let of = Moved { weight: parameter.tensor.clone(), first, second, average };
+        adamw(g, &parameter.name, gradient, control, &of, options.optimiser.moments(), true);
+    }
+}
+
+impl Trainer {
+    /// A run on what `record` makes: the losses of a batch's items, `[N]` in f32, whose sum is minimised; graph inputs by
+    /// name are what [`Trainer::batch`] is given. Weights whose names `trained` takes are trained; those that are not
+    /// there are [begun anew](Parameter::initial) from the seed where `from_nothing` says so.
+    ///
+    /// # Errors
+    /// A weight that has no gradient, is absent or of another shape; a device without the memory.
+    pub fn new(
+        device: &Device,
+        weights: &Weights,
+        options: Options,
+        record: impl FnOnce(&mut Graph) -> Tensor,
+        trained: impl Fn(&str) -> bool,
+        from_nothing: Option<u64>,
+    ) -> Result<Self> {
+        let mut g = Graph::new();
+        let losses = record(&mut g);
+        let items = losses.len();
+        let parameters = parameters(&mut g, trained)?;
+        if parameters.is_empty() {
+            return Err(request!(Graph, Missing, "no weight of the network is to be trained"));
+        }
+        let half = options.mixed && matches!(device, Device::Gpu(gpu) if gpu.has_f16());
+        let shared = Shared::new(&mut g, &parameters, items);
+        let inputs: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
+        let gradients = gradient_times(&mut g, &losses, &shared.factors, &inputs)?;
+        let gradients: Vec<Tensor> = gradients.iter().map(|d| widen(&mut g, "widen", d)).collect();
+        let mut update = None;
+        if options.accumulation > 1 {
+            let mut after = Graph::new();
+            let shared = Shared::new(&mut after, &parameters, items);
+            let mut again = Vec::with_capacity(parameters.len());
+            let mut sums = Vec::with_capacity(parameters.len());
+            for (parameter, gradient) in parameters.iter().zip(&gradients) {
+                let name = name_of("gradient", parameter);
+                let sum = g.input(&name, &[gradient.len()], Storage::F32);
+                accumulate(&mut g, &name, gradient, &sum);
+                let storage = g.info(parameter.tensor.id).storage;
+                let tensor = after.input(&parameter.name, &parameter.tensor.shape, storage);
+                again.push(Parameter { tensor, ..parameter.clone() });
+                sums.push(after.input(&name, &[gradient.len()], Storage::F32));
+            }
+            optimise(&mut after, &again, &sums, &shared, &options);
+            update = Some(after);
+        } else {
+            optimise(&mut g, &parameters, &gradients, &shared, &options);
+        }
+        g.output("losses", &losses);
+        if !options.mixed {
+            compute_directly(&mut g);
+        }
+        let mut activations = crate::graph::recompute::peak(&g);
+        if let Some(budget) = options.budget {
+            fuse(&mut g);
+            activations = recompute(&mut g, losses.id, budget);
+            if activations > budget {
+                let what = format!("{} MiB of activations at least", activations.div_ceil(1 << 20));
+                return Err(request!(
+                    Graph,
+                    OutOfRange,
+                    "a budget of {} MiB: this batch needs {what}",
+                    budget >> 20
+                ));
+            }
+        }
+        let precision = Precision { elem_f16: half, weight_f16: false };
+        let program = ProgramOptions { precision, ..ProgramOptions::default() };
+        let batch = device.program(g, weights, &program)?;
+        let none = Weights::none();
+        let update = update.map(|graph| device.program(graph, &none, &program)).transpose()?;
+        let tensor = |len: usize| device.tensor(len, false);
+        let mut noise = NoiseStream::new(from_nothing.unwrap_or(0));
+        let mut values = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let len = parameter.tensor.len();
+            let begin = match from_nothing {
+                Some(_) => parameter.initial(&mut noise),
+                None => weights.values(&parameter.parts, parameter.repack)?,
+            };
+            if begin.len() != len {
+                let what = format!("{:?} is needed", parameter.shape);
+                return Err(request!(
+                    Graph,
+                    Missing,
+                    "the weight `{}` is of another shape: {what}",
+                    parameter.name
+                ));
+            }
+            let value = Value {
+                weight: tensor(len)?,
+                first: tensor(len)?,
+                second: tensor(len)?,
+                average: tensor(len)?,
+                sum: if update.is_some() { Some(tensor(len)?) } else { None },
+                parameter,
+            };
+            value.weight.write(&begin)?;
+            value.average.write(&begin)?;
+            values.push(value);
+        }
+        let (state, control) = (tensor(STATE)?, tensor(CONTROL)?);
+        let (schedule, squares) = (tensor(HEAD + ROW * ROWS)?, batch_len(&batch, update.as_ref(), "squares"));
+        let (squares, factors) = (tensor(squares)?, tensor(items)?);
+        let scale = if half { options.loss_scale as f32 } else { 1.0 };
+        state.write(&[0.0, scale, 0.0, 0.0])?;
+        factors.write(&vec![scale; items])?;
+        let mut trainer = Trainer {
+            work: device.work(),
+            options,
+            values,
+            batch,
+            update,
+            schedule,
+            state,
+            control,
+            steps: 0,
+            gathered: 0,
+            half,
+            activations,
+        };
+        trainer.bind(&squares, &factors)?;
+        Ok(trainer)
+    }
+
+    /// Binds what is shared to both programs.
+    fn bind(&mut self, squares: &DeviceTensor, factors: &DeviceTensor) -> Result<()> {
+        for program in std::iter::once(&mut self.batch).chain(&mut self.update) {
+            let mut bind = |name: &str, value: &DeviceTensor| match program.has(name) {
+                true => program.bind(name, value),
+                false => Ok(()),
+            };
+            for (name, value) in [
+                ("squares", squares),
+                ("schedule", &self.schedule),
+                ("state", &self.state),
+                ("control", &self.control),
+                ("factors", factors),
+            ] {
+                bind(name, value)?;
+            }
+            for value in &self.values {
+                let parameter = &value.parameter;
+                bind(&parameter.name, &value.weight)?;
+                bind(&name_of("first", parameter), &value.first)?;
+                bind(&name_of("second", parameter), &value.second)?;
+                bind(&name_of("average", parameter), &value.average)?;
+                if let Some(sum) = &value.sum {
+                    bind(&name_of("gradient", parameter), sum)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains on a batch: the values of each input of the recorded network, by name. The last batch of a step moves the
+    /// weights.
+    ///
+    /// # Errors
+    /// A device that fails.
+    ///
+    /// # Panics
+    /// Where a name or a length is not the network's.
+    pub fn batch(&mut self, inputs: &[(String, Vec<f32>)]) -> Result<Report> {
+        for (name, values) in inputs {
+            self.work.write(&self.batch.input(name), values)?;
+        }
+        if self.gathered == 0 {
+            let interval = if self.half { 2000 } else { 0 };
+            let numbers =
+                self.options.optimiser.numbers(self.steps, ROWS, (interval, self.options.loss_scale));
+            self.work.write(&self.schedule, &numbers)?;
+            for sum in self.values.iter().filter_map(|value| value.sum.as_ref()) {
+                self.work.clear(sum)?;
+            }
+        }
+        self.batch.enqueue(&mut self.work, &mut |_| true)?;
+        self.gathered += 1;
+        let ends = self.gathered == self.options.accumulation.max(1);
+        if ends && let Some(update) = &mut self.update {
+            update.enqueue(&mut self.work, &mut |_| true)?;
+        }
+        let losses = self.work.read_later(&self.batch.output("losses"))?;
+        let control = self.work.read_later(&self.control)?;
+        let state = self.work.read_later(&self.state)?;
+        self.work.finish()?;
+        let losses = losses.values()?;
+        let loss = losses.iter().map(|v| f64::from(*v)).sum();
+        if !ends {
+            return Ok(Report { loss, losses, norm: None, taken: false });
+        }
+        self.gathered = 0;
+        let (control, state) = (control.values()?, state.values()?);
+        self.steps = state[0] as u64;
+        Ok(Report { loss, losses, norm: Some(f64::from(control[6])), taken: control[0] != 0.0 })
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Bytes of activations alive at once, in f32.
+    pub fn activations(&self) -> u64 {
+        self.activations
+    }
+
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> usize {
+        self.values.iter().map(|value| value.weight.len()).sum()
+    }
+
+    /// The optimiser's state as tensors: `weight.`, `first.`, `second.` and `average.` before the checkpoint's names, in its
+    /// layout, and `state`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn state(&self) -> Result<Tensors> {
+        let mut all = Tensors::new();
+        for (kind, of) in KINDS {
+            for (name, tensor) in self.tensors(of)? {
+                all.insert(format!("{kind}.{name}"), tensor);
+            }
+        }
+        all.insert("state".into(), (vec![STATE], self.state.read()?));
+        Ok(all)
+    }
+
+    /// Goes on from a [state](Trainer::state).
+    ///
+    /// # Errors
+    /// [`Request`](Error::Request) where it is another network's; a device that fails.
+    pub fn resume(&mut self, state: &Tensors) -> Result<()> {
+        let other = |name: &str| -> Error {
+            request!(
+                Graph,
+                Mismatch,
+                "the training's state is of another network: `{name}` is absent or of another shape"
+            )
+        };
+        for (kind, of) in KINDS {
+            let prefix = format!("{kind}.");
+            let tensors: Tensors = state
+                .iter()
+                .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())))
+                .collect();
+            for value in &self.values {
+                let values = value.parameter.load(&tensors).ok_or_else(|| other(&value.parameter.name))?;
+                of(value).write(&values)?;
+            }
+        }
+        let numbers =
+            state.get("state").filter(|(shape, _)| *shape == [STATE]).ok_or_else(|| other("state"))?;
+        self.state.write(&numbers.1)?;
+        let factors = self.update.as_ref().unwrap_or(&self.batch).input("factors");
+        factors.write(&vec![numbers.1[1]; factors.len()])?;
+        self.steps = numbers.1[0] as u64;
+        self.gathered = 0;
+        Ok(())
+    }
+
+    fn tensors(&self, of: fn(&Value) -> &DeviceTensor) -> Result<Tensors> {
+        let mut tensors = Tensors::new();
+        for value in &self.values {
+            value.parameter.store(&of(value).read()?, &mut tensors);
+        }
+        Ok(tensors)
+    }
+
+    /// The weights as the checkpoint has them.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn weights(&self) -> Result<Tensors> {
+        self.tensors(|value| &value.weight)
+    }
+
+    /// Their moving average.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn averages(&self) -> Result<Tensors> {
+        self.tensors(|value| &value.average)
+    }
+}
+
+/// A state's tensors of a parameter.
+const KINDS: [(&str, fn(&Value) -> &DeviceTensor); 4] = [
+    ("weight", |value| &value.weight),
+    ("first", |value| &value.first),
+    ("second", |value| &value.second),
+    ("average", |value| &value.average),
+];
+
+/// Elements of an input of the program that optimises.
+fn batch_len(batch: &Program, update: Option<&Program>, name: &str) -> usize {
+    update.unwrap_or(batch).input(name).len()
+}

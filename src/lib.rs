@@ -25,6 +25,7 @@
 //! cli         the commands                    engine      the face: Engine, edit, variations, events
 //! pipeline    Settings ─resolve─> Run ─cascade─> stages ─denoiser, sampler─> pictures; cost and plan read the same Run
 //!             what a system adds: imagen ddpm adm glide unclip upsampler; text, clip, guidance
+//! train       what models are trained on
 //! settings    what a caller asks, as data     catalog     which files make a model
 //! models      networks: config + forward      device      runs graphs: GPU (wgpu) and CPU
 //! weights     checkpoints                     text        tokenizers, captions
@@ -52,6 +53,7 @@ mod picture;
 mod pipeline;
 mod settings;
 mod text;
+mod train;
 mod weights;
 
 pub use catalog::{Bundled, LoadOptions};
@@ -133,6 +135,11 @@ pub mod cost {
     pub use crate::pipeline::plan::plan_network;
 }
 
+/// The drawn scenes that the bundled models learn.
+pub mod scenes {
+    pub use crate::train::scenes::write_folder;
+}
+
 /// Directions between embeddings.
 pub mod vectors {
     pub use crate::diffusion::vectors::{slerp, text_diff};
@@ -145,5 +152,7 @@ pub mod internals {
         ($($name:ident),*) => { $(pub mod $name { pub use crate::$name::*; })* };
     }
 
-    open!(device, diffusion, files, graph, kernels, models, picture, pipeline, settings, text, weights);
+    open!(
+        device, diffusion, files, graph, kernels, models, picture, pipeline, settings, text, train, weights
+    );
 }

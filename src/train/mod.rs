@@ -1,0 +1,3 @@
+//! Training: the data that models are trained on.
+
+pub mod scenes;

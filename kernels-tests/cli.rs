@@ -13,6 +13,7 @@ mod latents;
 mod pictures;
 mod plans;
 mod requests;
+mod scenes;
 mod stages;
 mod tensors;
 mod unclip;

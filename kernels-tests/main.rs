@@ -41,6 +41,7 @@
 //! - [`bundled`]: the bundled models, end to end, on both devices.
 //!
 //! As people meet it:
+//! - [`scenes`]: the drawn scenes that models are trained on.
 //! - [`face`]: the library as a program uses it, and how much of it there is. - [`examples`]: those of `examples/`, run.
 //! - [`cli`]: the program as a person runs it.
 //! - [`fuzz`]: the fuzz targets' corpora through the loaders.
@@ -71,6 +72,7 @@ mod plan_and_run;
 mod plans;
 mod priors;
 mod same_bits;
+mod scenes;
 mod shaders;
 #[path = "common/skipped.rs"]
 mod skipped;

@@ -25,6 +25,7 @@
 //! cli         the commands                    engine      the face: Engine, edit, variations, events
 //! pipeline    Settings ─resolve─> Run ─cascade─> stages ─denoiser, sampler─> pictures; cost and plan read the same Run
 //!             what a system adds: imagen ddpm adm glide unclip upsampler; text, clip, guidance
+//! train       what models are trained on
 //! settings    what a caller asks, as data     catalog     which files make a model
 //! models      networks: config + forward      device      runs graphs: GPU (wgpu) and CPU
 //! weights     checkpoints                     text        tokenizers, captions
@@ -132,6 +133,11 @@ pub mod cost {
     pub use crate::pipeline::cost::{Bytes, NetworkCost, PartCost, RunCost, Target};
     pub use crate::pipeline::node_cost::NodeCost;
     pub use crate::pipeline::plan::plan_network;
+}
+
+/// The drawn scenes that the bundled models learn.
+pub mod scenes {
+    pub use crate::train::scenes::write_folder;
 }
 
 /// Directions between embeddings.

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use cli::output::{note, say};
 use cli::remedy::remedy;
-use cli::{bisect, edit, generate, plan, tune, variations};
+use cli::{bisect, edit, generate, plan, scenes, tune, variations};
 use std::process::ExitCode;
 
 /// Text-to-image diffusion on any GPU.
@@ -38,6 +38,8 @@ enum Command {
     Tune(Box<tune::Tune>),
     /// Compare a model's networks on two devices, node by node
     Bisect(bisect::Bisect),
+    /// Draw scenes with their captions, as the bundled models learn them: PNGs and metadata.jsonl
+    Scenes(scenes::Scenes),
     /// List the devices a model can run on
     Devices,
 }
@@ -55,6 +57,7 @@ impl Command {
             Command::Plan(_) => "plan",
             Command::Tune(_) => "tune",
             Command::Bisect(_) => "bisect",
+            Command::Scenes(_) => "scenes",
             Command::Devices => "devices",
         }
     }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Bisect(args) => bisect::run(&args),
+        Command::Scenes(args) => scenes::run(&args),
         Command::Devices => {
             say(list_adapters().join("\n"));
             Ok(())

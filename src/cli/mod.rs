@@ -14,6 +14,7 @@ pub mod output;
 pub mod parse;
 pub mod plan;
 pub mod remedy;
+pub mod scenes;
 pub mod steering;
 pub mod tables;
 pub mod tune;

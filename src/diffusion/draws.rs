@@ -81,6 +81,20 @@ impl Noise for CandidateNoise<'_> {
     }
 }
 
+/// The seed of a stream of its own for each list of numbers, whatever others are drawn (splitmix64's mixer).
+pub fn stream_seed<const N: usize>(numbers: [u64; N]) -> u64 {
+    let mix = |z: u64| {
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for number in numbers {
+        state = mix(state.wrapping_add(number).wrapping_add(0x9e37_79b9_7f4a_7c15));
+    }
+    state
+}
+
 /// `[N, C, H, W]` to `[N, H, W, C]`.
 pub fn channels_last(values: &[f32], channels: usize, height: usize, width: usize) -> Vec<f32> {
     let pixels = height * width;

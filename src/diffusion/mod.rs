@@ -31,7 +31,7 @@ pub mod timesteps;
 pub mod vectors;
 
 pub use config::SchedulerConfig;
-pub use draws::{Noise, SeededNoise, channels_last};
+pub use draws::{Noise, SeededNoise, channels_last, stream_seed};
 pub use inversion::{inverse, invertible_timesteps};
 pub use noise::NoiseStream;
 pub use numbers::coefficients;

@@ -3,4 +3,5 @@
 pub mod objective;
 pub mod optimiser;
 pub mod parameters;
+pub mod scenes;
 pub mod trainer;

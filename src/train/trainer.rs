@@ -2,7 +2,7 @@
 
 use super::optimiser::Optimiser;
 use super::parameters::{Parameter, Tensors, parameters};
-use crate::device::{Device, DeviceTensor, Program, ProgramOptions, Weights, Work};
+use crate::device::{Device, DeviceTensor, NodeTime, Program, ProgramOptions, Weights, Work};
 use crate::diffusion::NoiseStream;
 use crate::error::{Error, Result, request};
 use crate::graph::fuse::fuse;
@@ -341,6 +341,14 @@ impl Trainer {
         Ok(Report { loss, losses, norm: Some(f64::from(control[6])), taken: control[0] != 0.0 })
     }
 
+    /// Seconds of each node of a batch.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn profile(&mut self) -> Result<Vec<NodeTime>> {
+        self.batch.profile()
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -405,7 +413,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn tensors(&self, of: fn(&Value) -> &DeviceTensor) -> Result<Tensors> {
+    fn tensors(&self, of: Of) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         for value in &self.values {
             value.parameter.store(&of(value).read()?, &mut tensors);
@@ -430,8 +438,11 @@ impl Trainer {
     }
 }
 
+/// One of a parameter's tensors.
+type Of = fn(&Value) -> &DeviceTensor;
+
 /// A state's tensors of a parameter.
-const KINDS: [(&str, fn(&Value) -> &DeviceTensor); 4] = [
+const KINDS: [(&str, Of); 4] = [
     ("weight", |value| &value.weight),
     ("first", |value| &value.first),
     ("second", |value| &value.second),

@@ -3,7 +3,7 @@
 use super::model::{colours, nearest};
 use super::terms::Terms;
 use crate::device::{Device, DeviceTensor, Monitor, Program, Work};
-use crate::diffusion::{Noise, NoiseStream, channels_last};
+use crate::diffusion::{Noise, NoiseStream, channels_last, stream_seed};
 use crate::error::{Result, request};
 use crate::graph::{Graph, Tensor};
 use crate::picture::Picture;
@@ -169,7 +169,9 @@ impl ClipGuidance {
             Some(noise) => noise.draw(pictures, channels, height, width),
             None => {
                 let item = channels * height * width;
-                let stream = |picture: usize| stream_seed(self.seed.wrapping_add(picture as u64), i, t);
+                let stream = |picture: usize| {
+                    stream_seed([self.seed.wrapping_add(picture as u64), i as u64, t as u64])
+                };
                 (0..pictures).flat_map(|picture| NoiseStream::new(stream(picture)).normal(item)).collect()
             }
         };
@@ -194,20 +196,6 @@ fn check_colour(shape: [usize; 4]) -> Result<()> {
             "CLIP sees colour pictures; this model's have {channels} channels"
         )),
     }
-}
-
-/// A stream of its own for each seed, example and timestep, whatever steps a run takes before (splitmix64's mixer).
-fn stream_seed(seed: u64, example: usize, timestep: usize) -> u64 {
-    let mix = |z: u64| {
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for part in [seed, example as u64, timestep as u64] {
-        state = mix(state.wrapping_add(part).wrapping_add(0x9e37_79b9_7f4a_7c15));
-    }
-    state
 }
 
 impl Guidance for ClipGuidance {

@@ -16,6 +16,7 @@ mod requests;
 mod scenes;
 mod stages;
 mod tensors;
+mod train;
 mod unclip;
 mod upsampler;
 

@@ -140,6 +140,15 @@ pub mod scenes {
     pub use crate::train::scenes::write_folder;
 }
 
+/// Training a model's denoising network.
+pub mod training {
+    pub use crate::train::data::Data;
+    pub use crate::train::objective::Weighting;
+    pub use crate::train::optimiser::{Average, Optimiser, Rate};
+    pub use crate::train::run::{Progress as TrainingProgress, Settings as RunSettings, train};
+    pub use crate::train::task::Batches;
+}
+
 /// Directions between embeddings.
 pub mod vectors {
     pub use crate::diffusion::vectors::{slerp, text_diff};

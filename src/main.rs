@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use cli::output::{note, say};
 use cli::remedy::remedy;
-use cli::{bisect, edit, generate, plan, scenes, tune, variations};
+use cli::{bisect, edit, generate, plan, scenes, train, tune, variations};
 use std::process::ExitCode;
 
 /// Text-to-image diffusion on any GPU.
@@ -40,6 +40,8 @@ enum Command {
     Bisect(bisect::Bisect),
     /// Draw scenes with their captions, as the bundled models learn them: PNGs and metadata.jsonl
     Scenes(scenes::Scenes),
+    /// Train a model's denoising network on pictures with captions
+    Train(Box<train::Train>),
     /// List the devices a model can run on
     Devices,
 }
@@ -58,6 +60,7 @@ impl Command {
             Command::Tune(_) => "tune",
             Command::Bisect(_) => "bisect",
             Command::Scenes(_) => "scenes",
+            Command::Train(_) => "train",
             Command::Devices => "devices",
         }
     }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         },
         Command::Bisect(args) => bisect::run(&args),
         Command::Scenes(args) => scenes::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Devices => {
             say(list_adapters().join("\n"));
             Ok(())

@@ -17,5 +17,6 @@ pub mod remedy;
 pub mod scenes;
 pub mod steering;
 pub mod tables;
+pub mod train;
 pub mod tune;
 pub mod variations;

@@ -1,7 +1,10 @@
 //! Training: objectives, the optimiser, parameters, data, checkpoints.
 
+pub mod data;
 pub mod objective;
 pub mod optimiser;
 pub mod parameters;
+pub mod run;
 pub mod scenes;
+pub mod task;
 pub mod trainer;

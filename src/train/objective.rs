@@ -30,6 +30,9 @@ pub enum Weighting {
     Simple,
     /// min(SNR, γ) of the error of x̂₀, as a factor of the prediction's error (Hang et al. 2023, arXiv:2303.09556).
     MinSnr(f64),
+    /// min(SNR, γ) + 1 of the error of x̂₀: the error of v, capped where there is little noise. (The noisiest steps, where a
+    /// picture of few flat shapes gets its composition, count as v's error has them.)
+    MinSnrPlusOne(f64),
 }
 
 impl Noising {
@@ -72,16 +75,15 @@ impl Noising {
     /// The weight of a timestep.
     pub fn weight(&self, t: usize, weighting: Weighting) -> f64 {
         let snr = self.signal_to_noise(t);
-        match weighting {
-            Weighting::Simple => 1.0,
-            Weighting::MinSnr(gamma) => {
-                let most = snr.min(gamma);
-                match self.prediction {
-                    PredictionType::Epsilon => most / snr,
-                    PredictionType::Sample => most,
-                    PredictionType::VPrediction => most / (snr + 1.0),
-                }
-            }
+        let of_x0 = match weighting {
+            Weighting::Simple => return 1.0,
+            Weighting::MinSnr(gamma) => snr.min(gamma),
+            Weighting::MinSnrPlusOne(gamma) => snr.min(gamma) + 1.0,
+        };
+        match self.prediction {
+            PredictionType::Epsilon => of_x0 / snr,
+            PredictionType::Sample => of_x0,
+            PredictionType::VPrediction => of_x0 / (snr + 1.0),
         }
     }
 

@@ -6,5 +6,6 @@ pub mod optimiser;
 pub mod parameters;
 pub mod run;
 pub mod scenes;
+mod state;
 pub mod task;
 pub mod trainer;

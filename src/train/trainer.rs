@@ -1,10 +1,10 @@
 //! The trainer: a network's loss, its gradients and the optimiser as programs on a device, weights updated in place.
 
 use super::optimiser::Optimiser;
-use super::parameters::{Parameter, Tensors, parameters};
+use super::parameters::{Parameter, parameters};
 use crate::device::{Device, DeviceTensor, NodeTime, Program, ProgramOptions, Weights, Work};
 use crate::diffusion::NoiseStream;
-use crate::error::{Error, Result, request};
+use crate::error::{Result, request};
 use crate::graph::fuse::fuse;
 use crate::graph::gradient::gradient_times;
 use crate::graph::recompute::recompute;
@@ -62,12 +62,12 @@ pub struct Report {
 }
 
 /// One parameter on the device.
-struct Value {
-    parameter: Parameter,
-    weight: DeviceTensor,
-    first: DeviceTensor,
-    second: DeviceTensor,
-    average: DeviceTensor,
+pub(super) struct Value {
+    pub parameter: Parameter,
+    pub weight: DeviceTensor,
+    pub first: DeviceTensor,
+    pub second: DeviceTensor,
+    pub average: DeviceTensor,
     /// Its gradient of several batches.
     sum: Option<DeviceTensor>,
 }
@@ -76,18 +76,18 @@ struct Value {
 pub struct Trainer {
     work: Work,
     options: Options,
-    values: Vec<Value>,
+    pub(super) values: Vec<Value>,
     /// Loss and gradients, and where every batch is a step the optimiser behind them.
-    batch: Program,
+    pub(super) batch: Program,
     /// The optimiser, after several batches.
-    update: Option<Program>,
+    pub(super) update: Option<Program>,
     schedule: DeviceTensor,
-    state: DeviceTensor,
+    pub(super) state: DeviceTensor,
     control: DeviceTensor,
     /// Steps taken, as far as they are known.
-    steps: u64,
+    pub(super) steps: u64,
     /// Batches since the last step.
-    gathered: usize,
+    pub(super) gathered: usize,
     half: bool,
     /// Bytes alive at once in the activations.
     activations: u64,
@@ -363,91 +363,7 @@ impl Trainer {
     pub fn parameters(&self) -> usize {
         self.values.iter().map(|value| value.weight.len()).sum()
     }
-
-    /// The optimiser's state as tensors: `weight.`, `first.`, `second.` and `average.` before the checkpoint's names, in its
-    /// layout, and `state`.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn state(&self) -> Result<Tensors> {
-        let mut all = Tensors::new();
-        for (kind, of) in KINDS {
-            for (name, tensor) in self.tensors(of)? {
-                all.insert(format!("{kind}.{name}"), tensor);
-            }
-        }
-        all.insert("state".into(), (vec![STATE], self.state.read()?));
-        Ok(all)
-    }
-
-    /// Goes on from a [state](Trainer::state).
-    ///
-    /// # Errors
-    /// [`Request`](Error::Request) where it is another network's; a device that fails.
-    pub fn resume(&mut self, state: &Tensors) -> Result<()> {
-        let other = |name: &str| -> Error {
-            request!(
-                Graph,
-                Mismatch,
-                "the training's state is of another network: `{name}` is absent or of another shape"
-            )
-        };
-        for (kind, of) in KINDS {
-            let prefix = format!("{kind}.");
-            let tensors: Tensors = state
-                .iter()
-                .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())))
-                .collect();
-            for value in &self.values {
-                let values = value.parameter.load(&tensors).ok_or_else(|| other(&value.parameter.name))?;
-                of(value).write(&values)?;
-            }
-        }
-        let numbers =
-            state.get("state").filter(|(shape, _)| *shape == [STATE]).ok_or_else(|| other("state"))?;
-        self.state.write(&numbers.1)?;
-        let factors = self.update.as_ref().unwrap_or(&self.batch).input("factors");
-        factors.write(&vec![numbers.1[1]; factors.len()])?;
-        self.steps = numbers.1[0] as u64;
-        self.gathered = 0;
-        Ok(())
-    }
-
-    fn tensors(&self, of: Of) -> Result<Tensors> {
-        let mut tensors = Tensors::new();
-        for value in &self.values {
-            value.parameter.store(&of(value).read()?, &mut tensors);
-        }
-        Ok(tensors)
-    }
-
-    /// The weights as the checkpoint has them.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn weights(&self) -> Result<Tensors> {
-        self.tensors(|value| &value.weight)
-    }
-
-    /// Their moving average.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn averages(&self) -> Result<Tensors> {
-        self.tensors(|value| &value.average)
-    }
 }
-
-/// One of a parameter's tensors.
-type Of = fn(&Value) -> &DeviceTensor;
-
-/// A state's tensors of a parameter.
-const KINDS: [(&str, Of); 4] = [
-    ("weight", |value| &value.weight),
-    ("first", |value| &value.first),
-    ("second", |value| &value.second),
-    ("average", |value| &value.average),
-];
 
 /// Elements of an input of the program that optimises.
 fn batch_len(batch: &Program, update: Option<&Program>, name: &str) -> usize {

@@ -83,5 +83,6 @@ mod token_prior;
 #[path = "common/told.rs"]
 mod told;
 mod traffic;
+mod training;
 mod units;
 mod weights_md;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Trains a denoising network: a DDPM folder (`UNet2DModel`) or a base stage of DeepFloyd IF's layout, all of its weights.
 ///
-/// The run's folder gets `training.safetensors` (weights, their average, the optimiser), `loss.csv`, and, at the end, `model`,
+/// The run's folder gets `training.safetensors` (weights, their average, the optimiser), `loss.csv` and `loss.png`, and, at the end, `model`,
 /// which `ancestral generate` and diffusers load. The same command goes on where a run was stopped or killed, to the same
 /// numbers.
 #[derive(Args)]

@@ -4,6 +4,7 @@ pub mod data;
 pub mod objective;
 pub mod optimiser;
 pub mod parameters;
+pub mod plot;
 pub mod run;
 pub mod scenes;
 mod state;

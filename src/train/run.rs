@@ -2,6 +2,7 @@
 
 use super::optimiser::Optimiser;
 use super::parameters::Tensors;
+use super::plot::{self, Curve};
 use super::task::{Batch, Batches, Maker, Model};
 use super::trainer::{Options, Report, Trainer};
 use crate::device::Device;
@@ -52,6 +53,8 @@ pub struct Progress {
 
 /// The state's file.
 const STATE: &str = "training.safetensors";
+/// The losses' picture.
+const PLOT: &str = "loss.png";
 /// The log's.
 const LOG: &str = "loss.csv";
 /// The model's folder.
@@ -116,7 +119,10 @@ pub fn train(
         write_state(&state, &trainer.state()?, settings, done)?;
         let path = out.join(LOG);
         write_whole(&path, log.as_bytes())
-            .map_err(|error| Error::io(&path, format!("cannot be written: {error}")))
+            .map_err(|error| Error::io(&path, format!("cannot be written: {error}")))?;
+        let loss = |line: &str| line.split(',').nth(1)?.parse().ok();
+        let losses: Vec<f64> = log.lines().filter_map(loss).collect();
+        plot::write(&out.join(PLOT), &[Curve { values: &losses, colour: [31, 90, 180] }])
     };
     let stopped = std::thread::scope(|scope| -> Result<bool> {
         // Batches are made ahead of the steps.

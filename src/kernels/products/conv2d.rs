@@ -1,7 +1,7 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use super::conv2d_winograd;
-use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
+use crate::graph::rewrites::{CONV2D_SLICES, FILLED_INPUT, FILLED_INPUTS, FILLED_OUTPUT, Rewrites, WINOGRAD};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Repack, Source, Storage, Tensor};
 use crate::kernels::column_sums::column_sums;
@@ -15,8 +15,9 @@ use crate::kernels::resample_gradient::resample_gradient;
 use crate::kernels::sum_axis::sum_axis;
 use crate::kernels::weight_transpose::weight_transpose;
 use crate::kernels::{
-    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, Packed, ROWS12, STORE,
-    STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, MATRICES, MATRICES8,
+    MATRICES16, Needs, Packed, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid,
+    tile_grid, wide_grid,
 };
 use rayon::prelude::*;
 
@@ -102,15 +103,26 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::HARDWARE)
         .fitting(in_quads),
         Shader::plain(
-            "conv2d_tile_cooperative",
+            "conv2d_tile_matrices8",
             wgsl!("products/conv2d_tile"),
-            &[HEADER, INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            &[HEADER, INDEX, MATRICES8, MATRICES, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 64)
+            },
+        )
+        .needing(Needs::MATRICES8)
+        .fitting(in_quads),
+        Shader::plain(
+            "conv2d_tile_matrices16",
+            wgsl!("products/conv2d_tile"),
+            &[HEADER, INDEX, MATRICES16, MATRICES, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
             |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, 1, 128)
             },
         )
-        .needing(Needs::COOPERATIVE)
+        .needing(Needs::MATRICES16)
         .fitting(in_quads),
     ],
     fields: Params::FIELDS,
@@ -127,7 +139,10 @@ pub static KERNEL: Kernel = Kernel {
         Params { rows: p.out_height * p.out_width, pictures: 1, ..p }.bytes()
     },
     element: Some(element),
-    rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
+    rewrites: Rewrites {
+        elem_inputs: 2,
+        others: &[FILLED_INPUT, FILLED_INPUTS, FILLED_OUTPUT, WINOGRAD, CONV2D_SLICES],
+    },
     split: Some(parts::conv2d),
     cost: |params, inputs, output| {
         let p = Params::read(params);

@@ -22,11 +22,14 @@ fn main() {
     let noising = Noising::new(&stage.scheduler).expect("a schedule");
     let shape = Shape { pictures: batch, tokens: 20, ..stage.shape(1, (32, 32), &[], 1.0) };
     let mut noise = NoiseStream::new(1);
-    for mixed in [false, true] {
-        let options = Options { mixed, ..Options::default() };
+    let mut all = 0;
+    for (mixed, halved) in [(false, false), (true, false), (true, true)] {
+        let budget = halved.then_some(all / 2);
+        let options = Options { mixed, budget, ..Options::default() };
         let weights = stage.networks[0].weights();
         let record = |g: &mut _| denoising(g, stage.network(), shape, false);
         let mut trainer = Trainer::new(&device, weights, options, record, |_| true, None).expect("it fits");
+        all = all.max(trainer.activations());
         let len = shape.sample().iter().product();
         let t: Vec<usize> = (0..batch).map(|i| i * noising.timesteps() / batch).collect();
         let inputs = [
@@ -49,7 +52,11 @@ fn main() {
         seconds.sort_by(f64::total_cmp);
         println!(
             "scenes base, batch {batch}, {}: {:.1} pictures/s, median of {} steps, {} parameters, {:.0} MiB of activations, on {}",
-            if mixed { "mixed" } else { "f32" },
+            match (mixed, halved) {
+                (_, true) => "mixed, half the activations",
+                (true, _) => "mixed",
+                _ => "f32",
+            },
             batch as f64 / seconds[seconds.len() / 2],
             seconds.len(),
             trainer.parameters(),

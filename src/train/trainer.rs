@@ -7,7 +7,7 @@ use crate::diffusion::NoiseStream;
 use crate::error::{Result, request};
 use crate::graph::fuse::fuse;
 use crate::graph::gradient::gradient_times;
-use crate::graph::recompute::recompute;
+use crate::graph::recompute::{peak, recompute};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::Precision;
 use crate::kernels::accumulate::accumulate;
@@ -145,6 +145,89 @@ fn optimise(
     }
 }
 
+/// The graphs of a run.
+pub struct Graphs {
+    /// Loss and gradients of a batch, and where every batch is a step the optimiser behind them.
+    pub batch: Graph,
+    /// The optimiser, after several batches.
+    pub update: Option<Graph>,
+    /// What is trained.
+    pub parameters: Vec<Parameter>,
+    /// Bytes of activations and gradients alive at once, in f32.
+    pub activations: u64,
+    items: usize,
+}
+
+impl Graphs {
+    /// Of what `record` makes; see [`Trainer::new`].
+    ///
+    /// # Errors
+    /// A weight that has no gradient; a budget that cannot be kept.
+    pub fn new(
+        options: &Options,
+        record: impl FnOnce(&mut Graph) -> Tensor,
+        trained: impl Fn(&str) -> bool,
+    ) -> Result<Graphs> {
+        let mut g = Graph::new();
+        let losses = record(&mut g);
+        let items = losses.len();
+        let parameters = parameters(&mut g, trained)?;
+        if parameters.is_empty() {
+            return Err(request!(Graph, Missing, "no weight of the network is to be trained"));
+        }
+        let shared = Shared::new(&mut g, &parameters, items);
+        let inputs: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
+        let gradients = gradient_times(&mut g, &losses, &shared.factors, &inputs)?;
+        let gradients: Vec<Tensor> = gradients.iter().map(|d| widen(&mut g, "widen", d)).collect();
+        let update = if options.accumulation > 1 {
+            Some(gather(&mut g, &parameters, &gradients, items, options))
+        } else {
+            optimise(&mut g, &parameters, &gradients, &shared, options);
+            None
+        };
+        g.output("losses", &losses);
+        if !options.mixed {
+            compute_directly(&mut g);
+        }
+        fuse(&mut g);
+        let mut activations = peak(&g);
+        if let Some(budget) = options.budget {
+            activations = recompute(&mut g, losses.id, budget);
+            if activations > budget {
+                let what = format!("{} MiB at least", activations.div_ceil(1 << 20));
+                let asked = format!("a budget of {} MiB for activations", budget >> 20);
+                return Err(request!(Graph, OutOfRange, "{asked}: this batch needs {what}"));
+            }
+        }
+        Ok(Graphs { batch: g, update, parameters, activations, items })
+    }
+}
+
+/// Adds the gradients of a batch to those before it; the optimiser is a graph of its own, which reads their sums.
+fn gather(
+    g: &mut Graph,
+    parameters: &[Parameter],
+    gradients: &[Tensor],
+    items: usize,
+    options: &Options,
+) -> Graph {
+    let mut after = Graph::new();
+    let shared = Shared::new(&mut after, parameters, items);
+    let mut again = Vec::with_capacity(parameters.len());
+    let mut sums = Vec::with_capacity(parameters.len());
+    for (parameter, gradient) in parameters.iter().zip(gradients) {
+        let name = name_of("gradient", parameter);
+        let sum = g.input(&name, &[gradient.len()], Storage::F32);
+        accumulate(g, &name, gradient, &sum);
+        let storage = g.info(parameter.tensor.id).storage;
+        let tensor = after.input(&parameter.name, &parameter.tensor.shape, storage);
+        again.push(Parameter { tensor, ..parameter.clone() });
+        sums.push(after.input(&name, &[gradient.len()], Storage::F32));
+    }
+    optimise(&mut after, &again, &sums, &shared, options);
+    after
+}
+
 impl Trainer {
     /// A run on what `record` makes: the losses of a batch's items, `[N]` in f32, whose sum is minimised; graph inputs by
     /// name are what [`Trainer::batch`] is given. Weights whose names `trained` takes are trained; those that are not
@@ -160,94 +243,42 @@ impl Trainer {
         trained: impl Fn(&str) -> bool,
         from_nothing: Option<u64>,
     ) -> Result<Self> {
-        let mut g = Graph::new();
-        let losses = record(&mut g);
-        let items = losses.len();
-        let parameters = parameters(&mut g, trained)?;
-        if parameters.is_empty() {
-            return Err(request!(Graph, Missing, "no weight of the network is to be trained"));
-        }
+        let Graphs { batch, update, parameters, activations, items } =
+            Graphs::new(&options, record, trained)?;
         let half = options.mixed && matches!(device, Device::Gpu(gpu) if gpu.has_f16());
-        let shared = Shared::new(&mut g, &parameters, items);
-        let inputs: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
-        let gradients = gradient_times(&mut g, &losses, &shared.factors, &inputs)?;
-        let gradients: Vec<Tensor> = gradients.iter().map(|d| widen(&mut g, "widen", d)).collect();
-        let mut update = None;
-        if options.accumulation > 1 {
-            let mut after = Graph::new();
-            let shared = Shared::new(&mut after, &parameters, items);
-            let mut again = Vec::with_capacity(parameters.len());
-            let mut sums = Vec::with_capacity(parameters.len());
-            for (parameter, gradient) in parameters.iter().zip(&gradients) {
-                let name = name_of("gradient", parameter);
-                let sum = g.input(&name, &[gradient.len()], Storage::F32);
-                accumulate(&mut g, &name, gradient, &sum);
-                let storage = g.info(parameter.tensor.id).storage;
-                let tensor = after.input(&parameter.name, &parameter.tensor.shape, storage);
-                again.push(Parameter { tensor, ..parameter.clone() });
-                sums.push(after.input(&name, &[gradient.len()], Storage::F32));
-            }
-            optimise(&mut after, &again, &sums, &shared, &options);
-            update = Some(after);
-        } else {
-            optimise(&mut g, &parameters, &gradients, &shared, &options);
-        }
-        g.output("losses", &losses);
-        if !options.mixed {
-            compute_directly(&mut g);
-        }
-        let mut activations = crate::graph::recompute::peak(&g);
-        if let Some(budget) = options.budget {
-            fuse(&mut g);
-            activations = recompute(&mut g, losses.id, budget);
-            if activations > budget {
-                let what = format!("{} MiB of activations at least", activations.div_ceil(1 << 20));
-                return Err(request!(
-                    Graph,
-                    OutOfRange,
-                    "a budget of {} MiB: this batch needs {what}",
-                    budget >> 20
-                ));
-            }
-        }
         let precision = Precision { elem_f16: half, weight_f16: false };
         let program = ProgramOptions { precision, ..ProgramOptions::default() };
-        let batch = device.program(g, weights, &program)?;
+        let batch = device.program(batch, weights, &program)?;
         let none = Weights::none();
         let update = update.map(|graph| device.program(graph, &none, &program)).transpose()?;
-        let tensor = |len: usize| device.tensor(len, false);
+        // The optimiser's own inputs are what is kept.
+        let own = |name: &str| update.as_ref().unwrap_or(&batch).input(name);
         let mut noise = NoiseStream::new(from_nothing.unwrap_or(0));
         let mut values = Vec::with_capacity(parameters.len());
         for parameter in parameters {
-            let len = parameter.tensor.len();
             let begin = match from_nothing {
                 Some(_) => parameter.initial(&mut noise),
                 None => weights.values(&parameter.parts, parameter.repack)?,
             };
-            if begin.len() != len {
-                let what = format!("{:?} is needed", parameter.shape);
-                return Err(request!(
-                    Graph,
-                    Missing,
-                    "the weight `{}` is of another shape: {what}",
-                    parameter.name
-                ));
+            if begin.len() != parameter.tensor.len() {
+                let (name, shape) = (&parameter.name, &parameter.shape);
+                let what = format!("of another shape: {shape:?} is needed");
+                return Err(request!(Graph, Missing, "the weight `{name}` is {what}"));
             }
             let value = Value {
-                weight: tensor(len)?,
-                first: tensor(len)?,
-                second: tensor(len)?,
-                average: tensor(len)?,
-                sum: if update.is_some() { Some(tensor(len)?) } else { None },
+                weight: own(&parameter.name),
+                first: own(&name_of("first", &parameter)),
+                second: own(&name_of("second", &parameter)),
+                average: own(&name_of("average", &parameter)),
+                sum: update.as_ref().map(|_| own(&name_of("gradient", &parameter))),
                 parameter,
             };
             value.weight.write(&begin)?;
             value.average.write(&begin)?;
             values.push(value);
         }
-        let (state, control) = (tensor(STATE)?, tensor(CONTROL)?);
-        let (schedule, squares) = (tensor(HEAD + ROW * ROWS)?, batch_len(&batch, update.as_ref(), "squares"));
-        let (squares, factors) = (tensor(squares)?, tensor(items)?);
+        let (state, control, schedule) = (own("state"), own("control"), own("schedule"));
+        let (squares, factors) = (own("squares"), own("factors"));
         let scale = if half { options.loss_scale as f32 } else { 1.0 };
         state.write(&[0.0, scale, 0.0, 0.0])?;
         factors.write(&vec![scale; items])?;
@@ -363,9 +394,4 @@ impl Trainer {
     pub fn parameters(&self) -> usize {
         self.values.iter().map(|value| value.weight.len()).sum()
     }
-}
-
-/// Elements of an input of the program that optimises.
-fn batch_len(batch: &Program, update: Option<&Program>, name: &str) -> usize {
-    update.unwrap_or(batch).input(name).len()
 }

@@ -145,7 +145,9 @@ pub mod training {
     pub use crate::train::data::Data;
     pub use crate::train::objective::Weighting;
     pub use crate::train::optimiser::{Average, Optimiser, Rate};
-    pub use crate::train::run::{Progress as TrainingProgress, Settings as RunSettings, train};
+    pub use crate::train::run::{
+        Progress as TrainingProgress, Settings as RunSettings, TrainingCost, train, training_cost,
+    };
     pub use crate::train::task::Batches;
 }
 

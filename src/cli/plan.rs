@@ -6,7 +6,9 @@ use super::model::Choice;
 use super::output::say;
 use super::parse::{StageValue, per_stage, positive};
 use super::tables::table;
+use super::train::{planned, training};
 use ancestral::cost::{Target, plan_network};
+use ancestral::training::training_cost;
 use ancestral::{Device, DeviceChoice, DeviceLimits, Error, Precision, Settings};
 use clap::Args;
 use std::path::PathBuf;
@@ -39,6 +41,9 @@ pub struct Plan {
     /// Whose limits: webgpu (what every adapter has), auto, gpu, cpu, or part of an adapter's name
     #[arg(short, long, value_name = "NAME", default_value = "auto")]
     device: String,
+    /// What a step of training the folder's network takes, in place of a run; --count is its batch
+    #[arg(long, requires = "model", conflicts_with_all = ["config", "layout"])]
+    train: bool,
     /// Pictures at once
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: usize,
@@ -67,6 +72,10 @@ pub struct Plan {
 
 /// Prints the plan; whether all of it fits.
 pub fn run(args: &Plan) -> Result<bool, Error> {
+    if let (true, Some(model)) = (args.train, args.model.first()) {
+        say(planned(&training_cost(model, &training(args.count))?));
+        return Ok(true);
+    }
     let webgpu = args.device.eq_ignore_ascii_case("webgpu");
     let mut target = match webgpu {
         true => Target { precision: Precision::F32, limits: DeviceLimits::webgpu() },

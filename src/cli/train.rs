@@ -1,9 +1,11 @@
 //! `ancestral train`.
 
 use super::model::Where;
-use super::output::note;
+use super::output::{note, say};
 use super::parse::{parse_memory, positive};
-use ancestral::training::{Average, Batches, Data, Optimiser, Rate, RunSettings, Weighting, train};
+use ancestral::training::{
+    Average, Batches, Data, Optimiser, Rate, RunSettings, TrainingCost, Weighting, train, training_cost,
+};
 use ancestral::{Device, Error};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -93,6 +95,9 @@ pub struct Train {
     /// Steps from one checkpoint to the next
     #[arg(long, value_name = "N", default_value_t = 200)]
     save_every: u64,
+    /// Say what memory and arithmetic a step takes, and train nothing
+    #[arg(long)]
+    plan: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -153,6 +158,10 @@ pub fn run(args: &Train) -> Result<(), Error> {
         from_nothing: args.from_nothing,
         save_every: args.save_every,
     };
+    if args.plan {
+        say(planned(&training_cost(&args.model, &settings)?));
+        return Ok(());
+    }
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(args.steps) };
     if let Ok(style) =
         ProgressStyle::with_template("[{bar:30}] step {pos}/{len} {msg} {elapsed} (left: {eta})")
@@ -171,4 +180,41 @@ pub fn run(args: &Train) -> Result<(), Error> {
         note(format_args!("the model is {}", args.out.join("model").display()));
     }
     Ok(())
+}
+
+/// The usual settings with a batch of so many pictures.
+pub fn training(batch: usize) -> RunSettings {
+    RunSettings {
+        out: PathBuf::new(),
+        batches: Batches {
+            data: Data::Scenes,
+            batch,
+            side: 0,
+            flip: false,
+            caption_dropout: 0.0,
+            weighting: Weighting::Simple,
+            bound: false,
+            seed: 0,
+        },
+        optimiser: Optimiser::default(),
+        accumulation: 1,
+        budget: None,
+        mixed: false,
+        from_nothing: false,
+        save_every: 1,
+    }
+}
+
+/// A step's cost in words.
+pub fn planned(cost: &TrainingCost) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    format!(
+        "{} parameters\n{:10.1} MiB weights, moments, average and a batch\n{:10.1} MiB activations and gradients\n{:10.1} MiB in all\n\
+         {:10.1} GFLOP a step",
+        cost.parameters,
+        mib(cost.state),
+        mib(cost.activations),
+        mib(cost.bytes()),
+        cost.flops * 1e-9
+    )
 }

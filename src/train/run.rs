@@ -4,10 +4,11 @@ use super::optimiser::Optimiser;
 use super::parameters::Tensors;
 use super::plot::{self, Curve};
 use super::task::{Batch, Batches, Maker, Model};
-use super::trainer::{Options, Report, Trainer};
+use super::trainer::{Graphs, Options, Report, Trainer};
 use crate::device::Device;
 use crate::error::{Error, Result, request};
 use crate::files::write_whole;
+use crate::kernels::Precision;
 use crate::train::objective::denoising;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
@@ -51,6 +52,59 @@ pub struct Progress {
     pub rate: f64,
 }
 
+/// What a run takes, before it begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainingCost {
+    /// Numbers that are trained.
+    pub parameters: u64,
+    /// Bytes of weights, as they are and turned for the pass back, of moments and average, of gradients that are added up over
+    /// several batches, and of a batch.
+    pub state: u64,
+    /// Bytes of activations and gradients alive at once.
+    pub activations: u64,
+    /// Arithmetic of a step.
+    pub flops: f64,
+}
+
+impl TrainingCost {
+    /// All bytes.
+    pub fn bytes(&self) -> u64 {
+        self.state + self.activations
+    }
+}
+
+/// What a step of [`train`] will take, from the model's configs alone.
+///
+/// # Errors
+/// As [`train`]'s of the model and the settings.
+pub fn training_cost(model: &Path, settings: &Settings) -> Result<TrainingCost> {
+    let model = Model::load(model)?;
+    let Batches { batch, side, bound, .. } = settings.batches;
+    let side = if side == 0 { model.side() } else { side };
+    let record = |g: &mut _| denoising(g, model.network(), model.shape(batch, side), bound);
+    let graphs = Graphs::new(&options(settings), record, |_| true)?;
+    let parameters: u64 = graphs.parameters.iter().map(|p| p.tensor.len() as u64).sum();
+    let update = graphs.update.as_ref().map_or(0.0, |graph| graph.cost().flops);
+    // What the optimiser alone has of each parameter: moments and average.
+    let own = if graphs.update.is_some() { 3 * 4 * parameters } else { 0 };
+    Ok(TrainingCost {
+        parameters,
+        state: graphs.batch.given_bytes(Precision::F32) + own,
+        activations: graphs.activations,
+        flops: graphs.batch.cost().flops * settings.accumulation as f64 + update,
+    })
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        optimiser: settings.optimiser,
+        accumulation: settings.accumulation,
+        budget: settings.budget,
+        mixed: settings.mixed,
+        ..Options::default()
+    }
+}
+
 /// The state's file.
 const STATE: &str = "training.safetensors";
 /// The losses' picture.
@@ -87,16 +141,10 @@ pub fn train(
     }
     let maker = Maker::new(&model, &settings.batches, device)?;
     let shape = model.shape(batch, side);
-    let options = Options {
-        optimiser: settings.optimiser,
-        accumulation: settings.accumulation,
-        budget: settings.budget,
-        mixed: settings.mixed,
-        ..Options::default()
-    };
     let from_nothing = settings.from_nothing.then_some(seed);
     let record = |g: &mut _| denoising(g, model.network(), shape, bound);
-    let mut trainer = Trainer::new(device, model.weights(), options, record, |_| true, from_nothing)?;
+    let mut trainer =
+        Trainer::new(device, model.weights(), options(settings), record, |_| true, from_nothing)?;
     let state = out.join(STATE);
     let (mut log, mut done) = (String::from("step,loss,norm,rate\n"), 0);
     if state.exists() {

@@ -7,7 +7,7 @@ use ancestral::internals::kernels::accumulate::accumulate;
 use ancestral::internals::kernels::adamw::{Moments, Moved, adamw};
 use ancestral::internals::kernels::add_f32::add_f32;
 use ancestral::internals::kernels::column_sums::parts_of;
-use ancestral::internals::kernels::conv2d::{Window, conv2d};
+use ancestral::internals::kernels::conv2d::{Window, compute_directly, conv2d};
 use ancestral::internals::kernels::diffuse::{self, diffuse};
 use ancestral::internals::kernels::embedding_gradient::embedding_gradient;
 use ancestral::internals::kernels::epilogue::Activation;
@@ -49,7 +49,7 @@ type Convolution = ([usize; 4], usize, (usize, usize), Window);
 
 fn filter_cases() -> Vec<Case> {
     let window = |stride, pad, up, repeat| Window { stride, pad, up, repeat };
-    let convolutions: [(&str, Convolution); 10] = [
+    let convolutions: [(&str, Convolution); 14] = [
         ("3x3", ([2, 7, 9, 5], 0, (3, 6), Window::same(3))),
         ("two_inputs", ([2, 6, 5, 20], 13, (3, 33), Window::same(3))),
         ("1x1", ([3, 5, 4, 7], 0, (1, 9), Window::same(1))),
@@ -61,6 +61,11 @@ fn filter_cases() -> Vec<Case> {
         // More outputs than a block of the CPU device has, and slices on a GPU.
         ("many_pixels", ([2, 41, 43, 4], 0, (3, 6), Window::same(3))),
         ("panels", ([1, 17, 16, 34], 0, (3, 64), Window::same(3))),
+        // Winograd's tiles on the CPU device, in several groups of blocks; the last ones tap by tap.
+        ("tiles", ([3, 30, 31, 40], 21, (3, 50), Window::same(3))),
+        ("tiles_enlarged_repeated", ([2, 10, 9, 18], 0, (3, 33), window(1, [1; 4], 2, 2))),
+        ("directly", ([3, 30, 31, 40], 21, (3, 50), Window::same(3))),
+        ("directly_enlarged_stride_3", ([2, 13, 11, 18], 9, (3, 33), window(3, [2, 1, 0, 2], 2, 2))),
     ];
     let mut cases: Vec<Case> = convolutions
         .into_iter()
@@ -70,6 +75,9 @@ fn filter_cases() -> Vec<Case> {
                 let b = (in_b > 0).then(|| m.elem(&[shape[0], shape[1], shape[2], in_b]));
                 let w = m.weight(&[side, side, shape[3] + in_b, out]);
                 conv2d(&mut m.g, "conv", (&a, b.as_ref()), &w, None, window);
+                if name.starts_with("directly") {
+                    compute_directly(&mut m.g);
+                }
                 gradient_of(m, &ancestral::internals::kernels::conv2d::KERNEL, 2)
             })
         })

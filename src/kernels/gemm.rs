@@ -2,6 +2,8 @@
 //! its order (or of each part of it, where a product goes on), whatever rows and columns are computed beside it: a row's bits
 //! depend neither on how many there are, nor on how threads divide them.
 
+pub(crate) mod turned;
+
 use super::scratch::scratch;
 use super::simd::{load, store};
 use pulp::{Arch, Simd, WithSimd};
@@ -330,6 +332,20 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         }
         x = x.map(|x| x.wrapping_add(runs.1));
     }
+    put::<S, R, V>(simd, sums, y, (stride, width), goes_on);
+}
+
+/// `R` rows of `V` vectors into the first `width` columns of the rows, `stride` apart, that y has; added to what is there if
+/// they go on.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "only plain loops over the sums are unrolled early enough")]
+fn put<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    mut sums: [[S::f32s; V]; R],
+    y: &mut [f32],
+    (stride, width): (usize, usize),
+    goes_on: bool,
+) {
     if width >= V * S::F32_LANES && y.len() >= (R - 1) * stride + V * S::F32_LANES {
         for r in 0..R {
             for v in 0..V {

@@ -238,10 +238,15 @@ pub fn conv2d(
     )
 }
 
-/// Has all convolutions of a graph computed tap by tap.
+/// Has all convolutions of a graph, and their filters' gradients, computed tap by tap.
 pub fn compute_directly(g: &mut Graph) {
-    for node in g.nodes.iter_mut().filter(|node| *node.kernel == KERNEL) {
-        node.params = Params { direct: 1, ..Params::read(&node.params) }.bytes();
+    for node in &mut g.nodes {
+        if *node.kernel == KERNEL {
+            node.params = Params { direct: 1, ..Params::read(&node.params) }.bytes();
+        } else if *node.kernel == filter_gradient::KERNEL {
+            let of = filter_gradient::Params::read(&node.params);
+            node.params = filter_gradient::Params { direct: 1, ..of }.bytes();
+        }
     }
 }
 

@@ -12,13 +12,13 @@
 
 use super::conv2d::Params;
 use super::winograd::{PLANES, TILE, WINDOW};
+use super::winograd_vectors::{filter, output, pixels, transform};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{PANEL, Panels, Product, Rows};
 use crate::kernels::scratch::{Shared, scratch};
 use crate::kernels::simd::{read, write};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 use std::ops::Range;
 
 /// Most tiles of a strip.
@@ -157,29 +157,10 @@ impl WithSimd for Windows<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (of, p) = (self.of, &self.of.p);
         let (picture, tile_row, first) = of.place(self.strip);
-        let (height, width, up) = (p.height as usize, p.width as usize, p.up as usize);
-        let picture = picture % p.pictures as usize;
-        // What lies before the first one is, unsigned, far behind the last.
-        let line = |at: usize, pad: u32, side: usize| {
-            let at = (at as u32).wrapping_sub(pad) as usize;
-            (at < side * up).then(|| at / up)
-        };
-        let rows: [Option<usize>; WINDOW] = std::array::from_fn(|r| {
-            line(tile_row * TILE + r, p.pad_top, height).map(|y| (picture * height + y) * width)
-        });
         let inputs = [(of.inputs[0], p.in_a as usize, 0), (of.inputs[1], p.in_b as usize, p.in_a as usize)];
         for tile in 0..of.strip {
-            let columns: [Option<usize>; WINDOW] =
-                std::array::from_fn(|c| line((first + tile) * TILE + c, p.pad_left, width));
             for (x, channels, offset) in inputs {
-                let mut at: [&[f32]; PLANES] = [&of.zeros[..channels]; PLANES];
-                for (r, row) in rows.iter().enumerate() {
-                    for (c, column) in columns.iter().enumerate() {
-                        if let (Some(row), Some(column)) = (row, column) {
-                            at[r * WINDOW + c] = &x[(row + column) * channels..][..channels];
-                        }
-                    }
-                }
+                let at = pixels(p, (x, channels), &of.zeros, (picture, tile_row, first + tile));
                 let mut c = 0;
                 while c < channels {
                     let (block, inside) = ((offset + c) / of.block * of.block, (offset + c) % of.block);
@@ -192,40 +173,6 @@ impl WithSimd for Windows<'_> {
                     c += count;
                 }
             }
-        }
-    }
-}
-
-/// Writes Bᵀ d B of `count` channels of a window from `first` on, its planes so many floats apart.
-///
-/// # Safety
-/// So many must be readable of each pixel, and writable of each plane.
-#[inline(always)]
-unsafe fn transform<S: Simd>(
-    simd: S,
-    (d, first): (&[&[f32]; PLANES], usize),
-    count: usize,
-    v: *mut f32,
-    plane: usize,
-) {
-    let mut half = [[simd.splat_f32s(0.0); WINDOW]; WINDOW];
-    for c in 0..WINDOW {
-        let mut column = [simd.splat_f32s(0.0); WINDOW];
-        for r in 0..WINDOW {
-            // SAFETY: as the caller promises.
-            column[r] = unsafe { read(simd, d[r * WINDOW + c].as_ptr().add(first), count) };
-        }
-        half[c] = window(simd, column);
-    }
-    for r in 0..WINDOW {
-        let mut row = [simd.splat_f32s(0.0); WINDOW];
-        for c in 0..WINDOW {
-            row[c] = half[c][r];
-        }
-        let row = window(simd, row);
-        for c in 0..WINDOW {
-            // SAFETY: as the caller promises.
-            unsafe { write(simd, v.add((r * WINDOW + c) * plane), count, row[c]) };
         }
     }
 }
@@ -385,59 +332,4 @@ impl Task<'_> {
             }
         }
     }
-}
-
-/// a x + y
-#[inline(always)]
-fn add<S: Simd>(simd: S, a: f32, x: S::f32s, y: S::f32s) -> S::f32s {
-    simd.mul_add_e_f32s(simd.splat_f32s(a), x, y)
-}
-
-/// a x
-#[inline(always)]
-fn scale<S: Simd>(simd: S, a: f32, x: S::f32s) -> S::f32s {
-    simd.mul_f32s(simd.splat_f32s(a), x)
-}
-
-/// Bᵀ x
-#[inline(always)]
-fn window<S: Simd>(simd: S, x: [S::f32s; WINDOW]) -> [S::f32s; WINDOW] {
-    let (s, t) = (add(simd, -2.0, x[2], x[4]), add(simd, -2.0, x[1], x[3]));
-    let (u, w) = (add(simd, -0.5, x[2], x[4]), add(simd, -0.5, x[1], x[3]));
-    [
-        add(simd, -2.5, x[2], simd.add_f32s(x[0], x[4])),
-        add(simd, A, t, s),
-        add(simd, -A, t, s),
-        add(simd, B, w, u),
-        add(simd, -B, w, u),
-        add(simd, -2.5, x[3], simd.add_f32s(x[1], x[5])),
-    ]
-}
-
-/// G x
-#[inline(always)]
-fn filter<S: Simd>(simd: S, x: [S::f32s; 3]) -> [S::f32s; WINDOW] {
-    let s = scale(simd, -2.0 / 3.0, add(simd, 0.5, x[2], x[0]));
-    let t = scale(simd, 1.0 / 6.0, add(simd, 2.0, x[2], x[0]));
-    [
-        x[0],
-        add(simd, -2.0 / 3.0 * A, x[1], s),
-        add(simd, 2.0 / 3.0 * A, x[1], s),
-        add(simd, B / 6.0, x[1], t),
-        add(simd, -B / 6.0, x[1], t),
-        x[2],
-    ]
-}
-
-/// Aᵀ x
-#[inline(always)]
-fn output<S: Simd>(simd: S, x: [S::f32s; WINDOW]) -> [S::f32s; TILE] {
-    let (s, d) = (simd.add_f32s(x[1], x[2]), scale(simd, A, simd.sub_f32s(x[1], x[2])));
-    let (t, e) = (simd.add_f32s(x[3], x[4]), scale(simd, B, simd.sub_f32s(x[3], x[4])));
-    [
-        simd.add_f32s(x[0], simd.add_f32s(s, t)),
-        simd.add_f32s(d, e),
-        add(simd, 2.0, t, scale(simd, 0.5, s)),
-        add(simd, 2.0, e, add(simd, 0.5, d, x[5])),
-    ]
 }

@@ -11,6 +11,7 @@ pub mod sum_slices;
 pub mod winograd;
 pub mod winograd_input;
 pub mod winograd_output;
+pub(crate) mod winograd_vectors;
 
 table! {
     conv2d, conv2d_gradient, matmul, product, product_slices, sum_slices, winograd_input, winograd_output,

@@ -1,12 +1,13 @@
 //! The gradient of a [convolution](crate::kernels::conv2d) at its filter, and of a [product](crate::kernels::matmul) at its
 //! right side, which is the filter of one tap.
 
+use super::{filter_gradient_direct, filter_gradient_winograd};
 use crate::graph::rewrites::{FILTER_SLICES, Rewrites};
 use crate::graph::{Graph, Storage, Tensor};
-use crate::kernels::gemm::{Panels, Rows, pack_into, packed_len};
 use crate::kernels::scratch::{Shared, scratch};
 use crate::kernels::{Cost, INDEX, Kernel, Shader, conv2d, fold_grid};
 use rayon::prelude::*;
+use std::ops::Range;
 
 params! {
     /// Input height.
@@ -41,6 +42,8 @@ params! {
     pictures: u32,
     /// Slices that the output's pixels are divided into.
     slices: u32,
+    /// 1: computed tap by tap wherever it is, as [`conv2d::Params`]' is.
+    direct: u32,
 }
 
 /// The kernel.
@@ -81,6 +84,7 @@ impl Params {
             pad_left: of.pad_left,
             pictures: of.pictures,
             slices: 1,
+            direct: of.direct,
         }
     }
 
@@ -104,7 +108,8 @@ impl Params {
         }
     }
 
-    fn window(&self) -> conv2d::Params {
+    /// The convolution's uniform.
+    pub(super) fn window(&self) -> conv2d::Params {
         conv2d::Params {
             height: self.height,
             width: self.width,
@@ -164,19 +169,23 @@ fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     }
 }
 
-/// Channels whose rows of the filter a task computes.
-const CHANNELS: usize = 16;
-/// Rows of dy in a block whose panels are made at a time.
-const BLOCK: usize = 1_024;
+/// Most channels of a task: rows of the filter of each tap.
+const CHANNELS: usize = 32;
+/// Tasks, about, where channels and pixels are enough for them.
+const TASKS: usize = 32;
+/// Elements whose groups' sums a thread adds up at a time.
+const SUMMED: usize = 4_096;
 
-/// What a tap reads of a channel is a row of the product's left side: a channel's pixels one after another, with the padding
-/// around them. Tasks of some channels and all their taps; every element is one chain along the output's pixels.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let (slices, size) = (p.slices as usize, p.inner() * p.cols as usize);
     let length = p.rows.div_ceil(p.slices) as usize;
     if slices == 1 {
-        return whole(&p, inputs, y);
+        return if filter_gradient_winograd::fits(&p) {
+            filter_gradient_winograd::by_tiles(&p, inputs, y)
+        } else {
+            filter_gradient_direct::direct(&p, inputs, y)
+        };
     }
     // Slices are the GPU's: by the definition.
     y.par_chunks_mut(size).enumerate().for_each(|(slice, y)| {
@@ -200,137 +209,41 @@ fn value(p: &Params, inputs: &[&[f32]], pixel: usize, c: usize) -> f32 {
     if c < in_a { inputs[0][pixel * in_a + c] } else { inputs[1][pixel * in_b + c - in_a] }
 }
 
-/// How pictures lie in blocks of outputs, and the channels' planes that a block reads.
-struct Planes {
-    /// Blocks of a picture.
-    blocks: usize,
-    /// Width of a padded plane of a block.
-    wide: usize,
-    /// Floats of one.
-    plane: usize,
-}
-
-fn whole(p: &Params, inputs: &[&[f32]], y: &mut [f32]) {
-    let (cols, channels) = (p.cols as usize, (p.in_a + p.in_b) as usize);
-    let (out_height, out_width) = (p.out_height as usize, p.out_width as usize);
-    let (kh, kw, stride) = (p.kernel_height as usize, p.kernel_width as usize, p.stride as usize);
-    let count = p.rows as usize / (out_height * out_width);
-    // A product is one line; its rows are cut as lines are.
-    let (lines, run) = match out_height {
-        1 => (1, BLOCK.min(out_width)),
-        _ => ((BLOCK / out_width).clamp(1, out_height), out_width),
-    };
-    let (down, across) = (out_height.div_ceil(lines), out_width.div_ceil(run));
-    let wide = (run - 1) * stride + kw;
-    let tall = (lines - 1) * stride + kh;
-    let planes = Planes { blocks: down * across, wide, plane: wide * tall };
-    let y = Shared::new(y);
-    let tasks = channels.div_ceil(CHANNELS);
-    // The panels of dy, once for all tasks.
-    let panel_len = packed_len(lines * run * cols, cols);
-    let mut panels = scratch(count * planes.blocks * panel_len);
-    panels.par_chunks_mut(panel_len).enumerate().for_each(|(i, panels)| {
-        let (image, block) = (i / planes.blocks, i % planes.blocks);
-        let (first_y, first_x) = (block / across * lines, block % across * run);
-        let (height, width) = (lines.min(out_height - first_y), run.min(out_width - first_x));
-        let dy = &inputs[2][((image * out_height + first_y) * out_width + first_x) * cols..];
-        let inner = height * width;
-        pack_into(&mut panels[..packed_len(inner * cols, cols)], (dy, cols, 1), [inner, cols], 1.0);
-    });
-    (0..tasks).into_par_iter().for_each(|task| {
-        let first = task * CHANNELS;
-        let some = CHANNELS.min(channels - first);
-        let mut plane = scratch(some * planes.plane);
-        let mut sums = scratch(kh * kw * some * cols);
-        for i in 0..count * planes.blocks {
-            let (image, block) = (i / planes.blocks, i % planes.blocks);
-            let (first_y, first_x) = (block / across * lines, block % across * run);
-            let (height, width) = (lines.min(out_height - first_y), run.min(out_width - first_x));
-            gather(
-                p,
-                inputs,
-                &mut plane,
-                (image, first_y * stride, first_x * stride),
-                (first, some),
-                &planes,
-            );
-            let inner = height * width;
-            let dy = Panels::packed(&panels[i * panel_len..][..packed_len(inner * cols, cols)], inner, cols);
-            for tap in 0..kh * kw {
-                let from = tap / kw * planes.wide + tap % kw;
-                let sums = &mut sums[tap * some * cols..][..some * cols];
-                if stride == 1 {
-                    let rows = Rows {
-                        values: &plane[from..],
-                        across: (some, planes.plane),
-                        down: 0,
-                        runs: (height, planes.wide),
-                        run: width,
-                    };
-                    dy.product(&rows, sums, i > 0);
-                } else {
-                    let mut strided = scratch(some * inner);
-                    for (c, to) in strided.chunks_exact_mut(inner).enumerate() {
-                        for (line, to) in to.chunks_exact_mut(width).enumerate() {
-                            let from = &plane[c * planes.plane + from + line * stride * planes.wide..];
-                            for (x, to) in to.iter_mut().enumerate() {
-                                *to = from[x * stride];
-                            }
-                        }
-                    }
-                    let rows = Rows {
-                        values: &strided,
-                        across: (some, inner),
-                        down: 0,
-                        runs: (1, inner),
-                        run: inner,
-                    };
-                    dy.product(&rows, sums, i > 0);
-                }
-            }
-        }
-        for tap in 0..kh * kw {
-            // SAFETY: no other task has these channels.
-            let y = unsafe { y.slice((tap * channels + first) * cols, some * cols) };
-            y.copy_from_slice(&sums[tap * some * cols..][..some * cols]);
-        }
-    });
-}
-
-/// Planes of some channels of a picture, from a place of the enlarged and padded input on.
-fn gather(
+/// Computes y `[taps, channels, cols]` in tasks, each of some channels of an input and of the sums over some of the blocks that
+/// the output's pixels come in, written into `[taps, channels, cols]`. Where channels alone are too few tasks, groups of blocks
+/// are summed afterwards, in their order.
+pub(super) fn sum_groups(
     p: &Params,
-    inputs: &[&[f32]],
-    planes: &mut [f32],
-    (image, top, left): (usize, usize, usize),
-    (first, some): (usize, usize),
-    size: &Planes,
+    blocks: usize,
+    y: &mut [f32],
+    task: impl Fn((usize, Range<usize>), Range<usize>, &Shared<'_>) + Sync,
 ) {
-    let (height, width, up) = (p.height as usize, p.width as usize, p.up as usize);
-    let (in_a, in_b) = (p.in_a as usize, p.in_b as usize);
-    let image = image % p.pictures as usize * height;
-    planes.fill(0.0);
-    let tall = size.plane / size.wide;
-    for row in 0..tall {
-        let y = ((top + row) as u32).wrapping_sub(p.pad_top) as usize;
-        if y >= height * up {
-            continue;
-        }
-        let line = (image + y / up) * width;
-        let skipped = (p.pad_left as usize).saturating_sub(left).min(size.wide);
-        let x0 = (left + skipped).wrapping_sub(p.pad_left as usize);
-        let count = (width * up).saturating_sub(x0).min(size.wide - skipped);
-        for x in 0..count {
-            let pixel = line + (x0 + x) / up;
-            let at = row * size.wide + skipped + x;
-            for c in 0..some {
-                let channel = first + c;
-                planes[c * size.plane + at] = if channel < in_a {
-                    inputs[0][pixel * in_a + channel]
-                } else {
-                    inputs[1][pixel * in_b + channel - in_a]
-                };
-            }
-        }
+    let inputs = [p.in_a as usize, p.in_b as usize].into_iter().enumerate();
+    let parts: Vec<(usize, Range<usize>)> = inputs
+        .flat_map(|(input, channels)| {
+            let first = (0..channels).step_by(CHANNELS);
+            first.map(move |first| (input, first..channels.min(first + CHANNELS)))
+        })
+        .collect();
+    let length = blocks.div_ceil((TASKS / parts.len()).max(1));
+    let groups = blocks.div_ceil(length);
+    let of_group = |group: usize| group * length..blocks.min((group + 1) * length);
+    if groups == 1 {
+        let y = &Shared::new(y);
+        return parts.into_par_iter().for_each(|part| task(part, of_group(0), y));
     }
+    let mut sums = scratch(groups * y.len());
+    let each: Vec<Shared<'_>> = sums.chunks_exact_mut(y.len()).map(Shared::new).collect();
+    (0..groups * parts.len()).into_par_iter().for_each(|i| {
+        let (group, part) = (i / parts.len(), i % parts.len());
+        task(parts[part].clone(), of_group(group), &each[group]);
+    });
+    drop(each);
+    let len = y.len();
+    y.par_chunks_mut(SUMMED).enumerate().for_each(|(i, y)| {
+        y.fill(0.0);
+        for group in 0..groups {
+            y.iter_mut().zip(&sums[group * len + i * SUMMED..]).for_each(|(y, sum)| *y += sum);
+        }
+    });
 }

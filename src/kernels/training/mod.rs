@@ -8,6 +8,8 @@ pub mod column_sums;
 pub mod diffuse;
 pub mod embedding_gradient;
 pub mod filter_gradient;
+mod filter_gradient_direct;
+mod filter_gradient_winograd;
 pub mod group_norm_affine_gradient;
 pub mod group_norm_sums;
 pub mod optimiser_control;

@@ -3,7 +3,7 @@
 //! Metal and DX12.
 
 use ancestral::internals::graph::{Graph, Source, Storage};
-use ancestral::internals::kernels::{ALL, FieldType, Kernel, Precision, Shader};
+use ancestral::internals::kernels::{ALL, FieldType, Kernel, Matrices, Precision, Shader};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ResourceBinding, ScalarKind, ShaderStage, TypeInner};
@@ -37,10 +37,10 @@ fn parse(source: &str) -> Result<Module, String> {
 fn validate(module: &Module, shader: &Shader, precision: Precision) -> Result<ModuleInfo, String> {
     let mut capabilities = Capabilities::empty();
     capabilities.set(Capabilities::SHADER_FLOAT16, is_half(precision));
-    capabilities.set(Capabilities::SUBGROUP, shader.needs.subgroup.is_some());
-    capabilities.set(Capabilities::COOPERATIVE_MATRIX, shader.needs.cooperative);
+    capabilities.set(Capabilities::SUBGROUP, shader.needs.subgroups());
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, shader.needs.cooperative.is_some());
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
-    if shader.needs.subgroup.is_some() {
+    if shader.needs.subgroups() {
         validator
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all());
@@ -123,7 +123,7 @@ fn check_text(shader: &Shader) -> Checked {
 }
 
 /// Workgroup sizes and memory with the overrides' values, within what every adapter has.
-fn check_limits(module: &Module) -> Checked {
+fn check_limits(module: &Module, shader: &Shader) -> Checked {
     let entry = &module.entry_points[0];
     let invocations: u32 = entry.workgroup_size.iter().product();
     if invocations == 0 || invocations > MAX_INVOCATIONS {
@@ -131,8 +131,9 @@ fn check_limits(module: &Module) -> Checked {
     }
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    if bytes > MAX_WORKGROUP_BYTES {
-        return Err(format!("{bytes} bytes of workgroup memory, at most {MAX_WORKGROUP_BYTES}"));
+    let most = shader.needs.cooperative.map_or(MAX_WORKGROUP_BYTES, |_| Matrices::WORKGROUP_BYTES);
+    if bytes > most {
+        return Err(format!("{bytes} bytes of workgroup memory, at most {most}"));
     }
     Ok(())
 }
@@ -143,7 +144,7 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
     let constants = shader.constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
     let (module, info) =
         process_overrides(module, info, Some(entry), &constants).map_err(|e| format!("overrides: {e}"))?;
-    check_limits(&module)?;
+    check_limits(&module, shader)?;
     let storage: BTreeMap<u32, bool> = module
         .global_variables
         .iter()
@@ -160,11 +161,14 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
         }
     }
     let metal = to_metal(&module, &info, &storage)?;
-    if shader.needs.cooperative {
+    if shader.needs.cooperative == Some(Matrices::OF8) {
+        return check_simdgroups(&module, &metal);
+    }
+    if shader.needs.cooperative.is_some() {
         // HLSL has no such matrices: DX12 takes another shader.
         return Ok(());
     }
-    let models: &[_] = if is_half(precision) || shader.needs.subgroup.is_some() {
+    let models: &[_] = if is_half(precision) || shader.needs.subgroups() {
         &[hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6]
     } else {
         &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0]
@@ -177,6 +181,26 @@ fn check_translation(module: &Module, info: &ModuleInfo, shader: &Shader, precis
         }
     }
     if metal.contains("kernel void") { Ok(()) } else { Err("MSL without a kernel".into()) }
+}
+
+/// Matrices of 8 × 8 are Metal's own, read from arrays of their elements: Metal takes no pointer to vectors.
+fn check_simdgroups(module: &Module, metal: &str) -> Checked {
+    for (_, variable) in module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup) {
+        let name = variable.name.as_deref().unwrap_or_default();
+        let TypeInner::Array { base, .. } = module.types[variable.ty].inner else { continue };
+        if !matches!(module.types[base].inner, TypeInner::Scalar(_)) {
+            return Err(format!("`{name}` is not an array of elements"));
+        }
+    }
+    let needed = [
+        "simdgroup_half8x8 NagaCooperativeLoad(const threadgroup half* ptr",
+        "simdgroup_multiply_accumulate(",
+        "simdgroup_store(",
+    ];
+    match needed.iter().find(|part| !metal.contains(**part)) {
+        Some(part) => Err(format!("MSL without `{part}`")),
+        None => Ok(()),
+    }
 }
 
 /// Writes a translation down where it is asked for.
@@ -206,7 +230,7 @@ fn to_spirv(
     if is_half(precision) {
         capabilities.push(Float16);
     }
-    if shader.needs.subgroup.is_some() {
+    if shader.needs.subgroups() {
         capabilities.extend([
             GroupNonUniform,
             GroupNonUniformBallot,
@@ -214,7 +238,7 @@ fn to_spirv(
             GroupNonUniformArithmetic,
         ]);
     }
-    if shader.needs.cooperative {
+    if shader.needs.cooperative.is_some() {
         capabilities.extend([CooperativeMatrixKHR, VulkanMemoryModel]);
     }
     let target = |at: &u32| {
@@ -364,14 +388,14 @@ fn shaders_are_sound_at_every_precision() {
     for kernel in ALL.iter() {
         for shader in kernel.shaders {
             for precision in
-                PRECISIONS.into_iter().filter(|p| !shader.needs.cooperative || *p == Precision::F16)
+                PRECISIONS.into_iter().filter(|p| shader.needs.cooperative.is_none() || *p == Precision::F16)
             {
                 if let Err(what) = check(kernel, shader, precision) {
                     panic!("{} at {precision:?}: {what}", shader.name);
                 }
             }
             // Whichever shader is taken, the graph stores its tensors the same way.
-            if !shader.needs.cooperative {
+            if shader.needs.cooperative.is_none() {
                 assert_eq!(storages(shader), storages(&kernel.shaders[0]), "{}", shader.name);
             }
         }

@@ -1,4 +1,4 @@
-// attention_value: a value's element, as shared/attention.wgsl's of a key.
+// attention_value: a value's element, as shared/attention_key.wgsl's of a key.
 
 fn value_element(n: u32, at: u32, column: u32) -> f32 {
     let row = min(at, p.keys1 + p.keys2 - 1u);

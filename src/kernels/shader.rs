@@ -34,13 +34,38 @@ pub struct Shader {
     pub grid: fn(&[u8], &[usize]) -> [u32; 3],
 }
 
+/// Cooperative matrices as they are laid out in `shaders/shared/matrices16.wgsl` and `matrices8.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrices {
+    /// Rows and columns of one.
+    pub edge: u32,
+    /// Subgroups of a workgroup.
+    pub subgroups: u32,
+}
+
+impl Matrices {
+    /// 16 × 16.
+    pub const OF16: Matrices = Matrices { edge: 16, subgroups: 4 };
+    /// 8 × 8.
+    pub const OF8: Matrices = Matrices { edge: 8, subgroups: 8 };
+    /// Workgroup memory that their shaders may use: twice of what every adapter has.
+    pub const WORKGROUP_BYTES: u32 = 32_768;
+
+    /// Whether workgroups of subgroups of this size stage and reduce as the shaders do: at most 256 invocations, at least
+    /// one for a row of a subgroup's matrices.
+    pub fn take(self, subgroup: u32) -> bool {
+        subgroup >= self.edge && self.subgroups * subgroup <= 256
+    }
+}
+
 /// What a shader asks of an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Subgroups of exactly this many invocations.
     pub subgroup: Option<u32>,
-    /// Cooperative matrices of 16 × 16: f16 factors, f32 sums, activations and weights stored in f16.
-    pub cooperative: bool,
+    /// Cooperative matrices: f16 factors, f32 sums, activations and weights stored in f16. The device's subgroups, all of
+    /// one size, make up the workgroup; the override `SUBGROUP` gets their size.
+    pub cooperative: Option<Matrices>,
     /// Real workgroup memory: it runs on software adapters too, but slower than what does without.
     pub hardware: bool,
 }
@@ -51,9 +76,20 @@ impl Needs {
     /// Real workgroup memory.
     pub const HARDWARE: Needs = Needs { hardware: true, ..Needs::NOTHING };
     /// Runs everywhere.
-    pub const NOTHING: Needs = Needs { subgroup: None, cooperative: false, hardware: false };
-    /// Cooperative matrices of subgroups of 32.
-    pub const COOPERATIVE: Needs = Needs { subgroup: Some(32), cooperative: true, hardware: true };
+    pub const NOTHING: Needs = Needs { subgroup: None, cooperative: None, hardware: false };
+    /// Cooperative matrices of 16 × 16.
+    pub const MATRICES16: Needs = Needs::matrices(Matrices::OF16);
+    /// Cooperative matrices of 8 × 8.
+    pub const MATRICES8: Needs = Needs::matrices(Matrices::OF8);
+
+    const fn matrices(of: Matrices) -> Needs {
+        Needs { subgroup: None, cooperative: Some(of), hardware: true }
+    }
+
+    /// Whether it uses what is common to the invocations of a subgroup.
+    pub fn subgroups(self) -> bool {
+        self.subgroup.is_some() || self.cooperative.is_some()
+    }
 }
 
 impl Shader {
@@ -97,7 +133,8 @@ impl Shader {
     pub fn source(&self, precision: Precision) -> String {
         let name = |half: bool| if half { "f16" } else { "f32" };
         let f16 = if precision.elem_f16 || precision.weight_f16 { "enable f16;\n" } else { "" };
-        let cooperative = if self.needs.cooperative { "enable wgpu_cooperative_matrix;\n" } else { "" };
+        let cooperative =
+            if self.needs.cooperative.is_some() { "enable wgpu_cooperative_matrix;\n" } else { "" };
         let mut source = format!(
             "{f16}{cooperative}alias Elem = {};\nalias Weight = {};\n",
             name(precision.elem_f16),

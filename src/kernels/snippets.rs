@@ -19,7 +19,13 @@ pub(crate) const ROWS16: &str = wgsl!("software/shared/rows16");
 pub(crate) const SUBGROUP: &str = wgsl!("software/shared/subgroup");
 /// `shaders/shared/tile64.wgsl`: 64 × 64 of a product through workgroup memory.
 pub(crate) const TILE64: &str = wgsl!("shared/tile64");
-/// `shaders/shared/cooperative.wgsl`: 128 × 64 of a product in cooperative matrices.
+/// `shaders/shared/matrices16.wgsl`: cooperative matrices of 16 × 16.
+pub(crate) const MATRICES16: &str = wgsl!("shared/matrices16");
+/// `shaders/shared/matrices8.wgsl`: cooperative matrices of 8 × 8.
+pub(crate) const MATRICES8: &str = wgsl!("shared/matrices8");
+/// `shaders/shared/matrices.wgsl`: either in workgroup memory.
+pub(crate) const MATRICES: &str = wgsl!("shared/matrices");
+/// `shaders/shared/cooperative.wgsl`: 128 × 64 or 64 × 64 of a product in cooperative matrices.
 pub(crate) const COOPERATIVE: &str = wgsl!("shared/cooperative");
 /// `shaders/shared/gather.wgsl`: a convolution's input as the left side of a product.
 pub(crate) const GATHER: &str = wgsl!("shared/gather");

@@ -53,6 +53,6 @@ impl NodeCost {
 /// The shader a card without matrix units begins with: the last one that fits, software's own left out.
 fn on_hardware(node: &Node) -> &'static Shader {
     let shaders = node.kernel.shaders;
-    let serves = |s: &&Shader| s.needs.subgroup.is_none() && !s.needs.cooperative && (s.fits)(&node.params);
+    let serves = |s: &&Shader| !s.needs.subgroups() && (s.fits)(&node.params);
     shaders.iter().rfind(serves).unwrap_or(&shaders[0])
 }

@@ -6,7 +6,7 @@ use super::submissions::Submissions;
 use crate::device::budget::{Memory, Usual};
 use crate::device::number::number;
 use crate::error::{Error, Result};
-use crate::kernels::{Precision, Shader};
+use crate::kernels::{Matrices, Precision, Shader};
 
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -33,8 +33,8 @@ pub(super) struct Inner {
     cache: Cache,
     choices: Mutex<Choices>,
     measuring: Mutex<Option<OnMeasuring>>,
-    /// 16 × 16 cooperative matrices of f16 with f32 sums.
-    cooperative: bool,
+    /// Rows of the square cooperative matrices of f16 with f32 sums that it has.
+    matrices: Vec<u32>,
     /// What is kept on the card.
     memory: Arc<Memory>,
     /// Why the device was lost, once it is.
@@ -131,16 +131,17 @@ impl Gpu {
 
     fn open(adapter: wgpu::Adapter) -> Result<Gpu> {
         let info = adapter.get_info();
-        let sixteen = |m: &wgpu::CooperativeMatrixProperties| {
+        let edge = |m: wgpu::CooperativeMatrixProperties| {
             let types = (m.ab_type, m.cr_type)
                 == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
-            types && (m.m_size, m.n_size, m.k_size) == (16, 16, 16)
+            (types && m.m_size == m.n_size && m.n_size == m.k_size).then_some(m.m_size)
         };
-        let cooperative = adapter.cooperative_matrix_properties().iter().any(sixteen);
+        let matrices: Vec<u32> =
+            adapter.cooperative_matrix_properties().into_iter().filter_map(edge).collect();
         let mut features =
             wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
         features |= wgpu::Features::TIMESTAMP_QUERY;
-        if cooperative {
+        if !matrices.is_empty() {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
         let descriptor = wgpu::DeviceDescriptor {
@@ -148,10 +149,10 @@ impl Gpu {
             required_features: adapter.features() & features,
             // SAFETY: what is experimental here is cooperative matrices, whose shaders are chosen only after
             // their results matched, and never read or write past their tensors.
-            experimental_features: if cooperative {
-                unsafe { wgpu::ExperimentalFeatures::enabled() }
-            } else {
+            experimental_features: if matrices.is_empty() {
                 wgpu::ExperimentalFeatures::disabled()
+            } else {
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
             },
             // All the adapter has: large models bind large weights.
             required_limits: adapter.limits(),
@@ -159,16 +160,16 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::device(format!("{} does not open: {e}", describe(&info))))?;
-        Ok(Gpu::new(info, device, queue, cooperative))
+        Ok(Gpu::new(info, device, queue, matrices))
     }
 
     /// Wraps a device and queue the caller already has. f16 kernels run if it was opened with `SHADER_F16`, those of
     /// subgroups with `SUBGROUP`.
     pub fn from_wgpu(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
-        Gpu::new(info, device, queue, false)
+        Gpu::new(info, device, queue, Vec::new())
     }
 
-    fn new(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, cooperative: bool) -> Gpu {
+    fn new(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, matrices: Vec<u32>) -> Gpu {
         // Errors of our own calls are asked for where they are made: these are of the caller's own, if it is its device.
         device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("{error}")));
         let lost = Arc::new(OnceLock::new());
@@ -200,7 +201,7 @@ impl Gpu {
                 cache,
                 choices,
                 measuring,
-                cooperative,
+                matrices,
                 memory,
                 lost,
                 submissions: Submissions::default(),
@@ -238,12 +239,19 @@ impl Gpu {
 
     /// Invocations of a subgroup, where it has always the same and kernels may use it.
     pub(super) fn subgroup(&self) -> Option<u32> {
-        let (least, most) = (self.inner.info.subgroup_min_size, self.inner.info.subgroup_max_size);
+        let (least, most) = match self.inner.info.backend {
+            // wgpu gives bounds for every GPU that Metal runs on; Apple's all have 32.
+            wgpu::Backend::Metal if !self.inner.matrices.is_empty() => (32, 32),
+            _ => (self.inner.info.subgroup_min_size, self.inner.info.subgroup_max_size),
+        };
         (least == most && self.device().features().contains(wgpu::Features::SUBGROUP)).then_some(least)
     }
 
-    pub(super) fn has_cooperative(&self) -> bool {
-        self.inner.cooperative
+    /// Whether it has such cooperative matrices, and subgroups and workgroup memory of sizes that the shaders can take.
+    pub(super) fn has_matrices(&self, of: Matrices) -> bool {
+        self.inner.matrices.contains(&of.edge)
+            && self.limits().max_compute_workgroup_storage_size >= Matrices::WORKGROUP_BYTES
+            && self.subgroup().is_some_and(|size| of.take(size))
     }
 
     pub(super) fn cache(&self) -> &Cache {
@@ -364,13 +372,16 @@ impl Gpu {
         let module = unsafe {
             self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };
+        let size = shader.needs.cooperative.and_then(|_| self.subgroup());
+        let size = size.map(|size| ("SUBGROUP", f64::from(size)));
+        let constants: Vec<(&str, f64)> = shader.constants.iter().copied().chain(size).collect();
         let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(shader.name),
             layout: None,
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: shader.constants,
+                constants: &constants,
                 ..Default::default()
             },
             cache: self.inner.pipeline_cache.as_ref(),

@@ -76,7 +76,7 @@ impl Variant {
 
     /// What it needs of the adapter is experimental there: not used before its result matched.
     fn is_experimental(self, node: &Node) -> bool {
-        self.shader(node).is_some_and(|shader| shader.needs.cooperative)
+        self.shader(node).is_some_and(|shader| shader.needs.cooperative.is_some())
     }
 }
 
@@ -100,7 +100,7 @@ impl Gpu {
     /// Whether the adapter has what a shader needs.
     pub fn meets(&self, needs: Needs, precision: Precision) -> bool {
         needs.subgroup.is_none_or(|size| self.subgroup() == Some(size))
-            && (!needs.cooperative || (self.has_cooperative() && precision == Precision::F16))
+            && needs.cooperative.is_none_or(|of| precision == Precision::F16 && self.has_matrices(of))
     }
 }
 

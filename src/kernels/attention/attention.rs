@@ -1,7 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) without a score matrix in memory (online
 //! softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), over one or two sets of keys.
 
-use super::scores::{KEYS, Number, ROWS16, ROWS32, ROWS64, SPREAD, dot, exponentials, grid, head_rows};
+use super::scores::{KEYS, Number, ROWS16, SCORES, SPREAD, dot, exponentials, grid, head_rows};
 pub use super::scores::{MAX_HEAD_DIM, Params};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Storage, Tensor};
@@ -14,7 +14,7 @@ use crate::kernels::elementwise::add;
 use crate::kernels::gemm::{Panels, Rows as Lines, pack_into, packed_len};
 use crate::kernels::scratch::{Shared, scratch};
 use crate::kernels::simd::wide;
-use crate::kernels::{Backward, Cost, Kernel, Needs, Shader};
+use crate::kernels::{Backward, Cost, Kernel, MATRICES, MATRICES8, MATRICES16, Needs, Shader};
 use rayon::prelude::*;
 
 const VALUES: &str = wgsl!("shared/attention_value");
@@ -24,6 +24,22 @@ const DIM64: &str = wgsl!("software/shared/dim64");
 const DIM64_SELF: &str = wgsl!("software/shared/dim64_self");
 const DIM512: &str = wgsl!("software/shared/dim512");
 const WGSL: &str = wgsl!("attention/attention");
+const QUADS: &str = wgsl!("shared/attention_quads");
+const BY_QUADS: &str = wgsl!("attention/attention_quads");
+const COOPERATIVE: &str = wgsl!("shared/attention_cooperative");
+const IN_MATRICES: &str = wgsl!("attention/attention_matrices");
+
+/// Whether heads of at most so many columns and all rows are whole quads.
+fn in_quads(params: &[u8], widest: u32) -> bool {
+    let p = Params::read(params);
+    let first = [p.k1_stride, p.k1_offset, p.v1_stride, p.v1_offset];
+    let second = [p.k2_stride, p.k2_offset, p.v2_stride, p.v2_offset];
+    let whole = |of: &[u32]| of.iter().all(|n| n.is_multiple_of(4));
+    p.head_dim <= widest
+        && whole(&[p.head_dim, p.q_stride, p.q_offset])
+        && (p.keys1 == 0 || whole(&first))
+        && (p.keys2 == 0 || whole(&second))
+}
 
 /// A shader in which the lanes of subgroups of 8 are queries.
 const fn by_lanes(name: &'static str, shared: &'static [&'static str], fits: fn(&[u8]) -> bool) -> Shader {
@@ -36,20 +52,39 @@ const fn by_lanes(name: &'static str, shared: &'static [&'static str], fits: fn(
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
     shaders: &[
-        Shader::plain("attention", WGSL, &[KEYS, VALUES, ROWS16, TILE], |p, y| grid(p, y, 16)),
-        by_lanes("attention_lanes512", &[KEYS, VALUES, SPREAD, DIM512, LANES], |_| true),
-        by_lanes("attention_lanes", &[KEYS, VALUES, SPREAD, DIM64, LANES], |p| {
+        Shader::plain("attention", WGSL, &[SCORES, KEYS, VALUES, ROWS16, TILE], |p, y| grid(p, y, 16)),
+        by_lanes("attention_lanes512", &[SCORES, KEYS, VALUES, SPREAD, DIM512, LANES], |_| true),
+        by_lanes("attention_lanes", &[SCORES, KEYS, VALUES, SPREAD, DIM64, LANES], |p| {
             Params::read(p).head_dim <= 64
         }),
-        by_lanes("attention_lanes_self", &[KEYS, VALUES, SPREAD, DIM64_SELF, LANES], |p| {
+        by_lanes("attention_lanes_self", &[SCORES, KEYS, VALUES, SPREAD, DIM64_SELF, LANES], |p| {
             Params::read(p).head_dim <= 64 && Params::read(p).keys1 == 0
         }),
-        Shader::plain("attention_tile128", WGSL, &[KEYS, VALUES, ROWS32, TILE], |p, y| grid(p, y, 32))
+        Shader {
+            constants: &[("ROWS", 32.0)],
+            ..Shader::plain("attention_quads128", BY_QUADS, &[SCORES, QUADS], |p, y| grid(p, y, 32))
+        }
+        .needing(Needs::HARDWARE)
+        .fitting(|p| in_quads(p, 128)),
+        Shader::plain("attention_quads64", BY_QUADS, &[SCORES, QUADS], |p, y| grid(p, y, 64))
             .needing(Needs::HARDWARE)
-            .fitting(|p| Params::read(p).head_dim <= 128),
-        Shader::plain("attention_tile64", WGSL, &[KEYS, VALUES, ROWS64, TILE], |p, y| grid(p, y, 64))
-            .needing(Needs::HARDWARE)
-            .fitting(|p| Params::read(p).head_dim <= 64),
+            .fitting(|p| in_quads(p, 64)),
+        Shader::plain(
+            "attention_matrices8",
+            IN_MATRICES,
+            &[SCORES, QUADS, MATRICES8, MATRICES, COOPERATIVE],
+            |p, y| grid(p, y, 32),
+        )
+        .needing(Needs::MATRICES8)
+        .fitting(|p| in_quads(p, 64)),
+        Shader::plain(
+            "attention_matrices16",
+            IN_MATRICES,
+            &[SCORES, QUADS, MATRICES16, MATRICES, COOPERATIVE],
+            |p, y| grid(p, y, 64),
+        )
+        .needing(Needs::MATRICES16)
+        .fitting(|p| in_quads(p, 64)),
     ],
     fields: Params::FIELDS,
     reference: |p, x, y| reference(p, x, y[0]),

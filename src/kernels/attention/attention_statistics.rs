@@ -3,7 +3,8 @@
 //! arXiv:2205.14135).
 
 use super::scores::{
-    KEYS, LOWEST, Number, PRODUCTS, Params, ROWS16, ROWS64, SPREAD, dot, exponentials, grid, head_rows,
+    KEYS, LOWEST, Number, PRODUCTS, Params, ROWS16, ROWS64, SCORES, SPREAD, dot, exponentials, grid,
+    head_rows,
 };
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{Cost, Kernel, Needs, Shader};
@@ -17,13 +18,20 @@ const LANES: &str = wgsl!("software/shared/attention_statistics_lanes");
 pub static KERNEL: Kernel = Kernel {
     name: "attention_statistics",
     shaders: &[
-        Shader::plain("attention_statistics", WGSL, &[KEYS, ROWS16, PRODUCTS, TILE], |p, y| grid(p, y, 16)),
-        Shader::plain("attention_statistics_lanes", WGSL, &[KEYS, SPREAD, LANES], |p, y| grid(p, y, 64))
-            .needing(Needs::SUBGROUP8)
-            .fitting(|p| Params::read(p).head_dim <= 64),
-        Shader::plain("attention_statistics_tile64", WGSL, &[KEYS, ROWS64, PRODUCTS, TILE], |p, y| {
+        Shader::plain("attention_statistics", WGSL, &[SCORES, KEYS, ROWS16, PRODUCTS, TILE], |p, y| {
+            grid(p, y, 16)
+        }),
+        Shader::plain("attention_statistics_lanes", WGSL, &[SCORES, KEYS, SPREAD, LANES], |p, y| {
             grid(p, y, 64)
         })
+        .needing(Needs::SUBGROUP8)
+        .fitting(|p| Params::read(p).head_dim <= 64),
+        Shader::plain(
+            "attention_statistics_tile64",
+            WGSL,
+            &[SCORES, KEYS, ROWS64, PRODUCTS, TILE],
+            |p, y| grid(p, y, 64),
+        )
         .needing(Needs::HARDWARE),
     ],
     fields: Params::FIELDS,

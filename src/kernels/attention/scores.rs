@@ -51,8 +51,10 @@ pub(crate) const LOWEST: f32 = -3e38;
 /// Widest head the kernel holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
 
-/// `shaders/shared/attention.wgsl`: keys and scores.
-pub(crate) const KEYS: &str = wgsl!("shared/attention");
+/// `shaders/shared/attention.wgsl`: the uniform and scores.
+pub(crate) const SCORES: &str = wgsl!("shared/attention");
+/// `shaders/shared/attention_key.wgsl`: keys one by one.
+pub(crate) const KEYS: &str = wgsl!("shared/attention_key");
 /// `shaders/software/shared/spread.wgsl`: products of numbers handed round a subgroup.
 pub(crate) const SPREAD: &str = wgsl!("software/shared/spread");
 /// Sizes of the tiles for every head.

@@ -15,8 +15,9 @@ use crate::kernels::resample_gradient::resample_gradient;
 use crate::kernels::sum_axis::sum_axis;
 use crate::kernels::weight_transpose::weight_transpose;
 use crate::kernels::{
-    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, Needs, Packed, ROWS12, STORE,
-    STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, GATHER, INDEX, Kernel, MATRICES, MATRICES8,
+    MATRICES16, Needs, Packed, ROWS12, STORE, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid,
+    tile_grid, wide_grid,
 };
 use rayon::prelude::*;
 
@@ -102,15 +103,26 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::HARDWARE)
         .fitting(in_quads),
         Shader::plain(
-            "conv2d_tile_cooperative",
+            "conv2d_tile_matrices8",
             wgsl!("products/conv2d_tile"),
-            &[HEADER, INDEX, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            &[HEADER, INDEX, MATRICES8, MATRICES, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, 1, 64)
+            },
+        )
+        .needing(Needs::MATRICES8)
+        .fitting(in_quads),
+        Shader::plain(
+            "conv2d_tile_matrices16",
+            wgsl!("products/conv2d_tile"),
+            &[HEADER, INDEX, MATRICES16, MATRICES, COOPERATIVE, GATHER, ACTIVATION, EPILOGUE, STORE_QUAD],
             |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, 1, 128)
             },
         )
-        .needing(Needs::COOPERATIVE)
+        .needing(Needs::MATRICES16)
         .fitting(in_quads),
     ],
     fields: Params::FIELDS,

@@ -9,8 +9,9 @@ use crate::kernels::filter_gradient::{self, filter_gradient};
 use crate::kernels::gemm::{Panels, Rows};
 use crate::kernels::weight_transpose::weight_transpose;
 use crate::kernels::{
-    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, Needs, Packed, ROWS12, ROWS16, STORE,
-    STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid, wide_grid,
+    ACTIVATION, Backward, COOPERATIVE, Cost, EPILOGUE, INDEX, Kernel, MATRICES, MATRICES8, MATRICES16, Needs,
+    Packed, ROWS12, ROWS16, STORE, STORE_QUAD, SUBGROUP, Shader, TILE, TILE64, subgroup_grid, tile_grid,
+    wide_grid,
 };
 use rayon::prelude::*;
 
@@ -82,15 +83,26 @@ pub static KERNEL: Kernel = Kernel {
         .needing(Needs::HARDWARE)
         .fitting(in_quads),
         Shader::plain(
-            "matmul_tile_cooperative",
+            "matmul_tile_matrices8",
             wgsl!("products/matmul_tile"),
-            &[HEADER, INDEX, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
+            &[HEADER, INDEX, MATRICES8, MATRICES, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
+            |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.batches, 64)
+            },
+        )
+        .needing(Needs::MATRICES8)
+        .fitting(in_quads),
+        Shader::plain(
+            "matmul_tile_matrices16",
+            wgsl!("products/matmul_tile"),
+            &[HEADER, INDEX, MATRICES16, MATRICES, COOPERATIVE, ACTIVATION, EPILOGUE, STORE_QUAD],
             |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.batches, 128)
             },
         )
-        .needing(Needs::COOPERATIVE)
+        .needing(Needs::MATRICES16)
         .fitting(in_quads),
         Shader::plain(
             "matmul_thin",

@@ -4,8 +4,8 @@
 
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::{
-    COOPERATIVE, Cost, GATHER, INDEX, Kernel, Needs, Shader, TILE64, conv2d, defined_in_f32, matmul,
-    wide_grid,
+    COOPERATIVE, Cost, GATHER, INDEX, Kernel, MATRICES, MATRICES8, MATRICES16, Needs, Shader, TILE64, conv2d,
+    defined_in_f32, matmul, wide_grid,
 };
 use rayon::prelude::*;
 
@@ -69,15 +69,25 @@ pub static KERNEL: Kernel = Kernel {
         )
         .needing(Needs::HARDWARE),
         Shader::plain(
-            "product_slices_cooperative",
+            "product_slices_matrices8",
             wgsl!("products/product_slices"),
-            &[INDEX, COOPERATIVE, GATHER],
+            &[INDEX, MATRICES8, MATRICES, COOPERATIVE, GATHER],
+            |params, _| {
+                let p = Params::read(params);
+                wide_grid(p.rows, p.cols, p.slices, 64)
+            },
+        )
+        .needing(Needs::MATRICES8),
+        Shader::plain(
+            "product_slices_matrices16",
+            wgsl!("products/product_slices"),
+            &[INDEX, MATRICES16, MATRICES, COOPERATIVE, GATHER],
             |params, _| {
                 let p = Params::read(params);
                 wide_grid(p.rows, p.cols, p.slices, 128)
             },
         )
-        .needing(Needs::COOPERATIVE),
+        .needing(Needs::MATRICES16),
     ],
     fields: Params::FIELDS,
     reference: |params, inputs, y| defined_in_f32(compute, params, inputs, y[0]),

@@ -203,21 +203,21 @@ fn variants(device: &Device, case: &Case, precision: Precision) -> Vec<&'static 
     for rewrite in kernel.rewrites.others {
         match rewrite.work {
             Some(work) => names.extend(work.shaders.iter().filter(able).map(|s| s.name)),
-            // What knows weights before the run transforms them, which is done in f32 alone.
-            None if rewrite.known.is_none() || precision == Precision::F32 => names.push(rewrite.name),
-            None => {}
+            None => names.push(rewrite.name),
         }
     }
     names
 }
 
-/// Makes constants of the weights: some variants need to know them before the run.
+/// Makes constants of weights and biases: some variants need to know them before the run.
 pub fn know_weights(case: &Case) -> (Graph, Vec<(String, Vec<f32>)>) {
     let (mut graph, mut rest) = (case.graph.clone(), Vec::new());
     for (name, values) in &case.inputs {
         let id = graph.find_input(name).expect("an input of the graph");
         match graph.tensors[id.index()].storage {
-            Storage::Weight => graph.tensors[id.index()].source = Source::Constant(values.clone()),
+            Storage::Weight | Storage::F32 => {
+                graph.tensors[id.index()].source = Source::Constant(values.clone())
+            }
             _ => rest.push((name.clone(), values.clone())),
         }
     }
@@ -235,7 +235,7 @@ fn check(
     check_storage(&case.graph)?;
     let options = ProgramOptions { precision, variants: Variants::Only(variant), ..Default::default() };
     let rewrite = rewrite(case, variant);
-    let (y, ran) = if rewrite.is_some_and(|rewrite| rewrite.known.is_some()) {
+    let (y, ran) = if rewrite.is_some_and(|rewrite| !rewrite.known.is_empty()) {
         let (graph, inputs) = know_weights(case);
         run(device, &graph, &inputs, options)?
     } else {

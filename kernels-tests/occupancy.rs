@@ -5,6 +5,7 @@ use ancestral::internals::diffusion::numbers;
 use ancestral::internals::graph::rewrites::{NORM_STRIPS, QUANTILE_PARTS, Rewrite};
 use ancestral::internals::graph::{Graph, Node, Storage};
 use ancestral::internals::kernels::quantile::quantile;
+use ancestral::internals::kernels::{Precision, Shader};
 use std::collections::BTreeMap;
 
 /// Pixels of a picture of 256².
@@ -48,6 +49,43 @@ fn group_norms_of_large_pictures() {
         println!("{name}, 256 × 256: at least {fewest:?} workgroups");
         for part in ["group_moments_quads", "group_apply_quads"] {
             assert!(fewest[part] >= 512, "{name}: {fewest:?}");
+        }
+    }
+}
+
+/// A convolution, filled up with zeros as often as a rewrite does so, comes to the tiles of quads.
+fn is_tiled(graph: &Graph, node: &Node) -> Result<(), String> {
+    let fits = |shader: &&Shader| !shader.needs.subgroups() && (shader.fits)(&node.params);
+    if node.kernel.shaders.iter().rfind(fits).is_some_and(|shader| shader.name == "conv2d_tile") {
+        return Ok(());
+    }
+    let filled = node.kernel.rewrites.others.iter().filter(|rewrite| rewrite.name.starts_with("filled_"));
+    let mut fitting = filled.filter(|rewrite| (rewrite.fits)(graph, node, Precision::F16));
+    let rewrite = fitting.next().ok_or_else(|| format!("{} is left to the scalar shader", node.label))?;
+    let mut graph = graph.clone();
+    graph.nodes.clear();
+    (rewrite.apply)(&mut graph, node, 0, u64::MAX);
+    let mut parts = graph.nodes.iter().filter(|part| part.kernel.name == "conv2d");
+    parts.try_for_each(|part| is_tiled(&graph, part))
+}
+
+/// No convolution of pictures of 3 or 6 channels falls to the scalar shader.
+#[test]
+fn convolutions_of_few_channels() {
+    for (name, graph) in steps() {
+        let channels = |node: &Node| {
+            let of = |id| graph.info(id).shape.last().copied().unwrap_or(0);
+            [of(node.inputs[0]), of(node.output())]
+        };
+        let few = |node: &&Node| {
+            node.kernel.name == "conv2d" && channels(node).iter().any(|n| !n.is_multiple_of(4))
+        };
+        let found: Vec<&Node> = graph.nodes.iter().filter(few).collect();
+        let sizes: Vec<_> = found.iter().map(|node| channels(node)).collect();
+        println!("{name}: convolutions of {sizes:?} channels");
+        assert!(found.len() >= 2, "{name} reads and writes pictures");
+        for node in found {
+            is_tiled(&graph, node).unwrap_or_else(|what| panic!("{name}: {what}"));
         }
     }
 }

@@ -36,6 +36,18 @@ pub enum Repack {
     /// 3×3 convolution `[out, in, 3, 3]` to Winograd's 36 planes of the filters of a pass
     /// ([`filters`](crate::kernels::winograd::filters)).
     Winograd(Pass),
+    /// Convolution `[out, in, kh, kw]` to the filters of a pass, of two inputs and the outputs that are `from`, with zeros
+    /// behind each so that they are `to` ([`filled`](crate::kernels::conv2d_filled::filled)).
+    Filled {
+        /// Which way.
+        pass: Pass,
+        /// Channels of the first input, of the second, of the output.
+        from: [u32; 3],
+        /// The same with zeros.
+        to: [u32; 3],
+    },
+    /// A vector with zeros behind, so that it is whole quads.
+    WholeQuads,
 }
 
 /// Which way a convolution goes through a filter.

@@ -20,7 +20,7 @@ use crate::kernels::sum_slices::sum_slices;
 use crate::kernels::winograd::{PLANES, filters};
 use crate::kernels::winograd_input::{tiles, winograd_input};
 use crate::kernels::winograd_output::winograd_output;
-use crate::kernels::{Kernel, Precision, conv2d};
+use crate::kernels::{Kernel, Precision, conv2d, conv2d_filled};
 
 /// What may stand in the place of a kernel's nodes on a GPU.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +68,8 @@ pub struct Rewrite {
     pub work: Option<&'static Kernel>,
     /// Whether the rounding errors are about those of the node itself.
     pub accurate: bool,
-    /// Which input's values must be known before the run.
-    pub known: Option<usize>,
+    /// Which inputs' values must be known before the run.
+    pub known: &'static [usize],
     /// Whether it is a better guess than the kernel's shaders for a node of one item, on a software adapter or on hardware.
     pub preferred: fn(&Node, bool) -> bool,
     /// Whether it computes a node of one item in a graph.
@@ -100,12 +100,44 @@ pub const WINOGRAD: Rewrite = Rewrite {
     parts: &["winograd_input", "matmul", "winograd_output"],
     work: None,
     accurate: false,
-    known: Some(2),
+    known: &[2],
     preferred: |_, _| true,
     fits: winograd_fits,
     weights: winograd_bytes,
     largest: winograd_largest,
     apply: |graph, node, _, most| winograd(graph, node, most),
+};
+
+/// A convolution of one input whose channels are no whole quads, filled up with zeros.
+pub const FILLED_INPUT: Rewrite = Rewrite {
+    name: "filled_input",
+    parts: &["cut", "conv2d"],
+    work: None,
+    accurate: true,
+    known: &[2],
+    preferred: |_, software| !software,
+    fits: |graph, node, _| conv2d_filled::inputs_fit(graph, node, 1),
+    weights: conv2d_filled::bytes,
+    largest: conv2d_filled::largest,
+    apply: |graph, node, _, _| conv2d_filled::fill_inputs(graph, node),
+};
+
+/// [`FILLED_INPUT`] of two.
+pub const FILLED_INPUTS: Rewrite = Rewrite {
+    name: "filled_inputs",
+    parts: &["cut", "cut", "conv2d"],
+    fits: |graph, node, _| conv2d_filled::inputs_fit(graph, node, 2),
+    ..FILLED_INPUT
+};
+
+/// [`FILLED_INPUT`] of the output.
+pub const FILLED_OUTPUT: Rewrite = Rewrite {
+    name: "filled_output",
+    parts: &["conv2d", "cut"],
+    known: &[2, 3],
+    fits: |graph, node, _| conv2d_filled::outputs_fit(graph, node),
+    apply: |graph, node, _, _| conv2d_filled::fill_outputs(graph, node),
+    ..FILLED_INPUT
 };
 
 /// A product as the sums of slices of its inner dimension, and their sum.
@@ -114,7 +146,7 @@ pub const MATMUL_SLICES: Rewrite = Rewrite {
     parts: &["product_slices", "sum_slices"],
     work: Some(&product_slices::KERNEL),
     accurate: true,
-    known: None,
+    known: &[],
     preferred: |_, _| true,
     fits: |_, node, _| product_slices::Params::of_matmul(&matmul::Params::read(&node.params), 1).is_some(),
     weights: |_| 0,
@@ -128,7 +160,7 @@ pub const FILTER_SLICES: Rewrite = Rewrite {
     parts: &["filter_gradient", "sum_parts"],
     work: None,
     accurate: true,
-    known: None,
+    known: &[],
     preferred: |_, _| true,
     fits: |_, node, _| filter_gradient::Params::read(&node.params).slices == 1 && filter_parts(node) > 1,
     weights: |_| 0,
@@ -153,7 +185,7 @@ pub const NORM_STRIPS: Rewrite = Rewrite {
     parts: &["group_moments", "group_affine", "group_apply"],
     work: None,
     accurate: true,
-    known: None,
+    known: &[],
     preferred: |node, software| !software && group_norm::Params::read(&node.params).elements() >= LARGE_NORM,
     fits: |_, _, _| true,
     weights: |_| 0,
@@ -167,7 +199,7 @@ pub const QUANTILE_PARTS: Rewrite = Rewrite {
     parts: &["quantile_counts", "quantile_digits", "quantile_digits", "quantile_merge"],
     work: None,
     accurate: true,
-    known: None,
+    known: &[],
     preferred: |node, software| !software && quantile::Params::read(&node.params).item >= LARGE_QUANTILE,
     // Ranks are kept as f32.
     fits: |_, node, _| quantile::Params::read(&node.params).item <= 1 << f32::MANTISSA_DIGITS,

@@ -16,6 +16,7 @@ use super::checkpoint::Checkpoint;
 use super::element::{Element, FLOATS, Float};
 use crate::error::{Error, Result};
 use crate::graph::{Pass, Repack, WeightPart};
+use crate::kernels::conv2d_filled::filled;
 use crate::kernels::winograd::filters;
 
 /// Largest piece, in elements.
@@ -254,14 +255,14 @@ impl Checkpoint {
     /// all but the one at the result's end have a multiple of 4 elements. **Pieces come in no particular
     /// order, from several threads at once**: the sink must heed the index. At most 8 pieces' worth of values are held at
     /// a time. The parts come as one tensor, stacked along their first dimension. [`Repack::Transpose`] needs tensors of
-    /// two dimensions (more, if they are 1), [`Repack::Conv`] of four, and [`Repack::Winograd`], which comes in one
-    /// piece, 3×3 filters. Files may mix F32, F16, BF16 and F64 (the last is rounded); what has the type that is asked for
-    /// is copied, bit for bit.
+    /// two dimensions (more, if they are 1), [`Repack::Conv`] and [`Repack::Filled`] of four, and [`Repack::Winograd`] 3×3
+    /// filters; the last two and [`Repack::WholeQuads`] come in one piece. Files may mix F32, F16, BF16 and F64 (the last is
+    /// rounded); what has the type that is asked for is copied, bit for bit.
     ///
     /// # Errors
     /// When there is no such tensor, its type or number of dimensions is another, or `sink` fails.
     pub fn stream<E: Element>(&self, parts: &[WeightPart], repack: Repack, sink: &Sink<'_, E>) -> Result<()> {
-        if matches!(repack, Repack::Winograd(_)) {
+        if matches!(repack, Repack::Winograd(_) | Repack::Filled { .. } | Repack::WholeQuads) {
             // One layer's filters at a time; they are transformed as a whole.
             return sink(0, &E::store(self.read_parts(parts, repack)?));
         }
@@ -309,8 +310,16 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::stream`].
     pub fn read_parts(&self, parts: &[WeightPart], repack: Repack) -> Result<Vec<f32>> {
-        if let Repack::Winograd(pass) = repack {
-            return Ok(filters(&self.read_parts(parts, Repack::Conv(pass))?));
+        let plain = |repack| self.read_parts(parts, repack);
+        match repack {
+            Repack::Winograd(pass) => return Ok(filters(&plain(Repack::Conv(pass))?)),
+            Repack::Filled { pass, from, to } => return Ok(filled(&plain(Repack::Conv(pass))?, from, to)),
+            Repack::WholeQuads => {
+                let mut values = plain(Repack::None)?;
+                values.resize(values.len().next_multiple_of(4), 0.0);
+                return Ok(values);
+            }
+            Repack::None | Repack::Transpose | Repack::Conv(_) => {}
         }
         let (view, cut) = self.to_read(parts, repack)?;
         let mut values = vec![0.0; view.len()];

@@ -378,7 +378,7 @@ impl<'a> Work<'a> {
         let mut node = self.node.clone();
         for (i, id) in self.node.inputs.iter().enumerate() {
             let info = self.graph.info(*id);
-            let constant = variant.rewrite().is_some_and(|rewrite| rewrite.known == Some(i));
+            let constant = variant.rewrite().is_some_and(|rewrite| rewrite.known.contains(&i));
             let source = if constant {
                 Source::Constant(self.inputs[i].clone())
             } else {

@@ -103,7 +103,7 @@ impl Gpu {
             match &tensor.source {
                 Source::Constant(values) => {
                     let buffer = self.buffer("constant", bytes(TensorId(i)), STORAGE)?;
-                    self.write_values(&buffer, 0, values, false);
+                    self.write_values(&buffer, 0, values, tensor.storage.is_half(precision));
                     buffers[i] = Some(buffer);
                 }
                 Source::Input(name) => {

@@ -1,7 +1,7 @@
 //! Convolution as an implicit matrix product over channels-last pictures, optionally of two inputs side by side.
 
 use super::conv2d_winograd;
-use crate::graph::rewrites::{CONV2D_SLICES, Rewrites, WINOGRAD};
+use crate::graph::rewrites::{CONV2D_SLICES, FILLED_INPUT, FILLED_INPUTS, FILLED_OUTPUT, Rewrites, WINOGRAD};
 use crate::graph::split::parts;
 use crate::graph::{Graph, Repack, Source, Storage, Tensor};
 use crate::kernels::column_sums::column_sums;
@@ -139,7 +139,10 @@ pub static KERNEL: Kernel = Kernel {
         Params { rows: p.out_height * p.out_width, pictures: 1, ..p }.bytes()
     },
     element: Some(element),
-    rewrites: Rewrites { elem_inputs: 2, others: &[WINOGRAD, CONV2D_SLICES] },
+    rewrites: Rewrites {
+        elem_inputs: 2,
+        others: &[FILLED_INPUT, FILLED_INPUTS, FILLED_OUTPUT, WINOGRAD, CONV2D_SLICES],
+    },
     split: Some(parts::conv2d),
     cost: |params, inputs, output| {
         let p = Params::read(params);

@@ -232,7 +232,9 @@ fn transposed(g: &mut Graph, label: &str, w: &Tensor, p: &Params) -> Result<Tens
                 Repack::None => Repack::Transpose,
                 Repack::Transpose | Repack::Conv(Pass::Forward) => Repack::None,
                 Repack::Conv(Pass::Backward) => Repack::Conv(Pass::Forward),
-                Repack::Winograd(_) => return Err("its left side through such a weight"),
+                Repack::Winograd(_) | Repack::Filled { .. } | Repack::WholeQuads => {
+                    return Err("its left side through such a weight");
+                }
             };
             Source::Weight { parts: parts.clone(), shape: shape.clone(), repack }
         }

@@ -1,6 +1,7 @@
 //! Matrix products and convolutions, and what stands in their place.
 
 pub mod conv2d;
+pub mod conv2d_filled;
 pub mod conv2d_gradient;
 mod conv2d_winograd;
 pub mod matmul;

@@ -265,8 +265,36 @@ fn rows_of_tensors() {
     let checkpoint = Checkpoint::open_file(&path).unwrap();
     let read = |rows, repack| checkpoint.read_parts(&[WeightPart::rows("w", rows)], repack);
     assert_eq!(read(1..3, Repack::Winograd(Pass::Forward)).unwrap().len(), 36 * 3 * 2);
+    assert_eq!(read(1..2, Repack::WholeQuads).unwrap(), [&[0.5; 27][..], &[0.0]].concat());
     refused(read(2..4, Repack::Conv(Pass::Forward)), &path, &["`w`", "expected rows 2 to 4, found 3"]);
     refused(read(1..usize::MAX, Repack::None), &path, &["`w`", "found 3"]);
+}
+
+/// Filters of two inputs of 2 and 3 channels among zeros, by their definition, and in f16.
+#[test]
+fn filters_filled_up() {
+    let folder = Folder::new();
+    let checkpoint = ramp(&folder, &[6, 5, 3, 3]);
+    for pass in [Pass::Forward, Pass::Backward] {
+        // Backward, outputs are what is read.
+        let (from, to) = match pass {
+            Pass::Forward => ([2, 3, 6], [4, 4, 8]),
+            Pass::Backward => ([4, 2, 5], [4, 4, 8]),
+        };
+        let repack = Repack::Filled { pass, from, to };
+        let plain = checkpoint.read("w", Repack::Conv(pass)).unwrap();
+        let found = checkpoint.read("w", repack).unwrap();
+        assert_eq!(found.len(), 9 * 8 * 8);
+        for (e, value) in found.iter().enumerate() {
+            let [tap, i, o] = [e / 64, e / 8 % 8, e % 8].map(|n| n as u32);
+            let row = if i < to[0] { Some(i).filter(|i| *i < from[0]) } else { Some(i - to[0] + from[0]) };
+            let row = row.filter(|row| *row < from[0] + from[1] && o < from[2]);
+            let at = row.map(|row| ((tap * (from[0] + from[1]) + row) * from[2] + o) as usize);
+            assert_eq!(*value, at.map_or(0.0, |at| plain[at]), "{pass:?} {e}");
+        }
+        let halves: Vec<f16> = streamed(&checkpoint, repack, found.len());
+        assert!(halves.iter().zip(&found).all(|(half, value)| half.to_f32() == *value), "{pass:?}");
+    }
 }
 
 #[test]

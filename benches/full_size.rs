@@ -14,14 +14,16 @@ use ancestral::internals::models::text_unet::TextUNet;
 use ancestral::internals::models::{unet, unet2d};
 use ancestral::internals::weights::Checkpoint;
 use ancestral::{Device, DeviceChoice, DeviceLimits, Gpu, Precision, wgpu};
-use half::f16;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+#[path = "common/random_weights.rs"]
+mod random;
+
+use random::{numbers, random_weights};
 
 /// Tokens of a caption.
 const TOKENS: usize = 77;
@@ -129,17 +131,6 @@ fn lowered() -> Device {
     device
 }
 
-/// Uniform numbers from −1 to 1 (xorshift).
-fn numbers(seed: u64) -> impl Iterator<Item = f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    })
-}
-
 /// Values of every input: the sample, a timestep, a caption's states.
 fn inputs(graph: &Graph) -> HashMap<TensorId, Vec<f32>> {
     let values = graph.input_names().enumerate().map(|(i, name)| {
@@ -166,43 +157,11 @@ impl Drop for RandomWeights {
 }
 
 impl RandomWeights {
-    /// For what a graph reads, one tensor after another. Each repeats numbers that are drawn once, in chunks that begin at
-    /// other places.
+    /// For what a graph reads.
     fn write(folder: &Path, graph: &Graph) -> RandomWeights {
-        const DRAWN: usize = 65_521;
-        let shapes: BTreeMap<&str, &[usize]> = graph.weights().collect();
-        let (mut header, mut bytes) = (serde_json::Map::new(), 0u64);
-        for (name, shape) in &shapes {
-            let end = bytes + 2 * shape.iter().product::<usize>() as u64;
-            let about = serde_json::json!({ "dtype": "F16", "shape": shape, "data_offsets": [bytes, end] });
-            header.insert(name.to_string(), about);
-            bytes = end;
-        }
-        let mut header = serde_json::Value::Object(header).to_string();
-        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         let path = folder.join(format!("ancestral-full-size-{}.safetensors", std::process::id()));
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).expect("it can be written"));
-        let weights = RandomWeights { path, bytes };
-        file.write_all(&(header.len() as u64).to_le_bytes()).expect("it can be written");
-        file.write_all(header.as_bytes()).expect("it can be written");
-        let drawn: Vec<f32> = numbers(1).take(DRAWN).collect();
-        for (i, (name, shape)) in shapes.iter().enumerate() {
-            // A variance that keeps what flows through; about 1 for norms' factors.
-            let inputs = shape[1..].iter().product::<usize>();
-            let range = if shape.len() > 1 { (3.0 / inputs as f32).sqrt() } else { 0.1 };
-            let mean = if shape.len() > 1 || name.ends_with("bias") { 0.0 } else { 1.0 };
-            let values = drawn.iter().flat_map(|v| f16::from_f32(mean + range * v).to_le_bytes());
-            let values: Vec<u8> = values.collect();
-            let (mut left, mut from) = (2 * shape.iter().product::<usize>(), 2 * (97 * i % DRAWN));
-            while left > 0 {
-                let chunk = left.min(values.len() - from);
-                file.write_all(&values[from..from + chunk]).expect("it can be written");
-                left -= chunk;
-                from = (from + 2 * 7919) % values.len();
-            }
-        }
-        file.flush().expect("it can be written");
-        weights
+        let bytes = random_weights(&path, graph).expect("it can be written");
+        RandomWeights { path, bytes }
     }
 
     fn open(&self) -> Weights {

@@ -1,7 +1,7 @@
 //! Where the time of a network goes: seconds and GFLOP/s by shader, and the slowest nodes, of the bundled models.
 //!
-//! `cargo bench --bench profile` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names, where
-//! each node is a submission of its own, waited for, which adds some tenths of a millisecond to it.
+//! `cargo bench --bench profile` measures on the CPU device, or on the adapter that `ANCESTRAL_TEST_DEVICE` names, by its
+//! clock where it has one.
 
 use ancestral::internals::device::{Device, DeviceChoice, ProgramOptions};
 use ancestral::internals::models::network::Shape;

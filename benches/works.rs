@@ -16,11 +16,14 @@ use ancestral::internals::models::blocks::{conv, linear_no_bias};
 use ancestral::internals::models::unet;
 use ancestral::internals::weights::{Checkpoint, read_json};
 use ancestral::{Device, DeviceChoice};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
+
+#[path = "common/random_weights.rs"]
+mod random;
 
 const USAGE: &str = "\
 works serve: reads commands, one a line with a tab between words; every answer begins with `ok` or `error`:
@@ -31,6 +34,8 @@ works serve: reads commands, one a line with a tab between words; every answer b
                                       INPUTS: safetensors with PyTorch's names and layouts; FOLDER: a U-Net's
   run NAME N                          milliseconds of one run, from N runs
   read NAME FILE                      writes the result: f32, little endian, in PyTorch's layout
+  make CONFIG INPUTS FOLDER           a U-Net's folder, with random weights
+  profile NAME                        by shader: how often, seconds, operations, bytes; JSON
   drop NAME
   quit
 tools/peers/run.py drives this program and the peers.";
@@ -264,6 +269,27 @@ impl Session {
     }
 }
 
+/// A U-Net of a config with random weights, as diffusers lays it out.
+fn make(config: &Path, inputs: &Path, folder: &Path) -> Result<String> {
+    let (graph, ..) = record_unet(&read_json(config)?, &Checkpoint::open_file(inputs)?)?;
+    std::fs::create_dir_all(folder)?;
+    let bytes = random::random_weights(&folder.join("diffusion_pytorch_model.safetensors"), &graph)?;
+    std::fs::copy(config, folder.join("config.json"))?;
+    Ok(bytes.to_string())
+}
+
+/// What a program's shaders take, by the device's clock where it has one.
+fn profile(program: &mut Program, element: f64) -> Result<String> {
+    let mut by_shader: BTreeMap<&str, [f64; 4]> = BTreeMap::new();
+    for node in program.profile()? {
+        let bytes = element * (node.cost.reads + node.cost.writes);
+        let sums = by_shader.entry(node.shader).or_default();
+        let more = [1.0, node.seconds, node.cost.flops, bytes];
+        sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    }
+    Ok(serde_json::json!(by_shader).to_string())
+}
+
 /// One command's answer, without the `ok`.
 fn answer(session: &mut Option<Session>, words: &[&str]) -> Result<String> {
     if let ["devices"] = words {
@@ -272,6 +298,9 @@ fn answer(session: &mut Option<Session>, words: &[&str]) -> Result<String> {
     if let ["open", device, precision] = words {
         let opened = session.insert(Session::open(device, precision)?);
         return Ok(opened.device.name());
+    }
+    if let ["make", config, inputs, folder] = words {
+        return make(Path::new(config), Path::new(inputs), Path::new(folder));
     }
     let session = session.as_mut().ok_or("no device is open")?;
     match words {
@@ -286,6 +315,10 @@ fn answer(session: &mut Option<Session>, words: &[&str]) -> Result<String> {
             Ok(session.work(name)?.milliseconds(runs.max(1))?.to_string())
         }
         ["read", name, file] => session.read(name, Path::new(file)).map(|()| String::new()),
+        ["profile", name] => {
+            let element = if session.options.precision.elem_f16 { 2.0 } else { 4.0 };
+            profile(&mut session.work(name)?.single, element)
+        }
         ["drop", name] => {
             session.works.remove(*name);
             Ok(String::new())

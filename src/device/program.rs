@@ -165,8 +165,8 @@ impl Program {
         work.finish()
     }
 
-    /// Runs every node by itself and times it: on a GPU as a submission of its own, waited for, which adds some tenths
-    /// of a millisecond to each.
+    /// Runs every node by itself and times it: on a GPU by its clock, or, where it has none, as a submission of its own,
+    /// waited for, which adds some tenths of a millisecond to each.
     pub fn profile(&mut self) -> Result<Vec<NodeTime>> {
         let times = match &mut self.backend {
             Backend::Cpu(p) => p.profile(&self.graph),

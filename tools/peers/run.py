@@ -416,6 +416,18 @@ def machine():
     return f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
+def commit():
+    """What was built: as a pack for another machine says, or git."""
+    try:
+        return (ROOT / "COMMIT").read_text().strip()
+    except OSError:
+        pass
+    try:
+        return command(["git", "describe", "--always", "--dirty"], "git", cwd=ROOT).strip()
+    except (Failure, OSError):
+        return "unknown"
+
+
 def choose_device(args, start):
     """The adapter's own name, by which the peers find it too."""
     for wanted in [args.device] if args.device else ["gpu", "llvmpipe"]:
@@ -481,6 +493,7 @@ def main():
     parser.add_argument("--keep", type=Path, metavar="FILE",
                         help="a JSON of raw times; works measured before stay in the table, so a long set can be "
                              "measured in pieces; `--works none` prints what is kept")
+    parser.add_argument("--engine", type=Path, metavar="FILE", help="this engine's program, built before (benches/works.rs)")
     parser.add_argument("--check", action="store_true",
                         help="first run every shader that the device can run against its reference, there (cargo test)")
     parser.add_argument("--save", metavar="NAME", help="write benches/results/DATE-peers-NAME.md and .png")
@@ -491,22 +504,21 @@ def main():
     load = " ".join(f"{x:.1f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
-        engine = build_engine()
+        engine = [args.engine.resolve(), "serve"] if args.engine else build_engine()
     except Failure as error:
         raise SystemExit(f"the engine does not build: {error}") from None
     device, adapter = choose_device(args, engine)
     if device is None:
         say("no adapter: only the peers on the CPU take part")
     elif args.check:
-        words = ["cargo", "test", "--release", "--test", "kernels", "--", "cases_on_the_gpu", "golden", "--nocapture"]
+        words = ["cargo", "test", "--release", "--test", "contracts", "--", "cases_on_the_gpu", "golden", "--nocapture"]
         env = {**os.environ, "ANCESTRAL_TEST_DEVICE": adapter, "ANCESTRAL_REQUIRE_GPU": "1"}
         if subprocess.run(words, cwd=ROOT, env=env).returncode:
             raise SystemExit(f"{device} does not compute right: see above")
     context = {
         "date": datetime.date.today().isoformat(), "machine": machine(), "threads": args.threads, "load": load,
         "device": device or "the CPU", "rounds": args.rounds, "budget": args.budget,
-        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True,
-                                 text=True).stdout.strip() or "unknown",
+        "commit": commit(),
         "command": " ".join(["python tools/peers/run.py", *sys.argv[1:]]) if not args.keep else
                    "python tools/peers/run.py --keep, in pieces",
     }

@@ -1,11 +1,12 @@
 //! The GPU device: [adapters and pipelines](adapter), [programs](program), [what goes into buffers](upload), their way to
-//! the device ([queue], [submit]), [choices](autotune) by [measurement](trial) and [decision], and what is [kept](cache) of
-//! them.
+//! the device ([queue], [submit]), [choices](autotune) by [measurement](trial) ([clock]) and [decision], and what is [kept](cache)
+//! of them.
 
 pub(super) mod adapter;
 mod autotune;
 mod cache;
 mod choices;
+mod clock;
 mod decision;
 mod faults;
 mod program;

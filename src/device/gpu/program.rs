@@ -1,6 +1,7 @@
 //! A graph on the GPU: buffers, bind groups, submissions sized by cost.
 
 use super::adapter::Gpu;
+use super::clock::Clock;
 use super::queue::{Dispatch, GpuQueue, Staging};
 use super::upload::STORAGE;
 use crate::device::budget::Refusal;
@@ -297,8 +298,43 @@ impl GpuProgram {
         })
     }
 
-    /// Seconds of each node, run alone.
+    /// Seconds of each node: one after another by the device's clock, where it has one; else each alone, waited for.
     pub(in crate::device) fn profile(&self, graph: &Graph) -> Result<Vec<f64>> {
+        match self.gpu.clock_tick() {
+            Some(_) => self.profile_by_clock(graph),
+            None => self.profile_alone(graph),
+        }
+    }
+
+    /// Each node is a pass, so many passes a submission.
+    fn profile_by_clock(&self, graph: &Graph) -> Result<Vec<f64>> {
+        let mut seconds = Vec::new();
+        let mut rest = self.dispatches(graph).peekable();
+        while let Some(label) = rest.peek().map(|first| first.label) {
+            let some: Vec<Dispatch<'_>> = rest.by_ref().take(Clock::MOST).collect();
+            self.gpu.scoped(label, || {
+                let Some(clock) = Clock::new(&self.gpu, some.len())? else { return Ok(()) };
+                let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+                for (i, dispatch) in some.iter().enumerate() {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: Some(dispatch.label),
+                        timestamp_writes: Some(clock.pass(i)),
+                    });
+                    pass.set_pipeline(dispatch.pipeline);
+                    pass.set_bind_group(0, dispatch.bind_group, &[]);
+                    let [x, y, z] = dispatch.grid;
+                    pass.dispatch_workgroups(x, y, z);
+                }
+                clock.resolve(&mut encoder);
+                self.gpu.submit(encoder.finish(), label)?;
+                seconds.extend(clock.read(&self.gpu)?);
+                Ok::<_, Error>(())
+            })?;
+        }
+        Ok(seconds)
+    }
+
+    fn profile_alone(&self, graph: &Graph) -> Result<Vec<f64>> {
         let mut queue = GpuQueue::new(&self.gpu);
         let mut time = |dispatch: Dispatch<'_>| {
             let (label, start) = (dispatch.label, Instant::now());

@@ -2,7 +2,7 @@
 //! one, else by the difference of two lengths of a pass.
 
 use super::adapter::Gpu;
-use super::queue::Staging;
+use super::clock::{Clock, mapped};
 use super::upload::STORAGE;
 use crate::error::Result;
 use crate::graph::{Graph, Source, TensorId, TensorInfo};
@@ -23,15 +23,6 @@ pub(super) struct Trial {
     gpu: Gpu,
     nodes: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
     clock: Option<Clock>,
-}
-
-/// Two timestamps, at the beginning and the end of a pass.
-struct Clock {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    mapped: wgpu::Buffer,
-    /// Seconds of a tick.
-    tick: f64,
 }
 
 /// What its buffers are called.
@@ -79,16 +70,6 @@ impl Shared {
     }
 }
 
-/// A buffer's bytes, once all work is done.
-fn mapped(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
-    let staging = Staging::new(buffer.clone());
-    staging.map();
-    gpu.wait(LABEL, None)?;
-    let bytes = staging.bytes(gpu)?.to_vec();
-    buffer.unmap();
-    Ok(bytes)
-}
-
 impl Trial {
     /// The nodes of a graph whose inputs and output are those that are shared.
     pub(super) fn new(gpu: &Gpu, graph: &Graph, precision: Precision, shared: &Shared) -> Result<Trial> {
@@ -125,7 +106,7 @@ impl Trial {
             let grid = (node.shader().grid)(&node.params, &graph.info(node.output()).shape);
             nodes.push((pipeline, bind_group, grid));
         }
-        Ok(Trial { gpu: gpu.clone(), nodes, clock: Clock::new(gpu)? })
+        Ok(Trial { gpu: gpu.clone(), nodes, clock: Clock::new(gpu, 1)? })
     }
 
     /// Runs the nodes `repeats` times in a pass; seconds by the clock, or from the submission to its end.
@@ -134,7 +115,7 @@ impl Trial {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: Some(LABEL),
-                timestamp_writes: self.clock.as_ref().map(Clock::writes),
+                timestamp_writes: self.clock.as_ref().map(|clock| clock.pass(0)),
             });
             for _ in 0..repeats {
                 for (pipeline, bind_group, [x, y, z]) in &self.nodes {
@@ -154,7 +135,7 @@ impl Trial {
             self.gpu.wait_for(&submitted, LABEL)?;
             return Ok(start.elapsed().as_secs_f64());
         };
-        clock.read(&self.gpu)
+        Ok(clock.read(&self.gpu)?[0])
     }
 
     /// Seconds of one time through the nodes, from a sample of `repeats`.
@@ -172,39 +153,5 @@ impl Trial {
     /// Runs it once, cold.
     pub(super) fn first(&self) -> Result<()> {
         self.pass(1).map(drop)
-    }
-}
-
-impl Clock {
-    fn new(gpu: &Gpu) -> Result<Option<Clock>> {
-        let Some(tick) = gpu.clock_tick() else { return Ok(None) };
-        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let descriptor =
-            wgpu::QuerySetDescriptor { label: Some(LABEL), ty: wgpu::QueryType::Timestamp, count: 2 };
-        Ok(Some(Clock {
-            queries: gpu.device().create_query_set(&descriptor),
-            resolved: gpu.buffer(LABEL, 16, usage)?,
-            mapped: gpu.buffer(LABEL, 16, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
-            tick,
-        }))
-    }
-
-    fn writes(&self) -> wgpu::ComputePassTimestampWrites<'_> {
-        wgpu::ComputePassTimestampWrites {
-            query_set: &self.queries,
-            beginning_of_pass_write_index: Some(0),
-            end_of_pass_write_index: Some(1),
-        }
-    }
-
-    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
-        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.mapped, 0, 16);
-    }
-
-    fn read(&self, gpu: &Gpu) -> Result<f64> {
-        let bytes = mapped(gpu, &self.mapped)?;
-        let ticks: Vec<u64> = bytes.as_chunks().0.iter().map(|tick| u64::from_le_bytes(*tick)).collect();
-        Ok(ticks.last().copied().unwrap_or(0).saturating_sub(ticks[0]) as f64 * self.tick)
     }
 }

@@ -143,8 +143,10 @@ pub mod scenes {
 /// Training a model's denoising network.
 pub mod training {
     pub use crate::train::data::Data;
+    pub use crate::train::loss::{Losses, Stretch, losses};
     pub use crate::train::objective::Weighting;
     pub use crate::train::optimiser::{Average, Optimiser, Rate};
+    pub use crate::train::plot::plot_losses;
     pub use crate::train::run::{
         Progress as TrainingProgress, Settings as RunSettings, TrainingCost, train, training_cost,
     };

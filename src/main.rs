@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use cli::output::{note, say};
 use cli::remedy::remedy;
-use cli::{bisect, edit, generate, plan, scenes, train, tune, variations};
+use cli::{bisect, edit, generate, loss, plan, scenes, train, tune, variations};
 use std::process::ExitCode;
 
 /// Text-to-image diffusion on any GPU.
@@ -42,6 +42,8 @@ enum Command {
     Scenes(scenes::Scenes),
     /// Train a model's denoising network on pictures with captions
     Train(Box<train::Train>),
+    /// Say what a checkpoint loses on pictures: L_simple by timestep, bits per dimension
+    Loss(Box<loss::Loss>),
     /// List the devices a model can run on
     Devices,
 }
@@ -61,6 +63,7 @@ impl Command {
             Command::Bisect(_) => "bisect",
             Command::Scenes(_) => "scenes",
             Command::Train(_) => "train",
+            Command::Loss(_) => "loss",
             Command::Devices => "devices",
         }
     }
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Bisect(args) => bisect::run(&args),
         Command::Scenes(args) => scenes::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Loss(args) => loss::run(&args),
         Command::Devices => {
             say(list_adapters().join("\n"));
             Ok(())

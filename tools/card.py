@@ -179,7 +179,7 @@ class Report:
         works = "attn" if self.args.small else "kernels,if_i_m"
         words = [sys.executable, HERE / "peers" / "run.py", "--engine", PROGRAMS / "works", "--works", works, "--peers",
                  "ours" if self.args.small else "ours,cuda", "--device", self.args.device, "--rounds", "3", "--budget",
-                 f"{seconds / 60:.1f}", "--patience", f"{seconds / 4:.0f}"]
+                 f"{seconds / 60:.1f}", "--patience", f"{seconds / 2:.0f}"]
         text = self.call(words, "table", until)
         self.say(text[text.find("# "):].replace("# ", "### ", 1).rstrip())
 
@@ -216,8 +216,8 @@ class Report:
             least += bound
             ratio = f"{bound / seconds:.0%}" if bound and seconds else "–"
             rates = (flops / seconds / 1e12, moved / seconds / 1e9) if seconds else (0, 0)
-            self.say(f"| {name} | {count:.0f} | {seconds * 1e3:.3f} | {seconds / total:.0%} | {rates[0]:.2f} | "
-                     f"{rates[1]:.0f} | {ratio} |")
+            self.say(f"| {name} | {count:.0f} | {seconds * 1e3:.3f} | {seconds / total:.0%} | {rates[0]:.3g} | "
+                     f"{rates[1]:.3g} | {ratio} |")
         allowed = f"; the roofline allows {least * 1e3:.2f} ms" if least else ""
         self.say(f"\nTogether {total * 1e3:.2f} ms{allowed}.")
 

@@ -9,6 +9,7 @@ mod card;
 pub mod drawing;
 pub mod edit;
 pub mod generate;
+pub mod loss;
 pub mod model;
 pub mod output;
 pub mod parse;

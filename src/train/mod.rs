@@ -1,6 +1,7 @@
 //! Training: objectives, the optimiser, parameters, data, checkpoints.
 
 pub mod data;
+pub mod loss;
 pub mod objective;
 pub mod optimiser;
 pub mod parameters;

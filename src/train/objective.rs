@@ -61,6 +61,13 @@ impl Noising {
         self.alpha_bar[t] / (1.0 - self.alpha_bar[t])
     }
 
+    /// The bound's term of x_T of a value of x₀, in bits: KL(q(x_T | x₀), N(0, 1)).
+    pub fn prior(&self, x0: f64) -> f64 {
+        let last = self.alpha_bar[self.timesteps() - 1];
+        let variance = 1.0 - last;
+        0.5 * (variance + last * x0 * x0 - 1.0 - variance.ln()) / std::f64::consts::LN_2
+    }
+
     /// What x₀ and the noise are multiplied by in x_t, then in what the network predicts.
     pub fn numbers(&self, t: usize) -> [f32; diffuse::NUMBERS] {
         let (signal, noise) = (self.alpha_bar[t].sqrt(), (1.0 - self.alpha_bar[t]).sqrt());
@@ -117,6 +124,42 @@ impl Noising {
 /// A denoising network's losses of a batch. Inputs beside the network's own: x₀ as `x0`, `noise`, both `[N, H, W, C]`;
 /// `numbers` `[N, 4]`, timesteps `t` and `weights` `[N]`; where the bound is asked for, `bound` `[N, 8]`.
 pub fn denoising(g: &mut Graph, network: &dyn DenoisingNetwork, shape: Shape, bound: bool) -> Tensor {
+    let seen = see(g, network, shape);
+    let losses = seen.error(g);
+    if !bound {
+        return losses;
+    }
+    let bound = seen.bound(g, shape.pictures);
+    add_f32(g, "hybrid", &losses, &bound)
+}
+
+/// The squared errors and the bound's terms of a batch, each `[N]`; inputs as [`denoising`]'s.
+pub fn denoising_parts(g: &mut Graph, network: &dyn DenoisingNetwork, shape: Shape) -> (Tensor, Tensor) {
+    let seen = see(g, network, shape);
+    (seen.error(g), seen.bound(g, shape.pictures))
+}
+
+/// A network's answer to noised pictures.
+struct Seen {
+    x0: Tensor,
+    x_t: Tensor,
+    goal: Tensor,
+    out: Tensor,
+    weights: Tensor,
+}
+
+impl Seen {
+    fn error(&self, g: &mut Graph) -> Tensor {
+        squared_error(g, "squared_error", &self.out, &self.goal, &self.weights)
+    }
+
+    fn bound(&self, g: &mut Graph, n: usize) -> Tensor {
+        let numbers = g.input("bound", &[n, variational_bound::NUMBERS], Storage::F32);
+        variational_bound(g, "variational_bound", &self.out, &self.x0, &self.x_t, &numbers)
+    }
+}
+
+fn see(g: &mut Graph, network: &dyn DenoisingNetwork, shape: Shape) -> Seen {
     let n = shape.pictures;
     let x0 = g.input("x0", &shape.sample(), Storage::F32);
     let noise = g.input("noise", &shape.sample(), Storage::F32);
@@ -125,13 +168,7 @@ pub fn denoising(g: &mut Graph, network: &dyn DenoisingNetwork, shape: Shape, bo
     let weights = g.input("weights", &[n], Storage::F32);
     let [x_t, goal] = diffuse(g, "diffuse", &x0, &noise, &numbers);
     let out = network.record(g, shape, &x_t, &t);
-    let losses = squared_error(g, "squared_error", &out, &goal, &weights);
-    if !bound {
-        return losses;
-    }
-    let numbers = g.input("bound", &[n, variational_bound::NUMBERS], Storage::F32);
-    let bound = variational_bound(g, "variational_bound", &out, &x0, &x_t, &numbers);
-    add_f32(g, "hybrid", &losses, &bound)
+    Seen { x0, x_t, goal, out, weights }
 }
 
 /// Cross-entropy of logits `[N, classes]` with the classes' numbers `[N]`, over N: their mean is the sum.

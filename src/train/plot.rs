@@ -1,5 +1,6 @@
 //! Curves as pictures: losses by step, on a logarithmic scale, with a running mean.
 
+use super::loss::{Losses, Stretch};
 use crate::error::Result;
 use crate::picture::{ByteRounding, Picture};
 use std::path::Path;
@@ -129,6 +130,17 @@ pub fn write(path: &Path, curves: &[Curve<'_>]) -> Result<()> {
     let picture =
         Picture { width: WIDTH, height: HEIGHT, channels: 3, values, rounding: ByteRounding::Nearest };
     picture.save(path)
+}
+
+/// The errors by timestep of a checkpoint as a picture.
+///
+/// # Errors
+/// As [`write`]'s.
+pub fn plot_losses(losses: &Losses, path: &Path) -> Result<()> {
+    let each = |of: fn(&Stretch) -> f64| losses.stretches.iter().map(of).collect::<Vec<f64>>();
+    let (errors, bits) = (each(|s| s.error), each(|s| s.bits));
+    let curve = |values, colour| Curve { values, colour };
+    write(path, &[curve(&errors, [31, 90, 180]), curve(&bits, [210, 90, 20])])
 }
 
 /// A number in few characters.

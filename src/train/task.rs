@@ -7,6 +7,7 @@ use crate::device::{Device, Program, ProgramOptions, Weights};
 use crate::diffusion::{NoiseStream, stream_seed};
 use crate::error::{Error, Result, request};
 use crate::files::read_json;
+use crate::kernels::variational_bound::NUMBERS;
 use crate::models::network::{DenoisingNetwork, Shape};
 use crate::models::t5::additive_mask;
 use crate::pipeline::stage::Stage;
@@ -71,6 +72,21 @@ impl Model {
     pub fn learns_variance(&self) -> bool {
         use crate::diffusion::VarianceType::{Learned, LearnedRange};
         matches!(self.stage.scheduler.variance_type, Learned | LearnedRange)
+    }
+
+    /// The process.
+    pub fn noising(&self) -> &Noising {
+        &self.noising
+    }
+
+    /// What the bound reads of a timestep: a variance that is not learned is the sampler's.
+    pub fn bound(&self, t: usize, weight: f64) -> [f32; NUMBERS] {
+        use crate::diffusion::VarianceType::{FixedSmall, FixedSmallLog};
+        let mut numbers = self.noising.bound(t, weight);
+        if matches!(self.stage.scheduler.variance_type, FixedSmall | FixedSmallLog) {
+            numbers[5] = numbers[4];
+        }
+        numbers
     }
 
     /// A batch's shape.

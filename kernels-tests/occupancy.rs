@@ -2,8 +2,11 @@
 
 use crate::plans::{layout, parts, parts_of_karlo};
 use ancestral::internals::diffusion::numbers;
-use ancestral::internals::graph::rewrites::{NORM_STRIPS, QUANTILE_PARTS, Rewrite};
+use ancestral::internals::graph::rewrites::{NORM_GRADIENT_STRIPS, NORM_STRIPS, QUANTILE_PARTS, Rewrite};
 use ancestral::internals::graph::{Graph, Node, Storage};
+use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::group_norm::GroupNorm;
+use ancestral::internals::kernels::group_norm_gradient::group_norm_gradient;
 use ancestral::internals::kernels::quantile::quantile;
 use ancestral::internals::kernels::{Precision, Shader};
 use std::collections::BTreeMap;
@@ -50,6 +53,24 @@ fn group_norms_of_large_pictures() {
         for part in ["group_moments_quads", "group_apply_quads"] {
             assert!(fewest[part] >= 512, "{name}: {fewest:?}");
         }
+    }
+}
+
+#[test]
+fn the_gradient_of_a_large_group_norm() {
+    for channels in [192, 320] {
+        let mut g = Graph::new();
+        let mut input = |name: &str| g.input(name, &[1, 256, 256, channels], Storage::Elem);
+        let (x, dy) = (input("x"), input("dy"));
+        let norm = GroupNorm::new(&mut g, "norm", channels, 32, 1e-5);
+        group_norm_gradient(&mut g, "norm", (&x, None), &norm, None, Activation::Silu, &dy);
+        let counts = workgroups(&g, &g.nodes[0], &NORM_GRADIENT_STRIPS);
+        println!("{channels} channels, 256 × 256: {counts:?} workgroups");
+        for (shader, count) in counts.iter().filter(|(_, count)| *count != 32) {
+            assert!(*count >= 512, "{shader}: {count}");
+        }
+        let large = counts.iter().filter(|(_, count)| *count >= 512).count();
+        assert_eq!(large, 3, "those that read the picture");
     }
 }
 

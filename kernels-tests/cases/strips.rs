@@ -6,11 +6,14 @@ use super::{Case, Maker, case};
 use ancestral::internals::graph::{Storage, Tensor};
 use ancestral::internals::kernels::conv2d::{self, Window, conv2d};
 use ancestral::internals::kernels::embedding::embedding_of_part;
-use ancestral::internals::kernels::epilogue::Activation;
+use ancestral::internals::kernels::epilogue::{Activation, Epilogue};
 use ancestral::internals::kernels::group_affine::group_affine;
 use ancestral::internals::kernels::group_apply::group_apply;
+use ancestral::internals::kernels::group_gradient_apply::group_gradient_apply;
+use ancestral::internals::kernels::group_lines::group_lines;
 use ancestral::internals::kernels::group_moments::group_moments;
 use ancestral::internals::kernels::group_norm::GroupNorm;
+use ancestral::internals::kernels::group_slopes::group_slopes;
 use ancestral::internals::kernels::join::{Columns, join};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -18,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(moments_cases());
     cases.extend(affine_cases());
     cases.extend(apply_cases());
+    cases.extend(gradient_cases());
     cases.extend(table_cases());
     cases.extend(window_cases());
     cases
@@ -112,15 +116,7 @@ fn affine_cases() -> Vec<Case> {
 
 fn apply_cases() -> Vec<Case> {
     let of = |m: &mut Maker, sizes: [usize; 5], mean: f64, act: Activation| {
-        let (a, b) = strips(m, sizes, mean);
-        let [n, _, in_a, in_b, _] = sizes;
-        // Means about that of x.
-        let values = (0..n * 3 * (in_a + in_b)).map(|i| {
-            let centre = if i / (in_a + in_b) % 3 == 0 { mean } else { 0.5 };
-            (centre + m.rng.normal()) as f32
-        });
-        let values = values.collect();
-        let affine = m.given(&[n, 3, in_a + in_b], Storage::F32, values);
+        let ((a, b), affine) = (strips(m, sizes, mean), map(m, sizes, mean));
         group_apply(&mut m.g, "norm", (&a, b.as_ref()), &affine, act)
     };
     let mut cases: Vec<Case> = STRIPS
@@ -131,6 +127,56 @@ fn apply_cases() -> Vec<Case> {
         let name = format!("{act:?}").to_lowercase();
         case("group_apply", name, |m| of(m, [2, 9, 11, 13, 4], 0.0, *act))
     }));
+    cases
+}
+
+/// Mean, gain and offset of each channel, means about that of x.
+fn map(m: &mut Maker, [n, _, in_a, in_b, _]: [usize; 5], mean: f64) -> Tensor {
+    let values = (0..n * 3 * (in_a + in_b)).map(|i| {
+        let centre = if i / (in_a + in_b) % 3 == 0 { mean } else { 0.5 };
+        (centre + m.rng.normal()) as f32
+    });
+    let values = values.collect();
+    m.given(&[n, 3, in_a + in_b], Storage::F32, values)
+}
+
+/// The parts of a group norm's gradient: whole quads.
+fn gradient_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let whole = |[_, _, a, b, _]: [usize; 5]| a % 4 == 0 && b % 4 == 0 && a + b < 2048;
+    for (i, (name, sizes, mean)) in STRIPS.into_iter().filter(|(_, sizes, _)| whole(*sizes)).enumerate() {
+        let ([n, pixels, in_a, in_b, groups], act) = (sizes, ACTIVATIONS[i % ACTIVATIONS.len()]);
+        let dy = |m: &mut Maker| m.elem(&[n, pixels, in_a + in_b]);
+        cases.push(case("group_slopes", name, |m| {
+            let ((a, b), affine, dy) = (strips(m, sizes, mean), map(m, sizes, mean), dy(m));
+            group_slopes(&mut m.g, "norm", (&a, b.as_ref()), &affine, &dy, (groups, act))
+        }));
+        for op in 0..3 {
+            cases.push(case("group_gradient_apply", format!("{name}_{op}"), |m| {
+                let ((a, b), affine, dy) = (strips(m, sizes, mean), map(m, sizes, mean), dy(m));
+                let lines = m.f32(&[n, groups, 2]);
+                let operand = if op > 0 { m.elem(&[n * pixels, in_a + in_b]) } else { m.g.empty() };
+                let epilogue = Epilogue { operand_op: op, scale: 0.5, ..Default::default() };
+                let x = (&a, b.as_ref());
+                group_gradient_apply(&mut m.g, "norm", x, [&affine, &lines, &dy], act, (&epilogue, &operand))
+            }));
+        }
+    }
+    for (name, [n, strips, groups], mean) in
+        [("one_strip", [2, 1, 8], 0.0), ("many", [2, 300, 3], 0.0), ("far_mean", [1, 8, 32], FAR_MEAN)]
+    {
+        cases.push(case("group_lines", name, |m| {
+            let mut values = Vec::new();
+            for i in 0..n * strips * groups {
+                let count = [70.0, 64.0, 6.0, 1.0][i / groups % 4];
+                let mean = mean + m.rng.normal();
+                values.extend([count, mean, count * (0.2 + m.rng.uniform())].map(|v| v as f32));
+            }
+            let moments = m.given(&[n, strips, groups, 3], Storage::F32, values);
+            let slopes = m.f32(&[n, strips, groups, 2]);
+            group_lines(&mut m.g, "norm", &slopes, &moments, 1e-5)
+        }));
+    }
     cases
 }
 

@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod gradient;
 pub mod hoist;
 mod layout;
+mod norm_strips;
 pub mod plan;
 pub mod recompute;
 pub mod rewrites;

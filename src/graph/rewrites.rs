@@ -1,14 +1,14 @@
 //! Other ways to compute a node: several nodes in its place, chosen where they measure faster.
 
+use super::norm_strips::{norm_gradient_strips, norm_strips};
 use super::{Graph, Node, Repack, Source, Storage, Tensor};
 use crate::kernels::concat::concat;
 use crate::kernels::cut::cut;
-use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::epilogue::Epilogue;
 use crate::kernels::filter_gradient;
-use crate::kernels::group_affine::group_affine;
-use crate::kernels::group_apply::group_apply;
-use crate::kernels::group_moments::group_moments;
-use crate::kernels::group_norm::{self, GroupNorm};
+use crate::kernels::group_norm;
+use crate::kernels::group_norm_gradient;
+use crate::kernels::group_quads::in_quads;
 use crate::kernels::matmul::{self, batched_matmul};
 use crate::kernels::product_slices::{self, product_slices};
 use crate::kernels::quantile;
@@ -191,6 +191,22 @@ pub const NORM_STRIPS: Rewrite = Rewrite {
     weights: |_| 0,
     largest: |_| 0,
     apply: |graph, node, _, _| norm_strips(graph, node),
+};
+
+/// The same of a group norm's gradient, of whole quads of channels.
+pub const NORM_GRADIENT_STRIPS: Rewrite = Rewrite {
+    name: "gradient_strips",
+    parts: &["group_moments", "group_affine", "group_slopes", "group_lines", "group_gradient_apply"],
+    preferred: |node, software| {
+        let p = group_norm_gradient::Params::read(&node.params);
+        !software && (p.pixels * (p.in_a + p.in_b)) as usize >= LARGE_NORM
+    },
+    fits: |_, node, _| {
+        let p = group_norm_gradient::Params::read(&node.params);
+        in_quads(p.pixels as usize, [p.in_a, p.in_b], p.groups)
+    },
+    apply: |graph, node, _, _| norm_gradient_strips(graph, node),
+    ..NORM_STRIPS
 };
 
 /// A quantile as counts by parts of a picture: many workgroups for each, where the node itself has one.
@@ -385,26 +401,6 @@ fn slices(
     }
     let shape = graph.info(node.output()).shape.clone();
     sum_slices(graph, &node.label, &x, epilogue, &Epilogue::read(&node.params), &shape);
-    if let Some(last) = graph.nodes.last_mut() {
-        last.outputs = node.outputs.clone();
-    }
-}
-
-fn norm_strips(graph: &mut Graph, node: &Node) {
-    let p = group_norm::Params::read(&node.params);
-    let (pixels, pictures) = (p.pixels as usize, graph.info(node.output()).len() / p.elements());
-    let input = |i: usize, channels: u32| {
-        graph.reshape(&graph.tensor(node.inputs[i]), &[pictures, pixels, channels as usize])
-    };
-    let a = input(0, p.in_a);
-    let b = (p.in_b > 0).then(|| input(1, p.in_b));
-    let [weight, bias, emb] = [2, 3, 4].map(|i| graph.tensor(node.inputs[i]));
-    let norm = GroupNorm { weight, bias, groups: p.groups as usize, eps: p.eps };
-    let x = (&a, b.as_ref());
-    let moments = group_moments(graph, &format!("{} (moments)", node.label), x, norm.groups);
-    let emb = (p.has_emb != 0).then_some(&emb);
-    let affine = group_affine(graph, &format!("{} (sums)", node.label), &moments, &norm, emb);
-    group_apply(graph, &node.label, x, &affine, Activation::from_number(p.act));
     if let Some(last) = graph.nodes.last_mut() {
         last.outputs = node.outputs.clone();
     }

@@ -45,6 +45,8 @@ pub(crate) const STORE_QUAD_AT: &str = wgsl!("shared/store_quad_at");
 pub(crate) const GROUP_WALK: &str = wgsl!("shared/group_walk");
 /// `shaders/shared/group_quads.wgsl`: which quads of a group norm's inputs an invocation visits.
 pub(crate) const GROUP_QUADS: &str = wgsl!("shared/group_quads");
+/// `shaders/shared/group_slope.wgsl`: what an activation passes of a gradient.
+pub(crate) const GROUP_SLOPE: &str = wgsl!("shared/group_slope");
 /// `shaders/shared/epilogue.wgsl`: activation, operand and scale after a sum.
 pub(crate) const EPILOGUE: &str = wgsl!("shared/epilogue");
 /// `shaders/shared/reduce.wgsl`: sums and maxima over a workgroup.

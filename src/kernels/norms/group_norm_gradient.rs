@@ -6,6 +6,7 @@
 )]
 
 use super::group_blocks::{Affine, Blocks, LANES};
+use crate::graph::rewrites::{NORM_GRADIENT_STRIPS, Rewrites};
 use crate::graph::{Graph, Storage, Tensor};
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::group_norm::{self, GroupNorm};
@@ -72,6 +73,7 @@ pub static KERNEL: Kernel = Kernel {
     epilogue: true,
     reference: |p, x, y| reference(p, x, y[0]),
     cpu: |p, x, y| cpu(p, x, y[0]),
+    rewrites: Rewrites { others: &[NORM_GRADIENT_STRIPS], ..Rewrites::NONE },
     cost: |_, inputs, output| Cost::streaming(24.0 * output.iter().product::<usize>() as f64, inputs, output),
     ..Kernel::PLAIN
 };

@@ -40,3 +40,8 @@ impl Shares {
         quads && (in_a + in_b) / self.runs <= 4 * most && groups / self.runs <= most
     }
 }
+
+/// Whether workgroups of quads can take a picture of two inputs of so many channels.
+pub(crate) fn in_quads(pixels: usize, [in_a, in_b]: [u32; 2], groups: u32) -> bool {
+    Shares::new(pixels, (in_a + in_b) as usize, groups as usize).has_quads(in_a, in_b, groups)
+}

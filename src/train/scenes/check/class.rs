@@ -1,9 +1,10 @@
 //! Small pictures of single objects.
 
 use super::outline::shape_of;
+use super::pixels::{Pixels, SIDE, apart, median, nearest};
 use super::region::{CORNERS, Region};
 use super::resize::{Filter, resize};
-use super::{Pixels, SIDE, Verdict, apart, median, nearest};
+use super::verdict::Verdict;
 use crate::train::scenes::words::{Colour, Shape};
 
 /// Judges a small picture of one object on any plain background.

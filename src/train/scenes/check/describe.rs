@@ -1,10 +1,10 @@
 //! The background and the objects that a picture shows.
 
 use super::outline::{close_marks, shape_of};
+use super::pixels::{Named, Pixels, SIDE, apart, commonest, median, nearest};
 use super::region::{CORNERS, Region};
 use super::resize::{Filter, resize};
 use super::texture::texture_of;
-use super::{Pixels, SIDE, apart, commonest, median, nearest};
 use crate::train::scenes::words::{Colour, Shape, Texture};
 
 /// An object in a picture.
@@ -28,13 +28,6 @@ pub struct Seen {
     /// How far the background is from its name's colour, in the channel that is farthest.
     pub background_off: f32,
     pub found: Vec<Found>,
-}
-
-/// The colours of a picture's pixels, named.
-pub struct Named {
-    pub names: Vec<Colour>,
-    /// How far each pixel is from its name's colour.
-    pub off: Vec<f32>,
 }
 
 /// Looks at a picture; `textured` where objects with a texture are looked for.

@@ -1,7 +1,6 @@
 //! Colour and texture of an object that may have stripes or dots.
 
-use super::commonest;
-use super::describe::Named;
+use super::pixels::{Named, commonest};
 use super::region::{Region, SIDES};
 use crate::train::scenes::words::{Colour, Shape, Texture};
 

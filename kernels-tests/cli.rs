@@ -10,6 +10,7 @@ mod configs;
 mod edit;
 mod glide;
 mod latents;
+mod lora;
 mod pictures;
 mod plans;
 mod requests;

@@ -36,6 +36,7 @@
 //! - [`priors`]: unCLIP's priors by themselves.
 //! - [`guidance`]: what steering does to a run.
 //! - [`edits`]: pictures a run begins at and keeps parts of.
+//! - [`lora`]: adapters in every spelling, merged.
 //! - [`latents`]: pictures as unCLIP sees them, there and back.
 //! - [`golden`]: whole systems against numbers that PyTorch computed (`goldens/*`, or `$ANCESTRAL_GOLDENS`).
 //! - [`bundled`]: the bundled models, end to end, on both devices.
@@ -66,6 +67,7 @@ mod guidance;
 mod harness;
 mod house;
 mod latents;
+mod lora;
 mod networks;
 mod occupancy;
 mod plan_and_run;

@@ -117,6 +117,7 @@ pub enum Setting {
     Variant,
     Classifier,
     Flags,
+    Lora,
     ClipModel,
     Prompt,
     NegativePrompt,

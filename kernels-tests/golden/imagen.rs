@@ -11,6 +11,7 @@ use ancestral::internals::kernels::Precision;
 use ancestral::internals::kernels::epilogue::Activation;
 use ancestral::internals::models::text_unet::augment;
 use ancestral::internals::models::{t5, unet};
+use ancestral::internals::pipeline::adapters::merge;
 use ancestral::internals::pipeline::cascade;
 use ancestral::internals::pipeline::denoiser::Denoiser;
 use ancestral::internals::pipeline::imagen::load_stage;
@@ -20,9 +21,10 @@ use ancestral::internals::pipeline::stage::{At, Stage};
 use ancestral::internals::pipeline::system::{Conditioner, System};
 use ancestral::internals::pipeline::text::{T5Text, t5_caption};
 use ancestral::internals::settings::Source;
-use ancestral::internals::weights::read_json;
+use ancestral::internals::weights::{Kind, read_json};
 use ancestral::{Condition, Engine, LoadOptions, Picture, Settings};
 use serde_json::Value;
+use std::path::PathBuf;
 
 const OPTIONS: ProgramOptions =
     ProgramOptions { precision: Precision::F32, keep: Keep::Outputs, variants: Variants::Measured };
@@ -63,6 +65,10 @@ pub fn check(case: &Case, device: &Device, report: &mut Report) -> Checked {
 fn load(case: &Case, variant: Option<&str>) -> Checked<Stage> {
     let level = case.manifest["run"]["noise_level"].as_u64().unwrap_or(0);
     let mut stage = load_stage(&case.pipeline, variant, level as usize).map_err(text)?;
+    if !loras(case).is_empty() {
+        let encoder = T5Text::load(&case.pipeline, None).map_err(text)?;
+        adapt(case, stage.networks[0].weights(), encoder.weights())?;
+    }
     // Another scheduler than the folder's, as the run had it.
     let scheduler = &case.manifest["run"]["scheduler"];
     if scheduler.is_object() {
@@ -70,6 +76,26 @@ fn load(case: &Case, variant: Option<&str>) -> Checked<Stage> {
         stage.scheduler = SchedulerConfig::from_json(&path, &scheduler.to_string()).map_err(text)?;
     }
     Ok(stage)
+}
+
+/// The text encoder, with what the run's LoRA adds.
+fn load_text(case: &Case) -> Checked<T5Text> {
+    let encoder = T5Text::load(&case.pipeline, None).map_err(text)?;
+    if !loras(case).is_empty() {
+        let stage = load_stage(&case.pipeline, None, 0).map_err(text)?;
+        adapt(case, stage.networks[0].weights(), encoder.weights())?;
+    }
+    Ok(encoder)
+}
+
+/// What the manifest's run merged into U-Net and text encoder.
+fn loras(case: &Case) -> Vec<(PathBuf, f32)> {
+    let file = case.manifest["run"]["lora"].as_str();
+    file.map(|file| (case.dir.join(file), 1.0)).into_iter().collect()
+}
+
+fn adapt(case: &Case, unet: &Weights, encoder: &Weights) -> Checked {
+    merge(&loras(case), &[(Kind::Unet, unet), (Kind::Text, encoder)]).map_err(text)
 }
 
 fn unet(case: &Case) -> Checked<unet::Config> {
@@ -199,7 +225,7 @@ fn strings(value: &Value) -> Vec<String> {
 
 /// The prompts' words to the states the run was given.
 fn check_prompts(case: &Case, run: &Run, device: &Device, report: &mut Report) -> Checked {
-    let encoder = T5Text::load(&case.pipeline, None).map_err(text)?;
+    let encoder = load_text(case)?;
     let manifest = &case.manifest["run"];
     let clean = manifest["clean_caption"].as_bool().unwrap_or(false);
     // A stage without T5 goldens states no spread of its own for it.
@@ -316,8 +342,8 @@ fn check_engine(case: &Case, run: &Run, device: &Device, report: &mut Report) ->
     if prompts.len() != shape.pictures {
         return Ok(());
     }
-    let options =
-        LoadOptions { device: existing(device), precision: Some(Precision::F32), ..LoadOptions::default() };
+    let (device, precision, loras) = (existing(device), Some(Precision::F32), loras(case));
+    let options = LoadOptions { device, precision, loras, ..LoadOptions::default() };
     let engine = Engine::load(&case.pipeline, &options).map_err(text)?;
     for (i, prompt) in prompts.iter().enumerate() {
         let cfg = Settings::new()

@@ -23,6 +23,9 @@ pub struct LoadOptions {
     /// Guided diffusion and GLIDE: flags of each model, as OpenAI's command lines have them, which go before all that is
     /// found out: `--attention_resolutions 32,16,8 --num_heads 4`.
     pub flags: Vec<String>,
+    /// Files of LoRA, each with the scale at which it is merged into the weights as they are read: diffusers', peft's or
+    /// kohya's. A file's U-Net part goes to the first stage that it fits as a whole.
+    pub loras: Vec<(PathBuf, f32)>,
 }
 
 impl LoadOptions {

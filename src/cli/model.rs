@@ -1,7 +1,7 @@
 //! Which model, and on which device.
 
 use super::output::{note, show_measuring};
-use super::parse::parse_memory;
+use super::parse::{parse_lora, parse_memory};
 use ancestral::{Bundled, Device, DeviceChoice, Engine, Error, LoadOptions, Precision};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,10 @@ pub struct Files {
     /// own memory, or 6GB where its driver does not say]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_hyphen_values = true)]
     memory: Option<u64>,
+    /// LoRA to merge into the weights, at a scale [default: 1]: a file of diffusers, peft or kohya's scripts; repeat it for
+    /// several
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = parse_lora)]
+    lora: Vec<(PathBuf, f32)>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -60,7 +64,14 @@ impl Files {
 
     fn options(&self, device: DeviceChoice) -> LoadOptions {
         let (variant, precision) = (self.variant.clone(), self.precision());
-        LoadOptions { device, variant, precision, memory: self.memory, ..LoadOptions::default() }
+        LoadOptions {
+            device,
+            variant,
+            precision,
+            memory: self.memory,
+            loras: self.lora.clone(),
+            ..LoadOptions::default()
+        }
     }
 }
 

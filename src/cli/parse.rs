@@ -1,6 +1,7 @@
 //! Values of arguments.
 
 use ancestral::{PerStage, Resampling, Sampler, Thresholding};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A number.
@@ -75,6 +76,16 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
         Ok(bytes) if (1.0..1e15).contains(&bytes) => Ok(bytes as u64),
         Ok(_) => Err(format!("`{trimmed}` is out of range: {REMEDY}")),
         Err(_) => Err(format!("`{trimmed}` is not a size: {REMEDY}")),
+    }
+}
+
+/// A file, and a scale after a colon.
+pub fn parse_lora(text: &str) -> Result<(PathBuf, f32), String> {
+    // The whole may be a file's name, colons and all.
+    match text.rsplit_once(':').map(|(file, scale)| (file, scale.trim().parse::<f32>())) {
+        Some((_, Ok(scale))) if !scale.is_finite() => Err(format!("a scale of {scale}: give a number")),
+        Some((file, Ok(scale))) if !PathBuf::from(text).exists() => Ok((file.into(), scale)),
+        _ => Ok((text.into(), 1.0)),
     }
 }
 

@@ -21,6 +21,7 @@ fn option(setting: Setting, command: &str) -> Option<&'static str> {
         Setting::Variant => "--variant",
         Setting::Classifier => "--classifier",
         Setting::Flags => "--flags",
+        Setting::Lora => "--lora",
         Setting::ClipModel => "--clip-model",
         Setting::NegativePrompt => "--negative-prompt",
         Setting::Classes => "--class",

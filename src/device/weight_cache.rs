@@ -50,8 +50,14 @@ impl Weights {
         self.checkpoint(parts)?.read_parts(parts, repack)
     }
 
+    /// The file or files, if there are any.
+    pub(crate) fn file(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
     fn key(&self, (device, form): (u64, Form), parts: &[WeightPart], repack: Repack) -> WeightKey {
-        let (owner, mix) = (self.number, self.mix.clone());
+        let adapters = self.file().map(|file| file.adapters_of(parts)).unwrap_or_default();
+        let (owner, mix) = (self.number, Mix { adapters, ..self.mix.clone() });
         WeightKey { owner, device, form, parts: parts.to_vec(), repack, mix }
     }
 

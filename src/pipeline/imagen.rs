@@ -138,6 +138,10 @@ impl System for Imagen {
         self.remembered.states(&texts, |texts| self.text.encode(at, texts))
     }
 
+    fn text_weights(&self) -> Option<&Weights> {
+        Some(self.text.weights())
+    }
+
     fn costs_before(&self, run: &Run, i: usize, settings: &Settings, on: &Target) -> Vec<NetworkCost> {
         let texts = Texts::of(run, settings, |text| t5_caption(text, settings.clean_caption)).count();
         let first = i == 0 && self.reads(&run.stages[i]) && texts > 0;

@@ -7,8 +7,10 @@
 //! - [`run`], [`resolve`]: a run as plain data, and how it comes about. - [`cascade`]: the one loop over stages.
 //! - [`stage`], [`denoiser`], [`sampler`]: a stage's networks, their programs, the loop over steps.
 //! - [`load`], [`system`]: which system draws, and what it adds; [`imagen`], [`ddpm`], [`adm`], [`glide`], [`unclip`], [`upsampler`] each do.
+//! - [`adapters`]: LoRA, merged into networks as they are loaded.
 //! - [`text`], [`clip`], [`guidance`]: what reads prompts, and what steers. - [`cost`], [`plan`].
 
+pub mod adapters;
 pub mod adm;
 pub mod bisect;
 pub mod cascade;

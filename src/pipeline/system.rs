@@ -148,6 +148,11 @@ pub trait System: Send + Sync {
         networks.chain(self.other_networks()).collect()
     }
 
+    /// The weights of its text encoder that adapters may change.
+    fn text_weights(&self) -> Option<&Weights> {
+        None
+    }
+
     /// Those of its networks that are no stage's.
     fn other_networks(&self) -> Vec<(String, Graph, &Weights)> {
         Vec::new()

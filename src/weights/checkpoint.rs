@@ -3,13 +3,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use safetensors::Dtype;
 
+use super::adapter::Adapters;
 use super::entry::Entry;
 use super::shard::Shard;
 use super::{locate, torch};
 use crate::error::{Error, Result};
+use crate::graph::WeightPart;
 
 /// A checkpoint's tensors: one memory-mapped file, safetensors or PyTorch's, or the shards an index names.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub struct Checkpoint {
     pub(super) path: PathBuf,
     pub(super) shards: Vec<Shard>,
     pub(super) entries: BTreeMap<String, Entry>,
+    /// What is added to its tensors as they are read.
+    pub(super) adapters: OnceLock<Adapters>,
 }
 
 impl Checkpoint {
@@ -66,8 +71,7 @@ impl Checkpoint {
     /// # Errors
     /// When the file cannot be read or is not a sound file of one of these formats.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut checkpoint =
-            Checkpoint { path: path.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
+        let mut checkpoint = Checkpoint::empty(path);
         checkpoint.add_shard(path)?;
         Ok(checkpoint)
     }
@@ -79,12 +83,16 @@ impl Checkpoint {
     }
 
     fn open_shards(folder: &Path, files: &[&str]) -> Result<Self> {
-        let mut checkpoint =
-            Checkpoint { path: folder.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
+        let mut checkpoint = Checkpoint::empty(folder);
         for file in files {
             checkpoint.add_shard(&folder.join(file))?;
         }
         Ok(checkpoint)
+    }
+
+    fn empty(path: &Path) -> Self {
+        let (path, shards, entries) = (path.to_path_buf(), Vec::new(), BTreeMap::new());
+        Checkpoint { path, shards, entries, adapters: OnceLock::new() }
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
@@ -135,6 +143,11 @@ impl Checkpoint {
         self.entries.get(name).map(|entry| entry.dtype)
     }
 
+    /// What the first file's header says besides tensors; nothing of PyTorch's files.
+    pub(super) fn metadata(&self) -> BTreeMap<String, String> {
+        self.shards.first().map(Shard::metadata).unwrap_or_default()
+    }
+
     /// The file, or the folder of the shards.
     pub fn path(&self) -> &Path {
         &self.path
@@ -167,6 +180,17 @@ impl Checkpoint {
         }
         self.entries = renamed.into_iter().map(|(new, (_, entry))| (new, entry)).collect();
         Ok(())
+    }
+
+    /// Merges adapters into its tensors from here on. False, and nothing is changed, where there are adapters already.
+    pub fn adapt(&self, adapters: Adapters) -> bool {
+        self.adapters.set(adapters).is_ok()
+    }
+
+    /// The adapters that change these parts, by number and the bits of their scale.
+    pub fn adapters_of(&self, parts: &[WeightPart]) -> Vec<(u64, u32)> {
+        let adapters = self.adapters.get().into_iter();
+        adapters.flat_map(|adapters| parts.iter().flat_map(|part| adapters.of(&part.name))).collect()
     }
 
     fn same(&self, a: &Entry, b: &Entry) -> bool {

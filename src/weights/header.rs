@@ -1,5 +1,6 @@
 //! Proving a safetensors file's header.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -60,6 +61,17 @@ pub(super) fn listing(file: &[u8]) -> Option<&[u8]> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let length = u64::from_le_bytes(*length);
     (length <= MAX_HEADER).then(|| rest.get(..length as usize)).flatten()
+}
+
+/// What a header says besides tensors: its `__metadata__`.
+pub(super) fn metadata(file: &[u8]) -> BTreeMap<String, String> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__", default)]
+        metadata: BTreeMap<String, String>,
+    }
+    let header = listing(file).and_then(|header| serde_json::from_slice::<Header>(header).ok());
+    header.map(|header| header.metadata).unwrap_or_default()
 }
 
 /// What to do with Python's older formats.

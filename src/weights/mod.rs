@@ -5,14 +5,16 @@
 //! list of tensors is proved against the file's length (`header` for safetensors, `torch` for PyTorch's
 //! files), the model's list of tensors is compared with the file's (`check`), and then tensors are streamed
 //! out in bounded pieces (`stream`), so that a checkpoint of many gigabytes needs no more memory than a few
-//! pieces. Values are not inspected: NaN and infinities are passed on as they are.
+//! pieces. Files of adapters are read (`lora`) and merged as tensors are (`adapter`). Values are not inspected: NaN and infinities are passed on as they are.
 
+mod adapter;
 mod check;
 mod checkpoint;
 mod element;
 mod entry;
 mod header;
 mod locate;
+mod lora;
 mod names;
 mod shard;
 mod stream;
@@ -20,8 +22,10 @@ mod stream;
 mod tests;
 mod torch;
 
+pub use adapter::{Adapters, Change};
 pub use checkpoint::Checkpoint;
 pub use element::Element;
+pub use lora::{Kind, Layer, Lora};
 pub use names::{ddpm_attention_name, t5_name};
 
 pub use crate::files::read_json;

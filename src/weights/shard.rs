@@ -1,5 +1,6 @@
 //! One mapped file of a checkpoint.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,11 @@ impl Shard {
             let needle = [before, name.as_bytes()].concat();
             listing.is_some_and(|text| text.windows(needle.len()).any(|found| found == needle))
         })
+    }
+
+    /// What its header says besides tensors; nothing of PyTorch's files.
+    pub(super) fn metadata(&self) -> BTreeMap<String, String> {
+        if torch::is_zip(&self.map) { BTreeMap::new() } else { header::metadata(&self.map) }
     }
 
     /// Tells the kernel whether to expect reads here and there; a hint, which it may refuse.

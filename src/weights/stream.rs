@@ -257,7 +257,8 @@ impl Checkpoint {
     /// a time. The parts come as one tensor, stacked along their first dimension. [`Repack::Transpose`] needs tensors of
     /// two dimensions (more, if they are 1), [`Repack::Conv`] and [`Repack::Filled`] of four, and [`Repack::Winograd`] 3×3
     /// filters; the last two and [`Repack::WholeQuads`] come in one piece. Files may mix F32, F16, BF16 and F64 (the last is
-    /// rounded); what has the type that is asked for is copied, bit for bit.
+    /// rounded); what has the type that is asked for is copied, bit for bit. A tensor that [adapters](Checkpoint::adapt)
+    /// change is held whole, in f32.
     ///
     /// # Errors
     /// When there is no such tensor, its type or number of dimensions is another, or `sink` fails.
@@ -385,12 +386,17 @@ impl Checkpoint {
         let name = &part.name;
         let entry = self.entry(name)?;
         let path = self.shards[entry.shard].path();
-        let kind = Float::of(entry.dtype).ok_or_else(|| {
+        let mut kind = Float::of(entry.dtype).ok_or_else(|| {
             let what =
                 format!("expected {FLOATS}, found {}: use weights that are not quantised", entry.dtype);
             Error::tensor(path, name, what)
         })?;
         let mut bytes = self.bytes(entry);
+        let all = entry.shape.first().copied().unwrap_or(0);
+        let merged = self.adapters.get().and_then(|adapters| adapters.merged(name, all, kind, &bytes));
+        if let Some(merged) = merged {
+            (bytes, kind) = (Cow::Owned(merged), Float::F32);
+        }
         let mut sizes = match (repack, entry.shape.as_slice()) {
             // A run of elements, whatever its shape.
             (Repack::None, _) => [bytes.len() / kind.size(), 1, 1],
@@ -405,7 +411,6 @@ impl Checkpoint {
             }
         };
         if let Some(rows) = &part.rows {
-            let all = entry.shape.first().copied().unwrap_or(0);
             let row = bytes.len() / all.max(1);
             let range = rows.start.saturating_mul(row)..rows.end.saturating_mul(row);
             if range.start > range.end || range.end > bytes.len() {

@@ -56,6 +56,11 @@ impl TextEncoder {
         &self.tokenizer
     }
 
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
     /// States after the last norm, embeddings, and masks ([`prior::HIDDEN`] where there is padding) of prompts.
     ///
     /// Errors: a prompt that the tokenizer refuses; a device that fails.

@@ -210,6 +210,10 @@ impl System for UnClip {
         costs
     }
 
+    fn text_weights(&self) -> Option<&Weights> {
+        Some(self.text.weights())
+    }
+
     fn other_networks(&self) -> Vec<(String, Graph, &Weights)> {
         let priors = self.autoregressive.iter();
         priors.map(|(prior, _)| ("prior_ar".into(), prior.config.graph(1), prior.weights())).collect()

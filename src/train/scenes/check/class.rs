@@ -1,10 +1,10 @@
 //! Small pictures of single objects.
 
-use super::colours::{apart, median, nearest};
-use super::judged::{Pixels, SIDE, Verdict};
 use super::outline::shape_of;
+use super::pixels::{Pixels, SIDE, apart, median, nearest};
 use super::region::{CORNERS, Region};
 use super::resize::{Filter, resize};
+use super::verdict::Verdict;
 use crate::train::scenes::words::{Colour, Shape};
 
 /// Judges a small picture of one object on any plain background.

@@ -1,8 +1,7 @@
 //! The background and the objects that a picture shows.
 
-use super::colours::{Named, apart, commonest, median, nearest};
-use super::judged::{Pixels, SIDE};
 use super::outline::{close_marks, shape_of};
+use super::pixels::{Named, Pixels, SIDE, apart, commonest, median, nearest};
 use super::region::{CORNERS, Region};
 use super::resize::{Filter, resize};
 use super::texture::texture_of;

@@ -5,18 +5,19 @@
 //! from it falls into connected parts; a part's outline is compared (overlap over union) with drawn templates of the shapes.
 
 mod class;
-mod colours;
 mod describe;
-mod judged;
 mod outline;
+mod pixels;
 mod prompt;
 mod region;
 mod resize;
 mod texture;
+mod verdict;
 
 pub use class::check_class;
-pub use judged::{Pixels, Verdict};
+pub use pixels::Pixels;
 pub use prompt::{Asked, Wanted, parse};
+pub use verdict::Verdict;
 
 use super::scene::Arrangement;
 use super::words::Place;

@@ -1,6 +1,6 @@
 //! Colour and texture of an object that may have stripes or dots.
 
-use super::colours::{Named, commonest};
+use super::pixels::{Named, commonest};
 use super::region::{Region, SIDES};
 use crate::train::scenes::words::{Colour, Shape, Texture};
 

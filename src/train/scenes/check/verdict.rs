@@ -1,16 +1,4 @@
-//! What is judged, and how it comes out.
-
-/// Pictures are judged at this size.
-pub const SIDE: usize = 256;
-
-/// A picture of three bytes a pixel, `side`² pixels.
-#[derive(Clone, Copy, Debug)]
-pub struct Pixels<'a> {
-    /// Its side.
-    pub side: usize,
-    /// `side · side · 3` bytes, row by row.
-    pub bytes: &'a [u8],
-}
+//! What a picture has right.
 
 /// What is right of a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

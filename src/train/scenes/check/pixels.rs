@@ -1,6 +1,18 @@
-//! Colours and their names.
+//! Pixels of a picture, and their colours' names.
 
 use crate::train::scenes::words::Colour;
+
+/// Pictures are judged at this size.
+pub const SIDE: usize = 256;
+
+/// A picture of three bytes a pixel, `side`² pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    /// Its side.
+    pub side: usize,
+    /// `side · side · 3` bytes, row by row.
+    pub bytes: &'a [u8],
+}
 
 /// The colours of a picture's pixels, named.
 pub struct Named {

@@ -83,7 +83,7 @@ fn optimiser(rate: f64, steps: usize) -> Optimiser {
 
 #[test]
 fn a_thousand_steps_end_where_pytorchs_do() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/train_run/manifest.json");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/train_run/losses.json");
     let manifest: Value = read_json(&golden).expect("the golden");
     let losses = manifest["losses"].as_array().expect("losses");
     let expected: Vec<f64> = losses.iter().filter_map(Value::as_f64).collect();

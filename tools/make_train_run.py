@@ -1,4 +1,4 @@
-"""A thousand steps of AdamW on the tiny DDPM of the goldens, by PyTorch: kernels-tests/goldens/train_run/manifest.json.
+"""A thousand steps of AdamW on the tiny DDPM of the goldens, by PyTorch: kernels-tests/goldens/train_run/losses.json.
 
     python tools/make_train_run.py
 
@@ -46,7 +46,7 @@ def main():
     manifest = {"case": "train_run", "what": "losses of a thousand steps of AdamW on batches made from seeds",
                 "produced_by": {"torch": torch.__version__}, "checkpoint": "ddpm/pipeline", "rate": RATE,
                 "batch": BATCH, "losses": losses}
-    (out / "manifest.json").write_text(json.dumps(manifest) + "\n")
+    (out / "losses.json").write_text(json.dumps(manifest) + "\n")
     print(sum(losses[:100]) / 100, sum(losses[-100:]) / 100)
 
 

@@ -1,5 +1,5 @@
-// group_gradient_apply: y = epilogue(gain g - (level + slope d)), g = dy activate'(d gain + offset), d = x - mean: the last
-// part of the gradient of a group norm, of whole quads of channels
+// group_gradient_apply: y = epilogue(gain g - (level + slope d)), g = dy activate'(d gain + offset), d = x - mean: the
+// last part of the gradient of a group norm, of whole quads of channels
 //   a        [N, HW, in_a]              Elem   the first channels of x; in_a is a multiple of 4
 //   b        [N, HW, in_b]              Elem   the rest; in_b is a multiple of 4, or 0
 //   affine   [N, 3, C]                  f32    mean, gain, offset; C = in_a + in_b

@@ -165,31 +165,39 @@ fn reference(params: &[u8], inputs: &[&[f64]], y: &mut [f64]) {
     }
 }
 
-/// In blocks, as the norm itself: its map; then what the activation passes of dy, into y, with sums by channel; and
-/// when the groups' means are known, the gradient from y and x.
+/// Picture by picture, so that what one pass reads is in a cache for the next; in blocks, as the norm itself: its map; then
+/// what the activation passes of dy, into y, with sums by channel; and when the groups' means are known, the gradient from y
+/// and x.
 fn cpu(params: &[u8], inputs: &[&[f32]], y: &mut [f32]) {
     let p = Params::read(params);
     let epilogue = Epilogue::read(params);
-    let channels = (p.in_a + p.in_b) as usize;
-    let blocks = Blocks::new(p.norm(), inputs, y.len());
-    let affine = blocks.affine();
-    let mut parts = blocks.of(y);
-    let starts = starts(&parts);
-    let sums: Vec<Vec<[f64; 2]>> = parts
-        .par_iter_mut()
-        .enumerate()
-        .map(|(i, y)| block_sums(&p.norm(), &blocks, &affine, i, &inputs[5][starts[i]..][..y.len()], y))
-        .collect();
-    let of_pictures = sums.chunks_exact(blocks.blocks).zip(&affine);
-    let lines: Vec<Lines> = of_pictures.map(|(sums, affine)| Lines::new(&p, sums, affine)).collect();
-    parts.into_par_iter().enumerate().for_each(|(i, y)| {
-        let (a, b) = blocks.cut(i);
-        let (affine, lines) = (&affine[i / blocks.blocks], &lines[i / blocks.blocks]);
-        let in_a = p.in_a as usize;
-        Arch::new().dispatch(Finish { affine, lines, x: a, channels: in_a, first: 0, y });
-        Arch::new().dispatch(Finish { affine, lines, x: b, channels: p.in_b as usize, first: in_a, y });
-        epilogue.apply(y, starts[i] / channels, channels, None, inputs[6]);
+    let (channels, pixels) = ((p.in_a + p.in_b) as usize, p.pixels as usize);
+    y.par_chunks_mut(pixels * channels).enumerate().for_each(|(n, y)| {
+        let operand = inputs[6];
+        let inputs = of_picture(&p.norm(), inputs, n);
+        let blocks = Blocks::new(p.norm(), &inputs, y.len());
+        let affine = &blocks.affine()[0];
+        let mut parts = blocks.of(y);
+        let starts = starts(&parts);
+        let sums = block_sums(&p.norm(), &blocks, affine, (&mut parts, &starts), inputs[5]);
+        let lines = &Lines::new(&p, &sums, affine);
+        parts.into_par_iter().enumerate().for_each(|(i, y)| {
+            let (a, b) = blocks.cut(i);
+            let in_a = p.in_a as usize;
+            Arch::new().dispatch(Finish { affine, lines, x: a, channels: in_a, first: 0, y });
+            Arch::new().dispatch(Finish { affine, lines, x: b, channels: p.in_b as usize, first: in_a, y });
+            epilogue.apply(y, n * pixels + starts[i] / channels, channels, None, operand);
+        });
     });
+}
+
+/// a, b, weight, bias, emb and dy of picture `n`.
+fn of_picture<'a>(p: &group_norm::Params, inputs: &[&'a [f32]], n: usize) -> [&'a [f32]; 6] {
+    let (in_a, in_b, pixels) = (p.in_a as usize, p.in_b as usize, p.pixels as usize);
+    let part = |i: usize, len: usize| &inputs[i][n * len..][..len];
+    let emb = if p.has_emb != 0 { part(4, 2 * (in_a + in_b)) } else { inputs[4] };
+    let [a, b, dy] = [(0, in_a), (1, in_b), (5, in_a + in_b)].map(|(i, c)| part(i, pixels * c));
+    [a, b, inputs[2], inputs[3], emb, dy]
 }
 
 /// Where each block starts in y.
@@ -198,53 +206,55 @@ fn starts(parts: &[&mut [f32]]) -> Vec<usize> {
     parts.iter().scan(0, start).collect()
 }
 
-/// What the activation passes of block `i` of dy, into y; by channel its sum, and that times x's distance from the mean.
+/// What the activation passes of a picture's blocks of dy, into those of y, which start there; of each block by channel the
+/// sum, and that times x's distance from the mean.
 fn block_sums(
     p: &group_norm::Params,
     blocks: &Blocks<'_>,
-    affine: &[Affine],
-    i: usize,
+    affine: &Affine,
+    (parts, starts): (&mut [&mut [f32]], &[usize]),
     dy: &[f32],
-    y: &mut [f32],
-) -> Vec<[f64; 2]> {
+) -> Vec<Vec<[f64; 2]>> {
     let act = Activation::from_number(p.act);
-    if act == Activation::Identity {
-        y.copy_from_slice(dy);
-    } else {
-        blocks.normalise(affine, i, y, Activation::Identity);
-        wide(
-            #[inline(always)]
-            || act.differentiate_all(y, dy),
-        );
-    }
-    let (a, b) = blocks.cut(i);
-    let (mean, in_a, in_b) = (&affine[i / blocks.blocks].mean, p.in_a as usize, p.in_b as usize);
-    let mut sums = Arch::new().dispatch(Sums { mean, x: a, channels: in_a, first: 0, y });
-    sums.extend(Arch::new().dispatch(Sums { mean, x: b, channels: in_b, first: in_a, y }));
-    sums
+    let (mean, in_a, in_b) = (&affine.mean, p.in_a as usize, p.in_b as usize);
+    let of_block = |(i, y): (usize, &mut &mut [f32])| {
+        let dy = &dy[starts[i]..][..y.len()];
+        if act == Activation::Identity {
+            y.copy_from_slice(dy);
+        } else {
+            blocks.normalise(std::slice::from_ref(affine), i, y, Activation::Identity);
+            wide(
+                #[inline(always)]
+                || act.differentiate_all(y, dy),
+            );
+        }
+        let (a, b) = blocks.cut(i);
+        let mut sums = Arch::new().dispatch(Sums { mean, x: a, channels: in_a, first: 0, y });
+        sums.extend(Arch::new().dispatch(Sums { mean, x: b, channels: in_b, first: in_a, y }));
+        sums
+    };
+    parts.par_iter_mut().enumerate().map(of_block).collect()
 }
 
 /// Of each picture by channel: the sum over the pixels of what the activation passes of dy, and of that times the plain norm.
 /// Inputs are a, b, weight, bias, emb and dy.
 pub(crate) fn channel_sums(p: group_norm::Params, inputs: &[&[f32]]) -> Vec<Vec<[f64; 2]>> {
-    let mut passed = scratch(inputs[5].len());
-    let blocks = Blocks::new(p, inputs, passed.len());
-    let affine = blocks.affine();
-    let mut parts = blocks.of(&mut passed);
-    let starts = starts(&parts);
-    let sums: Vec<Vec<[f64; 2]>> = parts
-        .par_iter_mut()
-        .enumerate()
-        .map(|(i, y)| block_sums(&p, &blocks, &affine, i, &inputs[5][starts[i]..][..y.len()], y))
-        .collect();
-    let of_picture = |(sums, affine): (&[Vec<[f64; 2]>], &Affine)| {
+    let len = (p.in_a + p.in_b) as usize * p.pixels as usize;
+    let of_picture = |n: usize| {
+        let inputs = of_picture(&p, inputs, n);
+        let mut passed = scratch(len);
+        let blocks = Blocks::new(p, &inputs, len);
+        let affine = &blocks.affine()[0];
+        let mut parts = blocks.of(&mut passed);
+        let starts = starts(&parts);
+        let sums = block_sums(&p, &blocks, affine, (&mut parts, &starts), inputs[5]);
         let channel = |c: usize| {
             let total = |i: usize| sums.iter().map(|block| block[c][i]).sum::<f64>();
             [total(0), total(1) * affine.inverse_variance[c].sqrt()]
         };
         (0..affine.mean.len()).map(channel).collect()
     };
-    sums.chunks_exact(blocks.blocks).zip(&affine).map(of_picture).collect()
+    (0..inputs[5].len() / len).into_par_iter().map(of_picture).collect()
 }
 
 /// What the gradient loses by channel: (x - mean) · slope + level, the same for all channels of a group.

@@ -164,13 +164,14 @@ pub fn train(
         log.extend(kept.map(|line| format!("{line}\n")));
     }
     let save = |trainer: &Trainer, done: u64, log: &str| -> Result<()> {
-        write_state(&state, &trainer.state()?, settings, done)?;
+        // The log first: its lines beyond the state's step are done once more, missing ones would be lost.
         let path = out.join(LOG);
         write_whole(&path, log.as_bytes())
             .map_err(|error| Error::io(&path, format!("cannot be written: {error}")))?;
         let loss = |line: &str| line.split(',').nth(1)?.parse().ok();
         let losses: Vec<f64> = log.lines().filter_map(loss).collect();
-        plot::write(&out.join(PLOT), &[Curve { values: &losses, colour: [31, 90, 180] }])
+        plot::write(&out.join(PLOT), &[Curve { values: &losses, colour: [31, 90, 180] }])?;
+        write_state(&state, &trainer.state()?, settings, done)
     };
     let stopped = std::thread::scope(|scope| -> Result<bool> {
         // Batches are made ahead of the steps.
